@@ -1,0 +1,3 @@
+//! The configuration: one TOML file becomes a model whose invalid states cannot be built.
+
+pub mod model;

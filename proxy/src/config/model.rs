@@ -1,0 +1,426 @@
+//! What the configuration means: a model whose invalid states cannot be built.
+//!
+//! `lower` makes it from the schema once every key has been checked; nothing here reads a file,
+//! opens a socket or compiles a plugin. Values that only IO can judge (certificates, plugins,
+//! secrets) are [`Located`], so that `Snapshot::build` can still point into the file.
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use ipnet::IpNet;
+use regex::Regex;
+
+/// A byte range in the configuration file.
+pub type Span = Range<usize>;
+
+/// A value and where the user wrote it.
+#[derive(Debug, Clone)]
+pub struct Located<T> {
+    pub value: T,
+    pub span: Span,
+}
+
+/// One whole configuration: every name in it resolves, every pattern compiles.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listeners: Vec<Listener>,
+    /// In file order; a route names one by its index.
+    pub upstreams: Vec<Upstream>,
+    /// In file order; a route names one by its index.
+    pub plugins: Vec<Plugin>,
+    /// In file order, which never decides: see `crate::route`.
+    pub routes: Vec<Route>,
+    pub timeouts: Timeouts,
+    pub limits: Limits,
+    pub admin: Option<Admin>,
+    pub log: Log,
+    pub runtime: Runtime,
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// An address to listen on or connect to that needs no look-up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Bind {
+    /// `127.0.0.1:80`, `[::1]:80`.
+    Tcp(SocketAddr),
+    /// `:80`: every address, IPv6 and IPv4 on one dual-stack socket.
+    AnyTcp(u16),
+    /// `unix:/run/sluicegate.sock`.
+    Unix(PathBuf),
+}
+
+#[derive(Debug, Clone)]
+pub struct Listener {
+    pub bind: Located<Bind>,
+    pub tls: Option<ListenerTls>,
+    /// Answer every request with a 308 to the same URL on https.
+    pub redirect_to_https: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct ListenerTls {
+    /// At least one; the first serves clients whose SNI matches none.
+    pub certs: Vec<CertSource>,
+    pub client_auth: Option<ClientAuth>,
+    pub min_version: TlsVersion,
+    /// Offer `h2` before `http/1.1`.
+    pub http2: bool,
+    pub span: Span,
+}
+
+/// A certificate chain and its key, both PEM files.
+#[derive(Debug, Clone)]
+pub struct CertSource {
+    pub cert: Located<PathBuf>,
+    pub key: Located<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ClientAuth {
+    /// PEM file with the authorities that sign client certificates.
+    pub ca: Located<PathBuf>,
+    /// Refuse clients without a certificate; otherwise they are served without a subject.
+    pub required: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    Tls12,
+    Tls13,
+}
+
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    pub name: Arc<str>,
+    /// At least one.
+    pub servers: Vec<Server>,
+    pub balance: Balance,
+    pub tls: UpstreamTls,
+    pub health: PassiveHealth,
+    /// How long an idle kept-alive connection is kept.
+    pub keep_alive: Duration,
+    /// How many idle connections one worker keeps per endpoint.
+    pub keep_alive_connections: usize,
+    pub span: Span,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    pub address: ServerAddress,
+    /// Talk TLS to it (`https://`).
+    pub tls: bool,
+    pub weight: NonZeroU32,
+    /// Used only while no other endpoint is up.
+    pub backup: bool,
+    pub max_connections: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ServerAddress {
+    Ip(SocketAddr),
+    /// Looked up at each connect.
+    Name { host: Arc<str>, port: u16 },
+    Unix(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    RoundRobin,
+    LeastConn,
+    IpHash,
+}
+
+/// How to talk TLS to the `https://` servers of an upstream.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamTls {
+    /// PEM file of the only authorities to trust; without it the system's.
+    pub ca: Option<Located<PathBuf>>,
+    /// Certificate to present.
+    pub client_cert: Option<CertSource>,
+    /// Name to verify and send as SNI instead of the server's host.
+    pub server_name: Option<Located<String>>,
+}
+
+/// An endpoint that fails `fails` times within `within` gets nothing for `out_for`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassiveHealth {
+    pub fails: NonZeroU32,
+    pub within: Duration,
+    pub out_for: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Plugin {
+    pub name: Arc<str>,
+    pub wasm: Located<PathBuf>,
+    /// The config of routes that give none of their own.
+    pub config: PluginConfig,
+    pub limits: PluginLimits,
+    pub span: Span,
+}
+
+/// What one plugin may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PluginLimits {
+    /// Linear memory of one instance, bytes.
+    pub memory: u64,
+    /// CPU time of one call.
+    pub call_timeout: Duration,
+    /// Wall-clock time `configure` may take when the plugin is loaded.
+    pub configure_timeout: Duration,
+    /// Instances alive at once in the whole process; further handshakes wait.
+    pub instances: NonZeroU32,
+}
+
+/// A plugin's config as JSON, with the places where secrets go.
+#[derive(Debug, Clone)]
+pub struct PluginConfig {
+    /// An object; secrets still hold what the user wrote (`env:NAME`).
+    pub json: serde_json::Value,
+    pub secrets: Vec<SecretRef>,
+    pub span: Span,
+}
+
+/// A string in a plugin's config that stands for a secret.
+#[derive(Debug, Clone)]
+pub struct SecretRef {
+    /// JSON pointer (RFC 6901) into the config.
+    pub pointer: String,
+    pub source: SecretSource,
+    pub span: Span,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// `env:NAME`
+    Env(String),
+    /// `file:PATH`, without the file's trailing line end.
+    File(PathBuf),
+}
+
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// `name`, or else the host and path as written; unique, used in logs and metrics.
+    pub name: Arc<str>,
+    /// Empty: any host.
+    pub hosts: Vec<HostPattern>,
+    pub path: PathPattern,
+    /// Empty: any method.
+    pub methods: Vec<Method>,
+    pub match_headers: Vec<HeaderMatch>,
+    pub action: Action,
+    pub request_headers: HeaderEdits,
+    pub response_headers: HeaderEdits,
+    /// Origins (RFC 6454) that may open a WebSocket; empty: any.
+    pub origins: Vec<OriginPattern>,
+    pub plugins: Vec<PluginUse>,
+    pub timeouts: RouteTimeouts,
+    pub span: Span,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HostPattern {
+    /// Lower case, no port.
+    Exact(String),
+    /// `*.example.com` is `Wildcard(".example.com")`: one or more labels in front.
+    Wildcard(String),
+}
+
+#[derive(Debug, Clone)]
+pub enum PathPattern {
+    Exact(String),
+    /// Bytes, as nginx's `location`: `/ws` also matches `/wsx`.
+    Prefix(String),
+    /// Unanchored, on the normalised path.
+    Regex(Regex),
+}
+
+#[derive(Debug, Clone)]
+pub struct HeaderMatch {
+    pub name: HeaderName,
+    pub value: HeaderValueMatch,
+}
+
+#[derive(Debug, Clone)]
+pub enum HeaderValueMatch {
+    /// `"*"`
+    Present,
+    Exact(HeaderValue),
+    /// `"~regex"`
+    Regex(Regex),
+}
+
+/// `https://app.example.com`, `https://*.example.com`, or `null`; compared in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginPattern {
+    /// `https`, or empty for `null`.
+    pub scheme: String,
+    pub host: OriginHost,
+    /// `None`: the scheme's default port.
+    pub port: Option<u16>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OriginHost {
+    /// The literal origin `null`.
+    Null,
+    Exact(String),
+    /// As in [`HostPattern::Wildcard`].
+    Wildcard(String),
+}
+
+#[derive(Debug, Clone)]
+pub enum Action {
+    Forward {
+        /// Index into [`Config::upstreams`].
+        upstream: usize,
+        rewrite: Option<Rewrite>,
+    },
+    Respond {
+        status: StatusCode,
+        body: Arc<str>,
+        content_type: HeaderValue,
+    },
+    Redirect {
+        to: Template,
+        status: StatusCode,
+    },
+}
+
+/// How the path changes on its way to the upstream. The query is kept.
+#[derive(Debug, Clone)]
+pub enum Rewrite {
+    StripPrefix(String),
+    /// First match of the regex replaced; `$1` names a group.
+    Regex { regex: Regex, to: String },
+}
+
+/// Edits of a header map: removals first, then `set`, then `add`.
+#[derive(Debug, Clone, Default)]
+pub struct HeaderEdits {
+    pub remove: Vec<HeaderName>,
+    pub set: Vec<(HeaderName, Template)>,
+    pub add: Vec<(HeaderName, Template)>,
+}
+
+/// Text with variables, e.g. `https://{host}{path}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    pub parts: Vec<TemplatePart>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TemplatePart {
+    Literal(String),
+    Variable(Variable),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variable {
+    /// `{host}`: the request's host without its port.
+    Host,
+    /// `{path}`: the normalised path.
+    Path,
+    /// `{query}`: `?` and the query, or nothing.
+    Query,
+    /// `{scheme}`: `http` or `https`.
+    Scheme,
+    /// `{client_ip}`: the client's address after `trusted_proxies`.
+    ClientIp,
+    /// `{request_id}`
+    RequestId,
+    /// `{tls_subject}`: subject of the client's certificate, or nothing.
+    TlsSubject,
+    /// `{route}`: the route's name.
+    Route,
+}
+
+/// A plugin on a route, in chain order.
+#[derive(Debug, Clone)]
+pub struct PluginUse {
+    /// Index into [`Config::plugins`].
+    pub plugin: usize,
+    /// The plugin's config with the route's keys laid over it (top level).
+    pub config: PluginConfig,
+    pub on_error: OnError,
+    pub span: Span,
+}
+
+/// What a filter's failure does to the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OnError {
+    /// 500 (or 503 when no instance was free in time); nothing reaches the upstream.
+    Deny,
+    /// Go on as if the filter had continued, its header changes undone.
+    Pass,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    pub tls_handshake: Duration,
+    pub request_head: Duration,
+    /// Longest wait for the next piece of a request body.
+    pub request_body: Duration,
+    /// How long an idle client connection is kept between requests.
+    pub keep_alive: Duration,
+    /// How long an orderly stop may take; also the default of each route's own `drain`.
+    pub drain: Duration,
+}
+
+/// The last four of `[timeouts]`, which a route may override.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteTimeouts {
+    pub connect: Duration,
+    pub response_head: Duration,
+    /// A tunnel without a byte in either direction for this long is closed.
+    pub idle_timeout: Duration,
+    pub drain: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Client connections in the whole process; `None`: what the descriptor limit allows.
+    pub connections: Option<NonZeroUsize>,
+    pub connections_per_client: Option<NonZeroUsize>,
+    /// Request head, bytes.
+    pub head_size: usize,
+    pub head_fields: usize,
+    /// Request target, bytes.
+    pub target_size: usize,
+    /// Request body, bytes; `None`: no limit (bodies are streamed).
+    pub request_body: Option<u64>,
+    /// Concurrent HTTP/2 streams per connection.
+    pub http2_streams: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub bind: Located<Bind>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    pub access: AccessFormat,
+    /// A tracing filter: `info`, or `info,sluicegate::tunnel=debug`.
+    pub level: String,
+    /// Write query strings to the access log instead of `?…`.
+    pub query: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessFormat {
+    Json,
+    Text,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Runtime {
+    /// `None`: one per core.
+    pub workers: Option<NonZeroUsize>,
+}

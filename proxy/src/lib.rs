@@ -1,0 +1,26 @@
+//! sluicegate: a WebSocket-first reverse proxy that its users program with WebAssembly.
+//!
+//! Read [`flow`] first: it is one connection from accept to close. ARCHITECTURE.md has the map.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod drain;
+pub mod error;
+pub mod facts;
+pub mod flow;
+pub mod forward;
+pub mod handshake;
+pub mod http1_guard;
+pub mod listener;
+pub mod reload;
+pub mod request;
+pub mod route;
+pub mod server;
+pub mod snapshot;
+pub mod stream;
+pub mod telemetry;
+pub mod tls;
+pub mod tunnel;
+pub mod upstream;
+pub mod ws;
