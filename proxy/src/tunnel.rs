@@ -1,1 +1,383 @@
-//! Not written yet.
+//! Everything after the 101: bytes go both ways until one [`Cause`] ends it.
+//!
+//! A tunnel is one fresh task with one poll function for both directions. It follows frame heads
+//! (RFC 6455 §5.2) without touching payloads, which gives message counts and close codes and lets
+//! a drain or an idle timeout put a Close between two frames. It holds no buffer while idle: reads
+//! go through one scratch buffer per thread, and only what a slow receiver could not take is kept,
+//! at most one scratch buffer's worth per direction.
+//!
+//! It refuses to judge: frames that break the protocol are passed on and merely stop the counting.
+
+mod way;
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::drain::{Member, Phase};
+use crate::stream::Stream;
+use crate::tunnel::way::{Broken, Way};
+use crate::ws::control::{CloseCode, encode_close};
+use crate::ws::frame::Side;
+
+/// A verified upgrade, ready to run.
+pub struct Tunnel {
+    pub downstream: Leg,
+    pub upstream: Leg,
+    /// RSV1 means something: permessage-deflate (RFC 7692) was agreed on.
+    pub compressed: bool,
+    /// Close after this long without a byte in either direction.
+    pub idle_timeout: Duration,
+    /// Time that a drain gives this tunnel, from the drain's start.
+    pub drain: Duration,
+    pub member: Member,
+}
+
+/// One side of a tunnel.
+pub struct Leg {
+    pub stream: Stream,
+    /// What was read past the head of the handshake: the first bytes of the tunnel.
+    pub early: Bytes,
+}
+
+/// How a tunnel went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    pub cause: Cause,
+    pub closed_by: ClosedBy,
+    /// The first close code that was seen or sent; 1005 for a Close without one.
+    pub close_code: Option<u16>,
+    pub from_downstream: Traffic,
+    pub from_upstream: Traffic,
+    pub duration: Duration,
+}
+
+/// What came from one side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub bytes: u64,
+    /// Whole data messages; control frames do not count.
+    pub messages: u64,
+}
+
+/// Why a tunnel ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// A Close frame from either side began it.
+    Close,
+    /// A side ended its stream without a Close frame.
+    Eof,
+    /// A side's connection broke.
+    Reset,
+    IdleTimeout,
+    /// An orderly stop of the proxy.
+    Drain,
+    /// The proxy had no time left.
+    Stopped,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClosedBy {
+    Downstream,
+    Upstream,
+    Proxy,
+}
+
+impl Cause {
+    /// For logs and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Cause::Close => "close",
+            Cause::Eof => "eof",
+            Cause::Reset => "reset",
+            Cause::IdleTimeout => "idle_timeout",
+            Cause::Drain => "drain",
+            Cause::Stopped => "stopped",
+        }
+    }
+}
+
+impl ClosedBy {
+    /// For logs and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            ClosedBy::Downstream => "client",
+            ClosedBy::Upstream => "upstream",
+            ClosedBy::Proxy => "proxy",
+        }
+    }
+}
+
+impl Tunnel {
+    /// Carries bytes until the tunnel ends. Dropping the future closes both sockets.
+    pub async fn run(self) -> Summary {
+        let started = Instant::now();
+        let mut timer = pin!(sleep(self.idle_timeout));
+        let mut running = Running {
+            downstream: self.downstream.stream,
+            upstream: self.upstream.stream,
+            from_downstream: Way::new(Side::FromClient, self.compressed, self.downstream.early),
+            from_upstream: Way::new(Side::FromServer, self.compressed, self.upstream.early),
+            stage: Stage::Open,
+            armed: false,
+            ended: None,
+            close_code: None,
+            last_active: started,
+            idle_timeout: self.idle_timeout,
+            drain: self.drain,
+            member: self.member,
+            registered: false,
+        };
+        let (cause, closed_by) = poll_fn(|cx| running.poll(cx, timer.as_mut())).await;
+        Summary {
+            cause,
+            closed_by,
+            close_code: running.close_code,
+            from_downstream: running.from_downstream.traffic(),
+            from_upstream: running.from_upstream.traffic(),
+            duration: started.elapsed(),
+        }
+    }
+}
+
+/// The live state of a tunnel; `poll` is its whole story.
+struct Running {
+    downstream: Stream,
+    upstream: Stream,
+    from_downstream: Way,
+    from_upstream: Way,
+    stage: Stage,
+    /// The timer has been polled since its last reset, so it will wake this task.
+    armed: bool,
+    /// The event that began the end; what follows from it does not change the verdict.
+    ended: Option<(Cause, ClosedBy)>,
+    close_code: Option<u16>,
+    last_active: Instant,
+    idle_timeout: Duration,
+    drain: Duration,
+    member: Member,
+    /// The drain knows this task's waker.
+    registered: bool,
+}
+
+/// What the one timer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The idle timeout.
+    Open,
+    /// A drain has begun: until this tunnel's turn to leave.
+    Leaving,
+    /// Our Close frames are on their way: how long to wait for the answers.
+    Closing,
+    /// A side has ended: how long the other may take.
+    Lingering,
+}
+
+type End = (Cause, ClosedBy);
+
+impl Running {
+    fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<End> {
+        if !self.registered {
+            // A tunnel never changes its task, so one registration serves all its polls.
+            self.member.wake_on_change(cx);
+            self.registered = true;
+        }
+        if let Some(end) = self.obey_drain(timer.as_mut()) {
+            return Poll::Ready(end);
+        }
+        loop {
+            if let Some(end) = self.carry(cx) {
+                return Poll::Ready(end);
+            }
+            if let Some(end) = self.look_for_the_end(timer.as_mut()) {
+                return Poll::Ready(end);
+            }
+            if self.armed && !timer.is_elapsed() {
+                return Poll::Pending;
+            }
+            match timer.as_mut().poll(cx) {
+                Poll::Pending => {
+                    self.armed = true;
+                    return Poll::Pending;
+                }
+                Poll::Ready(()) => {
+                    if let Some(end) = self.timer_fired(timer.as_mut()) {
+                        return Poll::Ready(end);
+                    }
+                }
+            }
+        }
+    }
+
+    fn obey_drain(&mut self, timer: Pin<&mut Sleep>) -> Option<End> {
+        match self.member.phase() {
+            Phase::Running => None,
+            Phase::Stopped => Some(self.end(Cause::Stopped, ClosedBy::Proxy)),
+            Phase::Draining => {
+                if self.stage == Stage::Open
+                    && let Some(left) = self.member.time_left(self.drain)
+                {
+                    // Each leaves at a moment of its own, so that the clients' reconnects are
+                    // spread; the last third is for the answers.
+                    self.set_stage(Stage::Leaving, random_below(left * 2 / 3), timer);
+                }
+                None
+            }
+        }
+    }
+
+    /// Moves what can be moved now, both ways.
+    fn carry(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        let (up, down) = SCRATCH.with_borrow_mut(|scratch| {
+            let up = self.from_downstream.pump(
+                &mut self.downstream,
+                &mut self.upstream,
+                scratch,
+                cx,
+            );
+            let down = self.from_upstream.pump(
+                &mut self.upstream,
+                &mut self.downstream,
+                scratch,
+                cx,
+            );
+            (up, down)
+        });
+        let (up, down) = match (up, down) {
+            (Ok(up), Ok(down)) => (up, down),
+            (Err(Broken::Reader), _) | (_, Err(Broken::Writer)) => {
+                self.note_close_frames();
+                return Some(self.end(Cause::Reset, ClosedBy::Downstream));
+            }
+            (Err(Broken::Writer), _) | (_, Err(Broken::Reader)) => {
+                self.note_close_frames();
+                return Some(self.end(Cause::Reset, ClosedBy::Upstream));
+            }
+        };
+        if up.moved || down.moved {
+            self.last_active = Instant::now();
+        }
+        if up.more || down.more {
+            // Enough for one turn: the worker's other tasks come first.
+            cx.waker().wake_by_ref();
+        }
+        None
+    }
+
+    /// Draws the conclusions from what has passed: Close frames and ended streams.
+    fn look_for_the_end(&mut self, timer: Pin<&mut Sleep>) -> Option<End> {
+        self.note_close_frames();
+        let (from_down, from_up) = (&mut self.from_downstream, &mut self.from_upstream);
+        if self.stage == Stage::Closing && from_down.is_answered() && from_up.is_answered() {
+            // Both have answered our Close: nothing more can come.
+            from_down.finish();
+            from_up.finish();
+        }
+        if from_down.is_done() && from_up.is_done() {
+            return Some(self.end(Cause::Eof, ClosedBy::Downstream));
+        }
+        if self.ended.is_none() {
+            if from_down.has_ended() {
+                self.end(Cause::Eof, ClosedBy::Downstream);
+            } else if from_up.has_ended() {
+                self.end(Cause::Eof, ClosedBy::Upstream);
+            }
+        }
+        let one_has_ended = self.from_downstream.has_ended() || self.from_upstream.has_ended();
+        let both_said_close = self.from_downstream.close_code().is_some()
+            && self.from_upstream.close_code().is_some();
+        if matches!(self.stage, Stage::Open | Stage::Leaving) && (one_has_ended || both_said_close)
+        {
+            self.set_stage(Stage::Lingering, LINGER, timer);
+        }
+        None
+    }
+
+    fn timer_fired(&mut self, timer: Pin<&mut Sleep>) -> Option<End> {
+        match self.stage {
+            Stage::Open => {
+                let idle = self.last_active.elapsed();
+                if idle < self.idle_timeout {
+                    self.set_stage(Stage::Open, self.idle_timeout - idle, timer);
+                } else {
+                    self.say_close(Cause::IdleTimeout, "idle timeout", timer);
+                }
+                None
+            }
+            Stage::Leaving => {
+                self.say_close(Cause::Drain, "server is shutting down", timer);
+                None
+            }
+            Stage::Closing => Some(self.end(Cause::Eof, ClosedBy::Proxy)),
+            Stage::Lingering => Some(self.end(Cause::Eof, ClosedBy::Proxy)),
+        }
+    }
+
+    /// Ends the conversation from our side: a Close frame to both, at the next frame boundary.
+    fn say_close(&mut self, cause: Cause, reason: &str, timer: Pin<&mut Sleep>) {
+        self.end(cause, ClosedBy::Proxy);
+        self.close_code.get_or_insert(GOING_AWAY.0);
+        self.from_upstream
+            .interrupt(&encode_close(GOING_AWAY, reason, None));
+        self.from_downstream
+            .interrupt(&encode_close(GOING_AWAY, reason, Some(random_mask())));
+        let wait = self
+            .member
+            .time_left(self.drain)
+            .map_or(CLOSE_WAIT, |left| left.min(CLOSE_WAIT));
+        self.set_stage(Stage::Closing, wait, timer);
+    }
+
+    fn note_close_frames(&mut self) {
+        for (way, side) in [
+            (&self.from_downstream, ClosedBy::Downstream),
+            (&self.from_upstream, ClosedBy::Upstream),
+        ] {
+            if let Some(code) = way.close_code() {
+                self.ended.get_or_insert((Cause::Close, side));
+                self.close_code.get_or_insert(code);
+            }
+        }
+    }
+
+    fn set_stage(&mut self, stage: Stage, wait: Duration, timer: Pin<&mut Sleep>) {
+        self.stage = stage;
+        self.armed = false;
+        timer.reset(Instant::now() + wait);
+    }
+
+    /// The end that counts: this one, unless an earlier event began it.
+    fn end(&mut self, cause: Cause, by: ClosedBy) -> End {
+        *self.ended.get_or_insert((cause, by))
+    }
+}
+
+fn random_below(limit: Duration) -> Duration {
+    limit.mul_f64(f64::from(u32::from_ne_bytes(random_mask())) / f64::from(u32::MAX))
+}
+
+/// A fresh masking key (RFC 6455 §5.3 asks for strong entropy).
+fn random_mask() -> [u8; 4] {
+    let mut bytes = [0; 4];
+    // A failure of the system's generator leaves a zero key: valid on the wire, merely predictable.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    bytes
+}
+
+/// RFC 6455 §7.4.1: an endpoint is going away, such as a server going down.
+const GOING_AWAY: CloseCode = CloseCode(1001);
+/// How long the other sides may take to answer our Close.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// How long the second side may take to end its stream after the first.
+const LINGER: Duration = Duration::from_secs(5);
+/// One read's worth; measured best at 16 KiB messages and free while idle.
+const SCRATCH_SIZE: usize = 64 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice());
+}

@@ -1,0 +1,288 @@
+//! Bodies on their way through: streamed, counted, limited, never collected.
+//!
+//! A [`RequestBody`] enforces the size limit and the wait between two pieces, and leaves what went
+//! wrong in its [`BodyWatch`], because hyper reports a failed body only as "the request failed".
+//! A [`ResponseBody`] carries whatever must happen when the last byte is out (or the client has
+//! gone): the upstream connection goes back to its pool, the access log gets its line.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::error::BoxError;
+
+/// A request body on its way to the upstream.
+pub struct RequestBody {
+    inner: Option<Incoming>,
+    /// Bytes still allowed.
+    left: Option<u64>,
+    wait_limit: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
+    watch: Arc<BodyWatch>,
+}
+
+/// What is known of a request body while hyper owns it.
+#[derive(Debug)]
+pub struct BodyWatch {
+    fault: AtomicU8,
+    bytes: AtomicU64,
+    last_progress: Mutex<Instant>,
+    ended: std::sync::atomic::AtomicBool,
+}
+
+/// How a client's body failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BodyFault {
+    #[error("request body over the limit")]
+    TooLarge,
+    #[error("request body stalled")]
+    TimedOut,
+    /// Bad framing, or the client went away.
+    #[error("request body broke off")]
+    Broken,
+}
+
+/// A response body on its way to the client.
+pub struct ResponseBody {
+    inner: Inner,
+    sent: u64,
+    complete: bool,
+    on_end: Option<Box<dyn OnEnd>>,
+}
+
+/// What happens when a response is over.
+pub trait OnEnd: Send + Sync {
+    /// `complete`: the client was given every byte; otherwise it left, or the upstream broke off.
+    fn ended(&mut self, sent: u64, complete: bool);
+}
+
+enum Inner {
+    Own(Option<Bytes>),
+    Upstream(Incoming),
+}
+
+impl RequestBody {
+    /// A body without a byte.
+    pub fn empty() -> RequestBody {
+        RequestBody {
+            inner: None,
+            left: None,
+            wait_limit: Duration::MAX,
+            waiting: None,
+            watch: Arc::new(BodyWatch::new()),
+        }
+    }
+
+    /// `limit` in bytes; `wait_limit` bounds the wait for the next piece.
+    pub fn new(inner: Incoming, limit: Option<u64>, wait_limit: Duration) -> RequestBody {
+        RequestBody {
+            inner: Some(inner),
+            left: limit,
+            wait_limit,
+            waiting: None,
+            watch: Arc::new(BodyWatch::new()),
+        }
+    }
+
+    pub fn watch(&self) -> Arc<BodyWatch> {
+        Arc::clone(&self.watch)
+    }
+
+    fn fail(&mut self, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.watch.fault.store(fault as u8 + 1, Ordering::Release);
+        self.inner = None;
+        self.waiting = None;
+        Poll::Ready(Some(Err(fault.into())))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let Some(inner) = &mut this.inner else {
+            return Poll::Ready(None);
+        };
+        match Pin::new(inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.waiting = None;
+                this.watch.progressed();
+                if let Some(data) = frame.data_ref() {
+                    let len = data.len() as u64;
+                    this.watch.bytes.fetch_add(len, Ordering::Relaxed);
+                    if let Some(left) = &mut this.left {
+                        match left.checked_sub(len) {
+                            Some(rest) => *left = rest,
+                            None => return this.fail(BodyFault::TooLarge),
+                        }
+                    }
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => this.fail(BodyFault::Broken),
+            Poll::Ready(None) => {
+                this.watch.ended.store(true, Ordering::Release);
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let limit = this.wait_limit;
+                let waiting = this.waiting.get_or_insert_with(|| Box::pin(sleep(limit)));
+                ready!(waiting.as_mut().poll(cx));
+                this.fail(BodyFault::TimedOut)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+    }
+}
+
+impl BodyWatch {
+    fn new() -> BodyWatch {
+        BodyWatch {
+            fault: AtomicU8::new(0),
+            bytes: AtomicU64::new(0),
+            last_progress: Mutex::new(Instant::now()),
+            ended: std::sync::atomic::AtomicBool::new(false),
+        }
+    }
+
+    pub fn fault(&self) -> Option<BodyFault> {
+        match self.fault.load(Ordering::Acquire) {
+            0 => None,
+            1 => Some(BodyFault::TooLarge),
+            2 => Some(BodyFault::TimedOut),
+            _ => Some(BodyFault::Broken),
+        }
+    }
+
+    /// Body bytes that came from the client.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// When the last piece came; the beginning if none did.
+    pub fn last_progress(&self) -> Instant {
+        *self
+            .last_progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn progressed(&self) {
+        *self
+            .last_progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+impl ResponseBody {
+    /// A body of our own; empty is fine.
+    pub fn own(bytes: impl Into<Bytes>) -> ResponseBody {
+        ResponseBody::from_inner(Inner::Own(Some(bytes.into())))
+    }
+
+    /// The upstream's body, streamed.
+    pub fn upstream(incoming: Incoming) -> ResponseBody {
+        ResponseBody::from_inner(Inner::Upstream(incoming))
+    }
+
+    /// Calls `on_end` once, when this body has been sent or dropped; in the order of the calls.
+    pub fn on_end(mut self, on_end: Box<dyn OnEnd>) -> ResponseBody {
+        self.on_end = Some(match self.on_end.take() {
+            None => on_end,
+            Some(first) => Box::new(Both(first, on_end)),
+        });
+        self
+    }
+
+    fn from_inner(inner: Inner) -> ResponseBody {
+        ResponseBody {
+            inner,
+            sent: 0,
+            complete: false,
+            on_end: None,
+        }
+    }
+}
+
+struct Both(Box<dyn OnEnd>, Box<dyn OnEnd>);
+
+impl OnEnd for Both {
+    fn ended(&mut self, sent: u64, complete: bool) {
+        self.0.ended(sent, complete);
+        self.1.ended(sent, complete);
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.inner {
+            Inner::Own(bytes) => bytes
+                .take()
+                .filter(|bytes| !bytes.is_empty())
+                .map(|bytes| Ok(Frame::data(bytes))),
+            Inner::Upstream(incoming) => ready!(Pin::new(incoming).poll_frame(cx)),
+        };
+        match &frame {
+            None => this.complete = true,
+            Some(Ok(frame)) => {
+                this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+            }
+            Some(Err(_)) => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Inner::Own(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Inner::Upstream(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::Own(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Inner::Upstream(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Some(mut on_end) = self.on_end.take() {
+            // hyper does not poll a body again that has said it is at its end.
+            on_end.ended(self.sent, self.complete || self.is_end_stream());
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! One direction of a tunnel: read, follow, write; keep only what a slow receiver could not take.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::tunnel::Traffic;
+use crate::ws::control::{CloseCode, ControlFrame};
+use crate::ws::frame::{Follower, Side};
+
+/// The bytes from one side to the other.
+pub(super) struct Way {
+    follower: Follower,
+    bytes: u64,
+    /// Read past the head of the handshake; goes first.
+    early: Bytes,
+    /// What the receiver could not take yet, from `held_at` on. Reading waits until it is empty, so
+    /// it never grows past one chunk and one control frame.
+    held: Vec<u8>,
+    held_at: usize,
+    /// Our own Close, waiting for the next frame boundary.
+    interruption: Option<Box<ControlFrame>>,
+    /// Our Close has gone out (or never can): what the sender still sends is read, followed and
+    /// dropped, for nothing may follow a Close (RFC 6455 §5.5.1).
+    muted: bool,
+    reader: ReaderState,
+    writer: WriterState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ReaderState {
+    Open,
+    /// The sender ended its stream.
+    Ended,
+    /// We want nothing more from it.
+    Finished,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WriterState {
+    Flushed,
+    /// A TLS stream may hold bytes that a flush must push out.
+    Written,
+    Shut,
+}
+
+/// What one turn achieved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Pumped {
+    /// At least one byte came in or went out.
+    pub(super) moved: bool,
+    /// The turn ended because it was long enough, not because it had to wait.
+    pub(super) more: bool,
+}
+
+/// Which side's connection broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Broken {
+    Reader,
+    Writer,
+}
+
+impl Way {
+    pub(super) fn new(side: Side, compressed: bool, early: Bytes) -> Way {
+        Way {
+            follower: Follower::new(side, compressed),
+            bytes: 0,
+            early,
+            held: Vec::new(),
+            held_at: 0,
+            interruption: None,
+            muted: false,
+            reader: ReaderState::Open,
+            writer: WriterState::Flushed,
+        }
+    }
+
+    /// Moves chunks until either side makes it wait, at most [`CHUNKS_PER_TURN`].
+    ///
+    /// On return every wait has `cx`'s waker registered, unless the turn says there is `more`.
+    pub(super) fn pump<R, W>(
+        &mut self,
+        reader: &mut R,
+        writer: &mut W,
+        scratch: &mut [u8],
+        cx: &mut Context<'_>,
+    ) -> Result<Pumped, Broken>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let mut pumped = Pumped::default();
+        for _ in 0..CHUNKS_PER_TURN {
+            self.put_interruption();
+            pumped.moved |= self.send_held(writer, cx)?;
+            if self.is_blocked() {
+                return Ok(pumped);
+            }
+            if self.reader != ReaderState::Open {
+                self.shut(writer, cx);
+                return Ok(pumped);
+            }
+            if !self.early.is_empty() {
+                let early = std::mem::take(&mut self.early);
+                self.forward(&early, writer, cx)?;
+                pumped.moved = true;
+                continue;
+            }
+            let mut buf = ReadBuf::new(scratch);
+            match Pin::new(&mut *reader).poll_read(cx, &mut buf) {
+                Poll::Pending => {
+                    self.flush(writer, cx)?;
+                    return Ok(pumped);
+                }
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => self.reader = ReaderState::Ended,
+                Poll::Ready(Ok(())) => {
+                    let read = buf.filled().len();
+                    self.forward(&scratch[..read], writer, cx)?;
+                    pumped.moved = true;
+                }
+                // A TLS stream cut without close_notify ends like a plain one.
+                Poll::Ready(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    self.reader = ReaderState::Ended;
+                }
+                Poll::Ready(Err(_)) => return Err(Broken::Reader),
+            }
+        }
+        pumped.more = true;
+        Ok(pumped)
+    }
+
+    /// Puts `close` in at the next frame boundary and drops everything after it.
+    pub(super) fn interrupt(&mut self, close: &ControlFrame) {
+        self.interruption = Some(Box::new(close.clone()));
+    }
+
+    /// Wants nothing more from the sender: the receiver's stream is ended once it has everything.
+    pub(super) fn finish(&mut self) {
+        if self.reader == ReaderState::Open {
+            self.reader = ReaderState::Finished;
+        }
+    }
+
+    /// The code of the Close frame that the sender sent.
+    pub(super) fn close_code(&self) -> Option<u16> {
+        self.follower.close().map(|CloseCode(code)| code)
+    }
+
+    /// Our Close is on its way to the receiver, and the sender has said all it will.
+    pub(super) fn is_answered(&self) -> bool {
+        self.muted && (self.follower.close().is_some() || self.has_ended())
+    }
+
+    /// The sender has ended its stream.
+    pub(super) fn has_ended(&self) -> bool {
+        self.reader == ReaderState::Ended
+    }
+
+    /// The receiver has everything and was told that nothing more comes.
+    pub(super) fn is_done(&self) -> bool {
+        self.writer == WriterState::Shut
+    }
+
+    pub(super) fn traffic(&self) -> Traffic {
+        Traffic {
+            bytes: self.bytes,
+            messages: self.follower.messages(),
+        }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.held_at < self.held.len()
+    }
+
+    /// Puts our Close in if the stream stands at a frame boundary, or gives it up if it never will.
+    fn put_interruption(&mut self) {
+        if self.interruption.is_none() {
+            return;
+        }
+        if self.follower.at_boundary() {
+            if let Some(close) = self.interruption.take() {
+                self.held.extend_from_slice(close.as_bytes());
+            }
+            self.muted = true;
+        } else if self.follower.is_lost() || self.follower.close().is_some() {
+            self.interruption = None;
+            self.muted = true;
+        }
+    }
+
+    fn forward<W: AsyncWrite + Unpin>(
+        &mut self,
+        chunk: &[u8],
+        writer: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Broken> {
+        self.bytes += chunk.len() as u64;
+        if self.muted {
+            self.follow(chunk);
+            return Ok(());
+        }
+        if self.interruption.is_none() {
+            self.follow(chunk);
+            return self.send(chunk, writer, cx);
+        }
+        // Pass on the rest of the present frame; our Close follows it, the rest is dropped. A
+        // follower that is lost by the frame has used up some of it, which is passed on too.
+        let passed = self.follower.follow_frame(chunk).unwrap_or(chunk.len());
+        self.send(&chunk[..passed], writer, cx)?;
+        self.put_interruption();
+        if self.muted {
+            self.follow(&chunk[passed..]);
+            Ok(())
+        } else {
+            self.hold(&chunk[passed..]);
+            Ok(())
+        }
+    }
+
+    /// A frame that breaks the rules ends the counting, not the tunnel.
+    fn follow(&mut self, chunk: &[u8]) {
+        let _ = self.follower.follow(chunk);
+    }
+
+    /// Writes what the receiver takes at once and holds the rest.
+    fn send<W: AsyncWrite + Unpin>(
+        &mut self,
+        chunk: &[u8],
+        writer: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Broken> {
+        let mut sent = 0;
+        while sent < chunk.len() && !self.is_blocked() {
+            match Pin::new(&mut *writer).poll_write(cx, &chunk[sent..]) {
+                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Broken::Writer),
+                Poll::Ready(Ok(n)) => {
+                    sent += n;
+                    self.writer = WriterState::Written;
+                }
+                Poll::Pending => break,
+            }
+        }
+        self.hold(&chunk[sent..]);
+        Ok(())
+    }
+
+    fn hold(&mut self, rest: &[u8]) {
+        if !rest.is_empty() {
+            self.held.extend_from_slice(rest);
+        }
+    }
+
+    fn send_held<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Broken> {
+        let before = self.held_at;
+        while self.is_blocked() {
+            match Pin::new(&mut *writer).poll_write(cx, &self.held[self.held_at..]) {
+                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Broken::Writer),
+                Poll::Ready(Ok(n)) => {
+                    self.held_at += n;
+                    self.writer = WriterState::Written;
+                }
+                Poll::Pending => return Ok(self.held_at > before),
+            }
+        }
+        let moved = self.held_at > before;
+        if self.held.capacity() > 0 {
+            self.held = Vec::new();
+            self.held_at = 0;
+        }
+        Ok(moved)
+    }
+
+    fn flush<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Broken> {
+        if self.writer == WriterState::Written {
+            match Pin::new(writer).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.writer = WriterState::Flushed,
+                Poll::Ready(Err(_)) => return Err(Broken::Writer),
+                Poll::Pending => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A receiver that is gone already needs no end of stream.
+    fn shut<W: AsyncWrite + Unpin>(&mut self, writer: &mut W, cx: &mut Context<'_>) {
+        if self.writer != WriterState::Shut && Pin::new(writer).poll_shutdown(cx).is_ready() {
+            self.writer = WriterState::Shut;
+        }
+    }
+}
+
+/// 1 MiB of full chunks; then the other tunnels of the worker have their turn.
+const CHUNKS_PER_TURN: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::task::Waker;
+
+    use crate::ws::control::encode_close;
+
+    /// Gives its chunks one read at a time, then waits or ends.
+    struct Source {
+        chunks: Vec<Vec<u8>>,
+        then_end: bool,
+    }
+
+    /// Takes `room` bytes, then makes the writer wait.
+    #[derive(Default)]
+    struct Sink {
+        room: usize,
+        got: Vec<u8>,
+        shut: bool,
+    }
+
+    impl AsyncRead for Source {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.chunks.is_empty() {
+                return if self.then_end {
+                    Poll::Ready(Ok(()))
+                } else {
+                    Poll::Pending
+                };
+            }
+            let chunk = self.chunks.remove(0);
+            buf.put_slice(&chunk);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Sink {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let n = buf.len().min(self.room);
+            if n == 0 {
+                return Poll::Pending;
+            }
+            self.room -= n;
+            self.got.extend_from_slice(&buf[..n]);
+            Poll::Ready(Ok(n))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.shut = true;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// An unmasked text frame.
+    fn frame(payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x81, u8::try_from(payload.len()).unwrap()];
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    fn pump(way: &mut Way, source: &mut Source, sink: &mut Sink) -> Pumped {
+        let mut scratch = vec![0; 1024];
+        way.pump(
+            source,
+            sink,
+            &mut scratch,
+            &mut Context::from_waker(Waker::noop()),
+        )
+        .unwrap()
+    }
+
+    fn source(chunks: &[&[u8]]) -> Source {
+        Source {
+            chunks: chunks.iter().map(|c| c.to_vec()).collect(),
+            then_end: false,
+        }
+    }
+
+    #[test]
+    fn early_bytes_go_first_and_count() {
+        let early = Bytes::from(frame(b"early"));
+        let mut way = Way::new(Side::FromServer, false, early);
+        let mut sink = Sink {
+            room: 1000,
+            ..Sink::default()
+        };
+        pump(&mut way, &mut source(&[&frame(b"late")]), &mut sink);
+        assert_eq!(sink.got, [frame(b"early"), frame(b"late")].concat());
+        assert_eq!(
+            way.traffic(),
+            Traffic {
+                bytes: 13,
+                messages: 2
+            }
+        );
+    }
+
+    #[test]
+    fn a_full_receiver_stops_the_reading_and_nothing_is_lost() {
+        let mut way = Way::new(Side::FromServer, false, Bytes::new());
+        let mut sink = Sink {
+            room: 3,
+            ..Sink::default()
+        };
+        let mut source = source(&[&frame(b"one"), &frame(b"two")]);
+        pump(&mut way, &mut source, &mut sink);
+        assert_eq!(
+            source.chunks.len(),
+            1,
+            "the second chunk stays in the socket"
+        );
+        assert_eq!(way.held.len() - way.held_at, 2);
+        sink.room = 100;
+        let pumped = pump(&mut way, &mut source, &mut sink);
+        assert!(pumped.moved && !pumped.more);
+        assert_eq!(sink.got, [frame(b"one"), frame(b"two")].concat());
+        assert_eq!(
+            way.held.capacity(),
+            0,
+            "the buffer is given back once it is empty"
+        );
+    }
+
+    #[test]
+    fn the_end_is_passed_on_after_the_last_byte() {
+        let mut way = Way::new(Side::FromServer, false, Bytes::new());
+        let mut sink = Sink {
+            room: 3,
+            ..Sink::default()
+        };
+        let mut source = source(&[&frame(b"bye")]);
+        source.then_end = true;
+        pump(&mut way, &mut source, &mut sink);
+        assert!(!sink.shut);
+        sink.room = 100;
+        pump(&mut way, &mut source, &mut sink);
+        assert!(sink.shut && way.has_ended() && way.is_done());
+        assert_eq!(sink.got, frame(b"bye"));
+    }
+
+    #[test]
+    fn our_close_waits_for_the_frame_to_end_and_silences_the_sender() {
+        let close = encode_close(CloseCode(1001), "bye", None);
+        let whole = frame(b"hello");
+        let (head, tail) = whole.split_at(4);
+        for chunks in [
+            vec![head.to_vec(), [tail, &frame(b"dropped")[..]].concat()],
+            vec![head.to_vec(), tail.to_vec(), frame(b"dropped")],
+        ] {
+            let mut way = Way::new(Side::FromServer, false, Bytes::new());
+            let mut sink = Sink {
+                room: 1000,
+                ..Sink::default()
+            };
+            pump(&mut way, &mut source(&[&chunks[0]]), &mut sink);
+            way.interrupt(&close);
+            let rest: Vec<&[u8]> = chunks[1..].iter().map(Vec::as_slice).collect();
+            pump(&mut way, &mut source(&rest), &mut sink);
+            assert_eq!(sink.got, [&whole[..], close.as_bytes()].concat());
+            assert!(!way.is_answered());
+            let answer = encode_close(CloseCode(1001), "", None);
+            pump(&mut way, &mut source(&[answer.as_bytes()]), &mut sink);
+            assert!(way.is_answered());
+            assert_eq!(sink.got.len(), whole.len() + close.as_bytes().len());
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_no_websocket_gets_no_close_frame() {
+        let mut way = Way::new(Side::FromServer, false, Bytes::new());
+        let mut sink = Sink {
+            room: 1000,
+            ..Sink::default()
+        };
+        pump(
+            &mut way,
+            &mut source(&[b"\xff\xff not frames"]),
+            &mut sink,
+        );
+        way.interrupt(&encode_close(CloseCode(1001), "", None));
+        pump(&mut way, &mut source(&[b"more"]), &mut sink);
+        assert_eq!(sink.got, b"\xff\xff not frames");
+        assert!(way.muted);
+    }
+}
