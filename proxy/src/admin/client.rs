@@ -70,7 +70,9 @@ async fn exchange(socket: Socket) -> Result<ReloadOutcome, ReloadRequestError> {
         let body = Limited::new(response.into_body(), MAX_ANSWER)
             .collect()
             .await;
-        let body = body.map(|b| b.to_bytes()).unwrap_or_default();
+        let body = body
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_default();
         // The keys decide, not the status: an outcome is one of ours or it does not parse.
         serde_json::from_slice(&body).map_err(|_| ReloadRequestError::Unexpected {
             status,

@@ -115,7 +115,7 @@ fn a_closed_websocket_as_text() {
     let connection = connection();
     let event = close(&connection, "see you");
     let text = line(Format::Text, true, "ws.close", |q, l| {
-        write_close(&event, q, l)
+        write_close(&event, q, l);
     });
     assert_eq!(
         text,
@@ -148,7 +148,7 @@ fn every_event_is_json_with_its_keys() {
     };
     check(
         line(Format::Json, false, "ws.open", |q, l| {
-            write_open(&event, q, l)
+            write_open(&event, q, l);
         }),
         &[
             "status",
@@ -161,7 +161,7 @@ fn every_event_is_json_with_its_keys() {
     let event = close(&connection, "");
     check(
         line(Format::Json, false, "ws.close", |q, l| {
-            write_close(&event, q, l)
+            write_close(&event, q, l);
         }),
         &["messages_out", "close_code", "closed_by", "cause"],
     );
