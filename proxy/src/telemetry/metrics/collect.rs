@@ -1,0 +1,342 @@
+//! Turning the live series into metric families at each scrape.
+//!
+//! A family's series must stand together under one description, so each family is one pass over
+//! the series that have it. A family without a series is left out.
+
+use std::fmt;
+use std::fs;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+
+use super::series::{Histogram, LabelledCounter};
+use super::{METHODS, STATUS_CLASSES, Shared, lock};
+
+/// One series of a family: its labels and its value.
+struct Sample<V> {
+    labels: Vec<(&'static str, String)>,
+    value: V,
+}
+
+impl Collector for Shared {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut families = Families(encoder);
+        self.listeners(&mut families)?;
+        self.routes(&mut families)?;
+        self.endpoints(&mut families)?;
+        self.plugins(&mut families)?;
+        self.process(&mut families)
+    }
+}
+
+impl Shared {
+    fn listeners(&self, families: &mut Families<'_>) -> fmt::Result {
+        let all: Vec<_> = (self.listeners.all().into_iter())
+            .map(|(bind, series)| (vec![("listener", bind)], series))
+            .collect();
+        families.gauge(
+            "connections_open",
+            "Client connections open now",
+            all.iter().map(|(l, s)| gauge(l, &s.open)),
+        )?;
+        families.counter(
+            "connections_accepted",
+            "Client connections accepted",
+            all.iter().map(|(l, s)| counter(l, &s.accepted)),
+        )?;
+        families.counter(
+            "connections_refused",
+            "Client connections closed right after accept",
+            all.iter()
+                .flat_map(|(l, s)| labelled(l, "reason", &s.refused)),
+        )?;
+        families.counter(
+            "tls_handshakes",
+            "TLS handshakes with clients",
+            all.iter().flat_map(|(l, s)| labelled(l, "result", &s.tls)),
+        )
+    }
+
+    fn routes(&self, families: &mut Families<'_>) -> fmt::Result {
+        let all: Vec<_> = (self.routes.all().into_iter())
+            .map(|(name, series)| (vec![("route", name)], series))
+            .collect();
+        families.gauge(
+            "websockets_open",
+            "WebSockets open now",
+            all.iter().map(|(l, s)| gauge(l, &s.websockets_open)),
+        )?;
+        families.counter(
+            "handshakes",
+            "WebSocket handshakes, accepted or refused",
+            all.iter()
+                .flat_map(|(l, s)| labelled(l, "result", &s.handshakes)),
+        )?;
+        families.histogram(
+            "websocket_duration_seconds",
+            "Lifetimes of closed WebSockets",
+            all.iter().map(|(l, s)| (l, &s.websocket_duration)),
+        )?;
+        families.counter(
+            "websocket_closes",
+            "Closed WebSockets by close code",
+            all.iter().flat_map(|(l, s)| labelled(l, "code", &s.closes)),
+        )?;
+        let traffic = || {
+            all.iter().flat_map(|(l, s)| {
+                [
+                    (with(l, "direction", "from_downstream"), &s.from_downstream),
+                    (with(l, "direction", "from_upstream"), &s.from_upstream),
+                ]
+            })
+        };
+        families.counter(
+            "websocket_bytes",
+            "Bytes copied through WebSocket tunnels",
+            traffic().map(|(l, t)| counter(&l, &t.bytes)),
+        )?;
+        families.counter(
+            "websocket_messages",
+            "Whole messages that passed through WebSocket tunnels",
+            traffic().map(|(l, t)| counter(&l, &t.messages)),
+        )?;
+        let requests = all.iter().flat_map(|(labels, series)| {
+            METHODS.iter().zip(&series.requests).flat_map(|(m, row)| {
+                let labels = with(labels, "method", m);
+                STATUS_CLASSES
+                    .iter()
+                    .zip(row)
+                    .map(move |(class, count)| counter(&with(&labels, "status", class), count))
+            })
+        });
+        families.counter(
+            "requests",
+            "Ordinary requests answered",
+            requests.filter(|sample| sample.value > 0),
+        )?;
+        families.histogram(
+            "request_duration_seconds",
+            "Time from the head of an ordinary request to the end of its response",
+            all.iter().map(|(l, s)| (l, &s.request_duration)),
+        )
+    }
+
+    fn endpoints(&self, families: &mut Families<'_>) -> fmt::Result {
+        let all: Vec<_> = (self.endpoints.all().into_iter())
+            .map(|((upstream, address), series)| {
+                (vec![("upstream", upstream), ("endpoint", address)], series)
+            })
+            .collect();
+        families.gauge(
+            "upstream_up",
+            "Whether the endpoint is offered requests",
+            all.iter().map(|(l, s)| gauge(l, &s.up)),
+        )?;
+        families.gauge(
+            "upstream_leases",
+            "Requests and tunnels that hold the endpoint now",
+            all.iter().map(|(l, s)| gauge(l, &s.leases)),
+        )?;
+        families.counter(
+            "upstream_connect_errors",
+            "Failed connects to the endpoint",
+            all.iter()
+                .flat_map(|(l, s)| labelled(l, "kind", &s.connect_errors)),
+        )?;
+        families.histogram(
+            "upstream_connect_duration_seconds",
+            "Time to connect to the endpoint",
+            all.iter().map(|(l, s)| (l, &s.connect_duration)),
+        )
+    }
+
+    fn plugins(&self, families: &mut Families<'_>) -> fmt::Result {
+        let all: Vec<_> = (self.plugins.all().into_iter())
+            .map(|((plugin, route), series)| (vec![("plugin", plugin), ("route", route)], series))
+            .collect();
+        families.counter(
+            "plugin_calls",
+            "Calls into plugins by result",
+            all.iter()
+                .flat_map(|(l, s)| labelled(l, "result", &s.calls)),
+        )?;
+        families.histogram(
+            "plugin_call_duration_seconds",
+            "Time spent in calls into plugins",
+            all.iter().map(|(l, s)| (l, &s.call_duration)),
+        )
+    }
+
+    fn process(&self, families: &mut Families<'_>) -> fmt::Result {
+        families.counter(
+            "requests_rejected",
+            "Requests refused by the proxy itself",
+            labelled(&[], "reason", &self.rejected),
+        )?;
+        families.counter(
+            "reloads",
+            "Reloads of the configuration",
+            labelled(&[], "result", &self.reloads),
+        )?;
+        let one = |value: i64| [sample(Vec::new(), value)];
+        let of = |value: &AtomicU64| value.load(Ordering::Relaxed).cast_signed();
+        let reloaded = of(&self.last_reload_success);
+        families.gauge(
+            "last_reload_success_timestamp_seconds",
+            "When a reload was last applied",
+            one(reloaded).into_iter().filter(|_| reloaded > 0),
+        )?;
+        families.gauge(
+            "config_generation",
+            "Generation of the configuration that serves",
+            one(of(&self.config_generation)),
+        )?;
+        let certificates = lock(&self.certificates).clone();
+        families.gauge(
+            "certificate_expiry_timestamp_seconds",
+            "When the certificate expires",
+            (certificates.into_iter()).map(|(name, at)| sample(vec![("cert", name)], at)),
+        )?;
+        let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+        families.gauge("build_info", "Version that runs", [sample(version, 1)])?;
+        let started = self.started.duration_since(UNIX_EPOCH);
+        families.gauge(
+            "start_time_seconds",
+            "When the process started",
+            one(started.map_or(0, |since| since.as_secs().cast_signed())),
+        )?;
+        let dropped = lock(&self.dropped).clone();
+        families.counter(
+            "log_lines_dropped",
+            "Log lines dropped because their reader was too slow or gone",
+            (dropped.iter()).map(|(stream, n)| counter(&with(&[], "stream", stream), n)),
+        )?;
+        families.gauge(
+            "draining",
+            "Whether the process is stopping",
+            [gauge(&[], &self.draining)],
+        )?;
+        families.gauge(
+            "resident_memory_bytes",
+            "Resident memory of the process",
+            resident_memory().into_iter().map(|n| sample(Vec::new(), n)),
+        )?;
+        families.gauge(
+            "open_fds",
+            "File descriptors the process has open",
+            open_fds().into_iter().map(|n| sample(Vec::new(), n)),
+        )
+    }
+}
+
+/// Writes whole families; the registry adds the `sluicegate_` prefix.
+struct Families<'a>(DescriptorEncoder<'a>);
+
+type Labels = [(&'static str, String)];
+
+impl Families<'_> {
+    fn gauge(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = Sample<i64>>,
+    ) -> fmt::Result {
+        self.family(name, help, MetricType::Gauge, samples, |mut e, value| {
+            e.encode_gauge(&value)
+        })
+    }
+
+    /// The text gets the suffix `_total`.
+    fn counter(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = Sample<u64>>,
+    ) -> fmt::Result {
+        self.family(name, help, MetricType::Counter, samples, |mut e, value| {
+            e.encode_counter::<NoLabelSet, u64, u64>(&value, None)
+        })
+    }
+
+    fn histogram<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl Iterator<Item = (&'a Vec<(&'static str, String)>, &'a Histogram)>,
+    ) -> fmt::Result {
+        let samples = samples.map(|(labels, value)| sample(labels.clone(), value));
+        self.family(
+            name,
+            help,
+            MetricType::Histogram,
+            samples,
+            |e, histogram| histogram.encode(e),
+        )
+    }
+
+    fn family<V>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        samples: impl IntoIterator<Item = Sample<V>>,
+        encode: impl Fn(MetricEncoder<'_>, V) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut samples = samples.into_iter().peekable();
+        if samples.peek().is_none() {
+            return Ok(());
+        }
+        let mut family = self.0.encode_descriptor(name, help, None, kind)?;
+        for Sample { labels, value } in samples {
+            if labels.is_empty() {
+                return encode(family, value);
+            }
+            encode(family.encode_family(&labels)?, value)?;
+        }
+        Ok(())
+    }
+}
+
+fn sample<V>(labels: Vec<(&'static str, String)>, value: V) -> Sample<V> {
+    Sample { labels, value }
+}
+
+fn gauge(labels: &Labels, value: &AtomicI64) -> Sample<i64> {
+    sample(labels.to_vec(), value.load(Ordering::Relaxed))
+}
+
+fn counter(labels: &Labels, value: &AtomicU64) -> Sample<u64> {
+    sample(labels.to_vec(), value.load(Ordering::Relaxed))
+}
+
+fn labelled<'a>(
+    labels: &'a Labels,
+    key: &'static str,
+    counter: &'a LabelledCounter,
+) -> impl Iterator<Item = Sample<u64>> + 'a {
+    (counter.counts()).map(move |(label, count)| sample(with(labels, key, label), count))
+}
+
+fn with(labels: &Labels, key: &'static str, value: &str) -> Vec<(&'static str, String)> {
+    let mut labels = labels.to_vec();
+    labels.push((key, value.to_owned()));
+    labels
+}
+
+/// `None` where the kernel has no `/proc`.
+fn resident_memory() -> Option<i64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    let kib: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// The size of `/proc/self/fd` is the number of descriptors since Linux 6.2, and 0 before: listing
+/// the folder instead would take long where it matters most.
+fn open_fds() -> Option<i64> {
+    let count = fs::metadata("/proc/self/fd").ok()?.len();
+    i64::try_from(count).ok().filter(|count| *count > 0)
+}
