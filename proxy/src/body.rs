@@ -6,7 +6,7 @@
 //! gone): the upstream connection goes back to its pool, the access log gets its line.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -34,7 +34,8 @@ pub struct BodyWatch {
     fault: AtomicU8,
     bytes: AtomicU64,
     last_progress: Mutex<Instant>,
-    ended: std::sync::atomic::AtomicBool,
+    /// The next piece is the client's to send.
+    waits_for_client: AtomicBool,
 }
 
 /// How a client's body failed.
@@ -133,10 +134,11 @@ impl Body for RequestBody {
             }
             Poll::Ready(Some(Err(_))) => this.fail(BodyFault::Broken),
             Poll::Ready(None) => {
-                this.watch.ended.store(true, Ordering::Release);
+                this.watch.progressed();
                 Poll::Ready(None)
             }
             Poll::Pending => {
+                this.watch.waits_for_client.store(true, Ordering::Release);
                 let limit = this.wait_limit;
                 let waiting = this.waiting.get_or_insert_with(|| Box::pin(sleep(limit)));
                 ready!(waiting.as_mut().poll(cx));
@@ -162,7 +164,7 @@ impl BodyWatch {
             fault: AtomicU8::new(0),
             bytes: AtomicU64::new(0),
             last_progress: Mutex::new(Instant::now()),
-            ended: std::sync::atomic::AtomicBool::new(false),
+            waits_for_client: AtomicBool::new(false),
         }
     }
 
@@ -188,7 +190,13 @@ impl BodyWatch {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether everybody waits for the client to send more.
+    pub fn waits_for_client(&self) -> bool {
+        self.waits_for_client.load(Ordering::Acquire)
+    }
+
     fn progressed(&self) {
+        self.waits_for_client.store(false, Ordering::Release);
         *self
             .last_progress
             .lock()

@@ -278,5 +278,4 @@ mod tests {
         assert_eq!(drain.live(), 1);
         drop(fourth);
     }
-
 }

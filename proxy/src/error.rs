@@ -7,6 +7,8 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, SEC_WEBSOCKET_VERSION};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::body::{BodyFault, ResponseBody};
+use crate::forward::RewriteFault;
+use crate::request::Rejection;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -88,6 +90,24 @@ impl Failure {
         Failure::downstream(StatusCode::FORBIDDEN, "origin")
     }
 
+    /// No endpoint may be used now.
+    pub fn unavailable(label: &'static str) -> Failure {
+        Failure::new(Side::Upstream, StatusCode::SERVICE_UNAVAILABLE, label)
+    }
+
+    /// The proxy contradicts itself; never caused by what a peer sends.
+    pub fn internal(label: &'static str) -> Failure {
+        Failure::new(Side::Proxy, StatusCode::INTERNAL_SERVER_ERROR, label)
+    }
+
+    pub fn connect_timeout() -> Failure {
+        Failure::new(
+            Side::Upstream,
+            StatusCode::GATEWAY_TIMEOUT,
+            "connect_timeout",
+        )
+    }
+
     pub fn response_timeout() -> Failure {
         Failure::new(
             Side::Upstream,
@@ -119,6 +139,19 @@ impl From<BodyFault> for Failure {
             BodyFault::Broken => (StatusCode::BAD_REQUEST, "request_body_broken"),
         };
         Failure::downstream(status, label)
+    }
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Failure {
+        Failure::downstream(rejection.status, rejection.reason)
+    }
+}
+
+impl From<RewriteFault> for Failure {
+    /// The client's path does not survive the route's rewriting.
+    fn from(_: RewriteFault) -> Failure {
+        Failure::downstream(StatusCode::BAD_REQUEST, "rewrite")
     }
 }
 

@@ -51,7 +51,7 @@ pub struct Summary {
     pub cause: Cause,
     pub closed_by: ClosedBy,
     /// The first close code that was seen or sent; 1005 for a Close without one.
-    pub close_code: Option<u16>,
+    pub close_code: Option<CloseCode>,
     pub from_downstream: Traffic,
     pub from_upstream: Traffic,
     pub duration: Duration,
@@ -156,7 +156,7 @@ struct Running {
     armed: bool,
     /// The event that began the end; what follows from it does not change the verdict.
     ended: Option<(Cause, ClosedBy)>,
-    close_code: Option<u16>,
+    close_code: Option<CloseCode>,
     last_active: Instant,
     idle_timeout: Duration,
     drain: Duration,
@@ -234,18 +234,12 @@ impl Running {
     /// Moves what can be moved now, both ways.
     fn carry(&mut self, cx: &mut Context<'_>) -> Option<End> {
         let (up, down) = SCRATCH.with_borrow_mut(|scratch| {
-            let up = self.from_downstream.pump(
-                &mut self.downstream,
-                &mut self.upstream,
-                scratch,
-                cx,
-            );
-            let down = self.from_upstream.pump(
-                &mut self.upstream,
-                &mut self.downstream,
-                scratch,
-                cx,
-            );
+            let up =
+                self.from_downstream
+                    .pump(&mut self.downstream, &mut self.upstream, scratch, cx);
+            let down =
+                self.from_upstream
+                    .pump(&mut self.upstream, &mut self.downstream, scratch, cx);
             (up, down)
         });
         let (up, down) = match (up, down) {
@@ -321,11 +315,14 @@ impl Running {
     /// Ends the conversation from our side: a Close frame to both, at the next frame boundary.
     fn say_close(&mut self, cause: Cause, reason: &str, timer: Pin<&mut Sleep>) {
         self.end(cause, ClosedBy::Proxy);
-        self.close_code.get_or_insert(GOING_AWAY.0);
+        self.close_code.get_or_insert(CloseCode::GOING_AWAY);
         self.from_upstream
-            .interrupt(&encode_close(GOING_AWAY, reason, None));
-        self.from_downstream
-            .interrupt(&encode_close(GOING_AWAY, reason, Some(random_mask())));
+            .interrupt(&encode_close(CloseCode::GOING_AWAY, reason, None));
+        self.from_downstream.interrupt(&encode_close(
+            CloseCode::GOING_AWAY,
+            reason,
+            Some(random_mask()),
+        ));
         let wait = self
             .member
             .time_left(self.drain)
@@ -369,8 +366,6 @@ fn random_mask() -> [u8; 4] {
     bytes
 }
 
-/// RFC 6455 §7.4.1: an endpoint is going away, such as a server going down.
-const GOING_AWAY: CloseCode = CloseCode(1001);
 /// How long the other sides may take to answer our Close.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// How long the second side may take to end its stream after the first.
@@ -380,4 +375,175 @@ const SCRATCH_SIZE: usize = 64 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+    use tokio::task::JoinHandle;
+
+    use crate::drain::Drain;
+    use crate::stream::Socket;
+
+    /// A tunnel between two real sockets, and their far ends.
+    struct Rig {
+        client: UnixStream,
+        server: UnixStream,
+        drain: Drain,
+        tunnel: JoinHandle<Summary>,
+    }
+
+    impl Rig {
+        fn new(idle_timeout: Duration) -> Rig {
+            let (client, downstream) = UnixStream::pair().unwrap();
+            let (server, upstream) = UnixStream::pair().unwrap();
+            let drain = Drain::default();
+            let leg = |socket| Leg {
+                stream: Stream::Plain(Socket::Unix(socket)),
+                early: Bytes::new(),
+            };
+            let tunnel = Tunnel {
+                downstream: leg(downstream),
+                upstream: leg(upstream),
+                compressed: false,
+                idle_timeout,
+                drain: Duration::from_secs(3),
+                member: drain.join(),
+            };
+            Rig {
+                client,
+                server,
+                drain,
+                tunnel: tokio::spawn(tunnel.run()),
+            }
+        }
+    }
+
+    async fn receive(socket: &mut UnixStream, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        socket.read_exact(&mut bytes).await.unwrap();
+        bytes
+    }
+
+    async fn rest(socket: &mut UnixStream) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        socket.read_to_end(&mut bytes).await.unwrap();
+        bytes
+    }
+
+    /// A masked `hi` and a plain `ho`.
+    const HI: &[u8] = &[0x81, 0x82, 1, 2, 3, 4, b'h' ^ 1, b'i' ^ 2];
+    const HO: &[u8] = &[0x81, 0x02, b'h', b'o'];
+
+    #[tokio::test]
+    async fn carries_both_ways_and_tells_who_closed_with_what() {
+        let mut rig = Rig::new(Duration::from_secs(60));
+        rig.client.write_all(HI).await.unwrap();
+        assert_eq!(receive(&mut rig.server, HI.len()).await, HI);
+        rig.server.write_all(HO).await.unwrap();
+        assert_eq!(receive(&mut rig.client, HO.len()).await, HO);
+
+        let close = encode_close(CloseCode::NORMAL, "", Some([9, 8, 7, 6]));
+        rig.client.write_all(&close).await.unwrap();
+        assert_eq!(receive(&mut rig.server, close.len()).await, &close[..]);
+        let answer = encode_close(CloseCode::NORMAL, "", None);
+        rig.server.write_all(&answer).await.unwrap();
+        drop(rig.server);
+        assert_eq!(rest(&mut rig.client).await, &answer[..]);
+        drop(rig.client);
+
+        let summary = rig.tunnel.await.unwrap();
+        assert_eq!(summary.cause, Cause::Close);
+        assert_eq!(summary.closed_by, ClosedBy::Downstream);
+        assert_eq!(summary.close_code, Some(CloseCode::NORMAL));
+        assert_eq!(
+            summary.from_downstream,
+            Traffic {
+                bytes: (HI.len() + close.len()) as u64,
+                messages: 1
+            }
+        );
+        assert_eq!(summary.from_upstream.messages, 1);
+        assert_eq!(rig.drain.live(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_upstream_that_vanishes_ends_the_client_too() {
+        let mut rig = Rig::new(Duration::from_secs(60));
+        drop(rig.server);
+        assert_eq!(rest(&mut rig.client).await, b"");
+        drop(rig.client);
+        let summary = rig.tunnel.await.unwrap();
+        assert_eq!(summary.closed_by, ClosedBy::Upstream);
+        assert_eq!(summary.close_code, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_tunnel_is_closed_with_a_close_frame_on_both_sides() {
+        let mut rig = Rig::new(Duration::from_secs(60));
+        let started = Instant::now();
+        let to_client = encode_close(CloseCode::GOING_AWAY, "idle timeout", None);
+        assert_eq!(
+            receive(&mut rig.client, to_client.len()).await,
+            &to_client[..]
+        );
+        assert_eq!(started.elapsed().as_secs(), 60);
+        let to_server = receive(&mut rig.server, to_client.len() + 4).await;
+        assert_eq!(to_server[..2], [0x88, 0x80 | to_client[1]], "masked");
+        drop((rig.client, rig.server));
+        let summary = rig.tunnel.await.unwrap();
+        assert_eq!(
+            (summary.cause, summary.closed_by),
+            (Cause::IdleTimeout, ClosedBy::Proxy)
+        );
+        assert_eq!(summary.close_code, Some(CloseCode::GOING_AWAY));
+    }
+
+    #[tokio::test]
+    async fn a_drain_closes_within_its_time_even_if_nobody_answers() {
+        let mut rig = Rig::new(Duration::from_secs(60));
+        rig.client.write_all(HI).await.unwrap();
+        receive(&mut rig.server, HI.len()).await;
+        let started = Instant::now();
+        rig.drain.start();
+        let to_client = encode_close(CloseCode::GOING_AWAY, "server is shutting down", None);
+        assert_eq!(rest(&mut rig.client).await, &to_client[..]);
+        assert!(started.elapsed() < Duration::from_secs(4));
+        let summary = rig.tunnel.await.unwrap();
+        assert_eq!(summary.cause, Cause::Drain);
+        rig.drain.emptied().await;
+    }
+
+    #[tokio::test]
+    async fn a_patient_drain_leaves_the_tunnel_alone_and_a_stop_ends_it() {
+        let mut rig = Rig::new(Duration::from_secs(60));
+        rig.drain.start_patient();
+        rig.client.write_all(HI).await.unwrap();
+        assert_eq!(receive(&mut rig.server, HI.len()).await, HI);
+        rig.drain.stop();
+        assert_eq!(rig.tunnel.await.unwrap().cause, Cause::Stopped);
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_holds_the_sender_back() {
+        let mut rig = Rig::new(Duration::from_secs(60));
+        let mut frame = vec![0x82, 127, 0, 0, 0, 0, 0, 0x80, 0, 0];
+        frame.resize(frame.len() + 0x80_0000, 7);
+        let mut server = rig.server;
+        let sent = frame.clone();
+        let sender = tokio::spawn(async move {
+            server.write_all(&sent).await.unwrap();
+            server
+        });
+        // The client has read nothing, so the sender must still be waiting.
+        let mut first = receive(&mut rig.client, 1).await;
+        assert!(!sender.is_finished());
+        first.extend(receive(&mut rig.client, frame.len() - 1).await);
+        assert!(first == frame, "every byte arrives in order");
+        drop(sender.await.unwrap());
+        drop(rig.client);
+        assert_eq!(rig.tunnel.await.unwrap().from_upstream.messages, 1);
+    }
 }

@@ -133,7 +133,7 @@ impl Way {
 
     /// Puts `close` in at the next frame boundary and drops everything after it.
     pub(super) fn interrupt(&mut self, close: &ControlFrame) {
-        self.interruption = Some(Box::new(close.clone()));
+        self.interruption = Some(Box::new(*close));
     }
 
     /// Wants nothing more from the sender: the receiver's stream is ended once it has everything.
@@ -144,8 +144,8 @@ impl Way {
     }
 
     /// The code of the Close frame that the sender sent.
-    pub(super) fn close_code(&self) -> Option<u16> {
-        self.follower.close().map(|CloseCode(code)| code)
+    pub(super) fn close_code(&self) -> Option<CloseCode> {
+        self.follower.close()
     }
 
     /// Our Close is on its way to the receiver, and the sender has said all it will.
@@ -181,7 +181,7 @@ impl Way {
         }
         if self.follower.at_boundary() {
             if let Some(close) = self.interruption.take() {
-                self.held.extend_from_slice(close.as_bytes());
+                self.held.extend_from_slice(&close);
             }
             self.muted = true;
         } else if self.follower.is_lost() || self.follower.close().is_some() {
@@ -455,7 +455,7 @@ mod tests {
 
     #[test]
     fn our_close_waits_for_the_frame_to_end_and_silences_the_sender() {
-        let close = encode_close(CloseCode(1001), "bye", None);
+        let close = encode_close(CloseCode::GOING_AWAY, "bye", None);
         let whole = frame(b"hello");
         let (head, tail) = whole.split_at(4);
         for chunks in [
@@ -471,12 +471,12 @@ mod tests {
             way.interrupt(&close);
             let rest: Vec<&[u8]> = chunks[1..].iter().map(Vec::as_slice).collect();
             pump(&mut way, &mut source(&rest), &mut sink);
-            assert_eq!(sink.got, [&whole[..], close.as_bytes()].concat());
+            assert_eq!(sink.got, [&whole[..], &close[..]].concat());
             assert!(!way.is_answered());
-            let answer = encode_close(CloseCode(1001), "", None);
-            pump(&mut way, &mut source(&[answer.as_bytes()]), &mut sink);
+            let answer = encode_close(CloseCode::GOING_AWAY, "", None);
+            pump(&mut way, &mut source(&[&answer[..]]), &mut sink);
             assert!(way.is_answered());
-            assert_eq!(sink.got.len(), whole.len() + close.as_bytes().len());
+            assert_eq!(sink.got.len(), whole.len() + close.len());
         }
     }
 
@@ -487,12 +487,8 @@ mod tests {
             room: 1000,
             ..Sink::default()
         };
-        pump(
-            &mut way,
-            &mut source(&[b"\xff\xff not frames"]),
-            &mut sink,
-        );
-        way.interrupt(&encode_close(CloseCode(1001), "", None));
+        pump(&mut way, &mut source(&[b"\xff\xff not frames"]), &mut sink);
+        way.interrupt(&encode_close(CloseCode::GOING_AWAY, "", None));
         pump(&mut way, &mut source(&[b"more"]), &mut sink);
         assert_eq!(sink.got, b"\xff\xff not frames");
         assert!(way.muted);

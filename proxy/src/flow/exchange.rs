@@ -1,0 +1,303 @@
+//! The record of one request: what the access log and the metrics will say of it.
+//!
+//! An exchange is logged exactly once, when it is dropped: an ordinary one with its response body,
+//! sent or not; one whose client leaves before an answer when hyper drops the request. A WebSocket's
+//! exchange lives on in its tunnel and is logged twice, as `ws.open` and `ws.close`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::request::Parts;
+use http::{Method, Response, StatusCode, Version};
+
+use crate::body::{BodyWatch, OnEnd, ResponseBody};
+use crate::error::{Failure, Side};
+use crate::facts::RequestFacts;
+use crate::flow::connection::{Connection, InFlight};
+use crate::flow::websocket::Upgrade;
+use crate::snapshot::{Route, Snapshot};
+use crate::telemetry::metrics::RouteMetrics;
+use crate::telemetry::access_log::{self, ErrorLabel, RequestEvent, WsCloseEvent, WsOpenEvent};
+use crate::tunnel::Summary;
+use crate::upstream::Endpoint;
+
+/// A request under way.
+pub(super) struct Exchange {
+    connection: Arc<Connection>,
+    snapshot: Arc<Snapshot>,
+    /// Keeps the connection busy; given back when a tunnel takes over.
+    in_flight: Option<InFlight>,
+    started: Instant,
+    method: Method,
+    version: Version,
+    /// As sent, for requests that are refused before they have facts.
+    raw_path: String,
+    facts: Option<RequestFacts>,
+    route: Option<Arc<Route>>,
+    upstream: Option<Arc<str>>,
+    endpoint: Option<Arc<Endpoint>>,
+    upstream_started: Option<Instant>,
+    upstream_duration: Option<Duration>,
+    request_body: Option<Arc<BodyWatch>>,
+    /// A WebSocket was asked for.
+    handshake: bool,
+    status: StatusCode,
+    failure: Option<(Side, &'static str)>,
+    sent: u64,
+    /// A verified upgrade whose 101 is still to be sent.
+    upgrade: Option<Upgrade>,
+    /// The tunnel writes its own events: nothing is left to say.
+    told: bool,
+}
+
+impl Exchange {
+    pub(super) fn begin(
+        connection: &Arc<Connection>,
+        snapshot: &Arc<Snapshot>,
+        parts: &Parts,
+    ) -> Exchange {
+        Exchange {
+            connection: Arc::clone(connection),
+            snapshot: Arc::clone(snapshot),
+            in_flight: Some(connection.begin_request()),
+            started: Instant::now(),
+            method: parts.method.clone(),
+            version: parts.version,
+            raw_path: parts.uri.path().to_owned(),
+            facts: None,
+            route: None,
+            upstream: None,
+            endpoint: None,
+            upstream_started: None,
+            upstream_duration: None,
+            request_body: None,
+            handshake: false,
+            status: client_closed_request(),
+            failure: None,
+            sent: 0,
+            upgrade: None,
+            told: false,
+        }
+    }
+
+    pub(super) fn admitted(&mut self, facts: RequestFacts) -> &RequestFacts {
+        self.facts.insert(facts)
+    }
+
+    /// The facts of an admitted request.
+    pub(super) fn facts(&self) -> Option<&RequestFacts> {
+        self.facts.as_ref()
+    }
+
+    /// As [`Exchange::facts`], for the stages behind the admission.
+    pub(super) fn admitted_facts(&self) -> Result<&RequestFacts, Failure> {
+        self.facts.as_ref().ok_or(Failure::internal("no_facts"))
+    }
+
+    pub(super) fn facts_mut(&mut self) -> Option<&mut RequestFacts> {
+        self.facts.as_mut()
+    }
+
+    /// Empty before the request was admitted.
+    pub(super) fn request_id(&self) -> &str {
+        self.facts.as_ref().map_or("", |facts| &facts.request_id)
+    }
+
+    pub(super) fn routed(&mut self, route: &Arc<Route>) {
+        self.route = Some(Arc::clone(route));
+    }
+
+    pub(super) fn is_handshake(&mut self) {
+        self.handshake = true;
+    }
+
+    pub(super) fn watches(&mut self, body: Arc<BodyWatch>) {
+        self.request_body = Some(body);
+    }
+
+    pub(super) fn sent_to(&mut self, upstream: &Arc<str>, endpoint: &Arc<Endpoint>) {
+        self.upstream = Some(Arc::clone(upstream));
+        self.endpoint = Some(Arc::clone(endpoint));
+        self.upstream_started = Some(Instant::now());
+    }
+
+    pub(super) fn upstream_answered(&mut self) {
+        self.upstream_duration = self.upstream_started.map(|started| started.elapsed());
+    }
+
+    /// Notes why the proxy answers itself; the first reason counts.
+    pub(super) fn fail(&mut self, failure: &Failure) {
+        if let Some(detail) = &failure.detail {
+            tracing::info!(
+                request_id = self.request_id(),
+                route = self.route.as_ref().map(|route| &*route.name),
+                side = failure.side.label(),
+                kind = failure.label,
+                detail,
+                "request failed"
+            );
+        }
+        self.failure.get_or_insert((failure.side, failure.label));
+    }
+
+    pub(super) fn upgrades(&mut self, upgrade: Upgrade) {
+        self.upgrade = Some(upgrade);
+    }
+
+    pub(super) fn take_upgrade(&mut self) -> Option<Upgrade> {
+        self.upgrade.take()
+    }
+
+    pub(super) fn route_metrics(&self) -> Option<RouteMetrics> {
+        self.route.as_ref().map(|route| route.metrics.clone())
+    }
+
+    /// The response that goes out; the exchange ends with its body.
+    pub(super) fn end_with(mut self, response: Response<ResponseBody>) -> Response<ResponseBody> {
+        self.status = response.status();
+        response.map(|body| body.on_end(Box::new(self)))
+    }
+
+    /// The 101 is on its way: the request is over, the tunnel begins. Writes `ws.open`.
+    pub(super) fn begin_tunnel(&mut self, subprotocol: Option<&str>) {
+        self.in_flight = None;
+        self.status = StatusCode::SWITCHING_PROTOCOLS;
+        self.told = true;
+        self.snapshot.access_log.ws_open(&WsOpenEvent {
+            exchange: self.event(),
+            duration: self.started.elapsed(),
+            upstream_duration: self.upstream_duration,
+            subprotocol,
+        });
+    }
+
+    /// Writes `ws.close`.
+    pub(super) fn end_tunnel(&self, summary: &Summary) {
+        if let Some(route) = &self.route {
+            route
+                .metrics
+                .websocket_closed(summary.duration, summary.close_code);
+        }
+        self.snapshot.access_log.ws_close(&WsCloseEvent {
+            exchange: self.event(),
+            duration: summary.duration,
+            from_client: summary.from_downstream,
+            from_upstream: summary.from_upstream,
+            close_code: summary.close_code,
+            close_reason: None,
+            closed_by: summary.closed_by,
+            cause: summary.cause.label(),
+        });
+    }
+
+    fn event(&self) -> access_log::Exchange<'_> {
+        let facts = self.facts.as_ref();
+        access_log::Exchange {
+            connection: &self.connection.facts,
+            request_id: self.request_id(),
+            client_ip: facts.map_or_else(|| self.connection.facts.peer.ip(), |f| f.client_ip),
+            method: self.method.as_str(),
+            host: facts.map_or("", |facts| &facts.host),
+            path: facts.map_or(&self.raw_path, |facts| &facts.path),
+            query: facts.and_then(|facts| facts.query.as_deref()),
+            protocol: protocol(self.version),
+            route: self.route.as_ref().map(|route| &*route.name),
+            upstream: self.upstream.as_deref(),
+            endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.name()),
+        }
+    }
+
+    fn log(&self) {
+        let duration = self.started.elapsed();
+        let refused = self.failure.map(|(_, label)| label);
+        let metrics = &self.connection.worker.shared.metrics;
+        if let Some(label) = refused {
+            metrics.request_rejected(label);
+        }
+        if let Some(route) = &self.route {
+            if self.handshake {
+                let label = refused.unwrap_or(match self.status {
+                    status if status == client_closed_request() => "client_left",
+                    _ => "answered_otherwise",
+                });
+                route.metrics.handshake_refused(label);
+            }
+            route.metrics.request(&self.method, self.status, duration);
+        }
+        self.snapshot.access_log.request(&RequestEvent {
+            exchange: self.event(),
+            status: self.status.as_u16(),
+            duration,
+            upstream_duration: self.upstream_duration,
+            bytes_in: self.request_body.as_ref().map_or(0, |body| body.bytes()),
+            bytes_out: self.sent,
+            refused,
+            error: self.failure.map(|(side, kind)| ErrorLabel {
+                side: side.label(),
+                kind,
+            }),
+        });
+    }
+}
+
+impl OnEnd for Exchange {
+    fn ended(&mut self, sent: u64, complete: bool) {
+        self.sent = sent;
+        if !complete {
+            let unsent = (Side::Downstream, "response_cut");
+            self.failure.get_or_insert(unsent);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.told {
+            self.log();
+        }
+    }
+}
+
+/// Logs and counts a head that hyper refused because the guard did.
+pub(super) fn log_refused_head(connection: &Connection, label: &'static str) {
+    let shared = &connection.worker.shared;
+    shared.metrics.request_rejected(label);
+    connection.worker.snapshot().access_log.request(&RequestEvent {
+        exchange: access_log::Exchange {
+            connection: &connection.facts,
+            request_id: "",
+            client_ip: connection.facts.peer.ip(),
+            method: "",
+            host: "",
+            path: "",
+            query: None,
+            protocol: protocol(Version::HTTP_11),
+            route: None,
+            upstream: None,
+            endpoint: None,
+        },
+        status: StatusCode::BAD_REQUEST.as_u16(),
+        duration: Duration::ZERO,
+        upstream_duration: None,
+        bytes_in: 0,
+        bytes_out: 0,
+        refused: Some(label),
+        error: Some(ErrorLabel {
+            side: Side::Downstream.label(),
+            kind: label,
+        }),
+    });
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// nginx's word for a client that left before its answer; only ever logged.
+fn client_closed_request() -> StatusCode {
+    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
+}
