@@ -12,8 +12,8 @@
 //! less specific paths and then with less specific hosts. A method is refused (405) only if some
 //! route would have taken the request but for its method, and none took it.
 //!
-//! [`Table::new`] sorts once; [`Table::find`] allocates nothing unless it must list methods for a
-//! 405. Hosts and paths arrive in their one normal form (lower case, no port; decoded dots).
+//! [`Table::new`] sorts once; [`Table::find`] allocates nothing unless some route refuses the
+//! method. Hosts and paths arrive in their one normal form (lower case, no port; decoded dots).
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
