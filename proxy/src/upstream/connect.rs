@@ -1,0 +1,236 @@
+//! Endpoints, and the way to them: name look-up, socket, TLS, all under one deadline.
+//!
+//! A name is looked up at each connect and its addresses are tried in turn; no attempt may use up
+//! the time of those behind it. Nothing is sent but a TLS handshake, so a failed connect can
+//! always be tried elsewhere.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::{Instant, timeout_at};
+
+use super::balance::stable_hash;
+use super::health::Health;
+use crate::config::model::ServerAddress;
+use crate::stream::{Socket, Stream};
+use crate::tls::ClientTls;
+
+/// One server of an upstream; it keeps its identity through reloads.
+#[derive(Debug)]
+pub struct Endpoint {
+    address: ServerAddress,
+    tls: Option<Arc<ClientTls>>,
+    seed: u64,
+    active: AtomicUsize,
+    pub(super) health: Health,
+}
+
+/// Why there is no connection to an endpoint.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot connect to `{endpoint}`: {source}")]
+pub struct ConnectError {
+    pub kind: ConnectErrorKind,
+    /// The endpoint as configured.
+    pub endpoint: String,
+    pub source: io::Error,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ConnectErrorKind {
+    Dns,
+    Refused,
+    Unreachable,
+    Timeout,
+    /// The TLS handshake failed, or the certificate did not verify.
+    Tls,
+    Other,
+}
+
+impl ConnectErrorKind {
+    /// For metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            ConnectErrorKind::Dns => "dns",
+            ConnectErrorKind::Refused => "refused",
+            ConnectErrorKind::Unreachable => "unreachable",
+            ConnectErrorKind::Timeout => "timeout",
+            ConnectErrorKind::Tls => "tls",
+            ConnectErrorKind::Other => "other",
+        }
+    }
+}
+
+impl Endpoint {
+    pub(super) fn new(address: ServerAddress, tls: Option<Arc<ClientTls>>) -> Self {
+        let mut endpoint = Self {
+            address,
+            tls,
+            seed: 0,
+            active: AtomicUsize::new(0),
+            health: Health::new(),
+        };
+        endpoint.seed = stable_hash(endpoint.to_string().as_bytes());
+        endpoint
+    }
+
+    /// Opens a connection within `timeout`, which covers look-up, socket and TLS handshake.
+    ///
+    /// Dropping the future closes what was opened so far.
+    pub async fn connect(&self, timeout: Duration) -> Result<Stream, ConnectError> {
+        let deadline = Instant::now() + timeout;
+        let connected = async {
+            let socket = self.open(deadline).await?;
+            match &self.tls {
+                None => Ok(Stream::Plain(socket)),
+                Some(tls) => match timeout_at(deadline, tls.connect(socket, &self.host())).await {
+                    Ok(Ok(stream)) => Ok(Stream::ClientTls(Box::new(stream))),
+                    Ok(Err(error)) => Err((ConnectErrorKind::Tls, error)),
+                    Err(_) => Err(timed_out("the TLS handshake took too long")),
+                },
+            }
+        };
+        connected.await.map_err(|(kind, source)| ConnectError {
+            kind,
+            endpoint: self.to_string(),
+            source,
+        })
+    }
+
+    /// Leases held now: requests and live tunnels.
+    pub fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// False from too many failures until a trial succeeds.
+    pub fn is_up(&self) -> bool {
+        self.health.is_up()
+    }
+
+    pub fn uses_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Whether a reload may go on with this endpoint for that server.
+    pub(super) fn is_same(&self, address: &ServerAddress, tls: Option<&Arc<ClientTls>>) -> bool {
+        self.address == *address
+            && match (&self.tls, tls) {
+                (None, None) => true,
+                (Some(mine), Some(other)) => Arc::ptr_eq(mine, other),
+                _ => false,
+            }
+    }
+
+    /// Stable hash of the address.
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Counts one more lease unless there are `max` already.
+    pub(super) fn acquire(&self, max: usize) -> bool {
+        self.active
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |active| {
+                (active < max).then_some(active + 1)
+            })
+            .is_ok()
+    }
+
+    pub(super) fn release(&self) {
+        self.active.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    async fn open(&self, deadline: Instant) -> Result<Socket, (ConnectErrorKind, io::Error)> {
+        match &self.address {
+            ServerAddress::Ip(address) => open_tcp(&[*address], deadline).await,
+            ServerAddress::Name { host, port } => {
+                let found = match timeout_at(deadline, lookup_host((&**host, *port))).await {
+                    Ok(Ok(found)) => found.take(MAX_ADDRESSES).collect::<Vec<_>>(),
+                    Ok(Err(error)) => return Err((ConnectErrorKind::Dns, error)),
+                    Err(_) => return Err(timed_out("the name look-up took too long")),
+                };
+                open_tcp(&found, deadline).await
+            }
+            ServerAddress::Unix(path) => {
+                match timeout_at(deadline, UnixStream::connect(path)).await {
+                    Ok(Ok(stream)) => Ok(Socket::Unix(stream)),
+                    Ok(Err(error)) => Err((kind(&error), error)),
+                    Err(_) => Err(timed_out("the socket did not accept in time")),
+                }
+            }
+        }
+    }
+
+    /// The name that TLS verifies; a unix socket has none of its own.
+    fn host(&self) -> String {
+        match &self.address {
+            ServerAddress::Ip(address) => address.ip().to_string(),
+            ServerAddress::Name { host, .. } => host.to_string(),
+            ServerAddress::Unix(_) => "localhost".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.tls.is_some() {
+            f.write_str("https://")?;
+        }
+        match &self.address {
+            ServerAddress::Ip(address) => address.fmt(f),
+            ServerAddress::Name { host, port } => match host.parse() {
+                Ok(IpAddr::V6(_)) => write!(f, "[{host}]:{port}"),
+                _ => write!(f, "{host}:{port}"),
+            },
+            ServerAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Tries the addresses in turn, each with a fair part of the time that is left.
+async fn open_tcp(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+) -> Result<Socket, (ConnectErrorKind, io::Error)> {
+    let mut last = (
+        ConnectErrorKind::Dns,
+        io::Error::new(io::ErrorKind::NotFound, "the name has no address"),
+    );
+    for (index, &address) in addresses.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(addresses.len() - index).unwrap_or(1);
+        match timeout_at(Instant::now() + share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                // Small frames must not wait for an acknowledgement; without it things still work.
+                let _ = stream.set_nodelay(true);
+                return Ok(Socket::Tcp(stream));
+            }
+            Ok(Err(error)) => last = (kind(&error), error),
+            Err(_) => last = timed_out("no answer in time"),
+        }
+    }
+    Err(last)
+}
+
+fn kind(error: &io::Error) -> ConnectErrorKind {
+    match error.kind() {
+        // A unix socket whose server is gone says one or the other.
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ConnectErrorKind::Refused,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            ConnectErrorKind::Unreachable
+        }
+        io::ErrorKind::TimedOut => ConnectErrorKind::Timeout,
+        _ => ConnectErrorKind::Other,
+    }
+}
+
+fn timed_out(what: &'static str) -> (ConnectErrorKind, io::Error) {
+    let error = io::Error::new(io::ErrorKind::TimedOut, what);
+    (ConnectErrorKind::Timeout, error)
+}
+
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
