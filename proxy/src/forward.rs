@@ -64,30 +64,19 @@ pub fn prepare_request(
         drop_forwarding(headers);
     }
 
-    let peer = conn.peer.ip().to_string();
-    let chain = match headers
-        .get_all(X_FORWARDED_FOR)
-        .iter()
-        .collect::<Vec<_>>()
-        .as_slice()
-    {
-        [] => peer,
-        lines => {
-            let mut chain: Vec<u8> = Vec::new();
-            for line in lines {
-                chain.extend_from_slice(line.as_bytes());
-                chain.extend_from_slice(b", ");
-            }
-            String::from_utf8_lossy(&chain).into_owned() + &peer
-        }
-    };
+    let mut chain: Vec<u8> = Vec::new();
+    for line in headers.get_all(X_FORWARDED_FOR) {
+        chain.extend_from_slice(line.as_bytes());
+        chain.extend_from_slice(b", ");
+    }
+    chain.extend_from_slice(conn.peer.ip().to_string().as_bytes());
     set_text(headers, X_FORWARDED_FOR, &chain);
-    set_text(headers, X_REAL_IP, &facts.client_ip.to_string());
+    set_text(headers, X_REAL_IP, facts.client_ip.to_string());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme));
     if !headers.contains_key(X_FORWARDED_HOST) {
-        set_text(headers, X_FORWARDED_HOST, &facts.authority);
+        set_text(headers, X_FORWARDED_HOST, &*facts.authority);
     }
-    set_text(headers, X_REQUEST_ID, &facts.request_id);
+    set_text(headers, X_REQUEST_ID, &*facts.request_id);
     if let Some(subject) = conn
         .tls
         .as_ref()
@@ -192,8 +181,8 @@ fn set_upgrade(headers: &mut HeaderMap) {
 }
 
 /// Sets a field; a text that no field can hold leaves it out rather than cut in two.
-fn set_text(headers: &mut HeaderMap, name: HeaderName, text: &str) {
-    match HeaderValue::from_str(text) {
+fn set_text(headers: &mut HeaderMap, name: HeaderName, text: impl AsRef<[u8]>) {
+    match HeaderValue::from_bytes(text.as_ref()) {
         Ok(value) => headers.insert(name, value),
         Err(_) => headers.remove(name),
     };

@@ -46,21 +46,24 @@ pub fn apply_edits(edits: &HeaderEdits, headers: &mut HeaderMap, values: &Templa
         headers.remove(name);
     }
     for (name, template) in edits.set.iter().filter(|(name, _)| !is_protected(name)) {
-        match HeaderValue::from_str(&render(template, values)) {
+        match HeaderValue::from_bytes(render(template, values).as_bytes()) {
             Ok(value) => headers.insert(name, value),
             Err(_) => headers.remove(name),
         };
     }
     for (name, template) in edits.add.iter().filter(|(name, _)| !is_protected(name)) {
-        if let Ok(value) = HeaderValue::from_str(&render(template, values)) {
+        if let Ok(value) = HeaderValue::from_bytes(render(template, values).as_bytes()) {
             headers.append(name, value);
         }
     }
 }
 
 /// The path as the route's rewrite makes it, again in normal form. A prefix or pattern that does
-/// not match changes nothing; a missing first slash is put back.
+/// not match changes nothing, and `*` (OPTIONS) stays; a missing first slash is put back.
 pub fn rewrite_path(rewrite: &Rewrite, path: &str) -> Result<String, RewriteFault> {
+    if path == "*" {
+        return Ok(path.to_owned());
+    }
     let rewritten = match rewrite {
         Rewrite::StripPrefix(prefix) => {
             Cow::from(path.strip_prefix(prefix.as_str()).unwrap_or(path))
