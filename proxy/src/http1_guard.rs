@@ -15,6 +15,8 @@
 //! `max_header_size` set to the same limits, otherwise it is 400.
 
 mod inspector;
+mod violation;
+mod word;
 
 use std::io;
 use std::pin::Pin;
@@ -24,7 +26,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub use inspector::{GuardLimits, Inspector, Refusal, Violation};
+pub use inspector::{GuardLimits, Inspector, Refusal};
+pub use violation::Violation;
 
 /// A client's stream whose HTTP/1 framing is checked while it is read.
 #[derive(Debug)]

@@ -7,6 +7,9 @@
 //! Invariant: the answer depends on the bytes alone, never on how they were cut into reads. Once
 //! refused, a stream stays refused.
 
+use super::violation::Violation;
+use super::word::{TARGET, TEXT, TOKEN, Word, run};
+
 /// What a request head may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GuardLimits {
@@ -15,70 +18,6 @@ pub struct GuardLimits {
     pub head_size: usize,
     /// Field lines of a head; and of the trailers.
     pub head_fields: usize,
-}
-
-/// Why a request stream was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Violation {
-    BadMethod = 1,
-    MethodTooLong,
-    BadTarget,
-    Fragment,
-    BadVersion,
-    BareLf,
-    BareCr,
-    ControlByte,
-    FoldedLine,
-    BadFieldName,
-    BlankBeforeColon,
-    NoColon,
-    HeadTooLarge,
-    TooManyFields,
-    BadContentLength,
-    RepeatedContentLength,
-    BadTransferEncoding,
-    LengthAndEncoding,
-    BadChunkSize,
-    BadChunkExtension,
-    ChunkExtensionsTooLong,
-    BadChunkEnd,
-    FramingInTrailers,
-}
-
-impl Violation {
-    /// A short stable word for logs and metrics.
-    pub fn label(self) -> &'static str {
-        match self {
-            Violation::BadMethod => "bad_method",
-            Violation::MethodTooLong => "method_too_long",
-            Violation::BadTarget => "bad_target",
-            Violation::Fragment => "fragment",
-            Violation::BadVersion => "bad_version",
-            Violation::BareLf => "bare_lf",
-            Violation::BareCr => "bare_cr",
-            Violation::ControlByte => "control_byte",
-            Violation::FoldedLine => "folded_line",
-            Violation::BadFieldName => "bad_field_name",
-            Violation::BlankBeforeColon => "blank_before_colon",
-            Violation::NoColon => "no_colon",
-            Violation::HeadTooLarge => "head_too_large",
-            Violation::TooManyFields => "too_many_fields",
-            Violation::BadContentLength => "bad_content_length",
-            Violation::RepeatedContentLength => "repeated_content_length",
-            Violation::BadTransferEncoding => "bad_transfer_encoding",
-            Violation::LengthAndEncoding => "length_and_encoding",
-            Violation::BadChunkSize => "bad_chunk_size",
-            Violation::BadChunkExtension => "bad_chunk_extension",
-            Violation::ChunkExtensionsTooLong => "chunk_extensions_too_long",
-            Violation::BadChunkEnd => "bad_chunk_end",
-            Violation::FramingInTrailers => "framing_in_trailers",
-        }
-    }
-
-    pub(super) fn from_code(code: u8) -> Option<Violation> {
-        ALL.into_iter().find(|violation| *violation as u8 == code)
-    }
 }
 
 /// Where and why a stream was refused.
@@ -99,7 +38,7 @@ pub struct Inspector {
     head: Head,
     /// In the trailers of a chunked body, not in a head.
     in_trailers: bool,
-    /// Bytes that the head or the trailers may still take.
+    /// Bytes that the head or the trailers may still take; never 0, which is already a fault.
     room: usize,
     fields: usize,
     /// Bytes of chunk extensions that this body may still hold.
@@ -117,7 +56,7 @@ impl Inspector {
             state: State::Idle { blank_line: false },
             head: Head::default(),
             in_trailers: false,
-            room: limits.head_size,
+            room: usize::MAX,
             fields: 0,
             extension_room: CHUNK_EXTENSIONS,
             name: Word::default(),
@@ -191,12 +130,12 @@ impl Inspector {
             | State::ChunkEndCr
             | State::ChunkEndLf => self.chunk_step(bytes),
             _ => {
-                if self.room == 0 {
-                    return Err(Violation::HeadTooLarge.after(0));
-                }
                 let consumed = self.head_step(&bytes[..bytes.len().min(self.room)])?;
-                // The end of a head has already set the allowance of what comes next.
+                // The end of a head has already lifted the limit.
                 self.room = self.room.saturating_sub(consumed);
+                if self.room == 0 {
+                    return Err(Violation::HeadTooLarge.after(consumed));
+                }
                 Ok(consumed)
             }
         }
@@ -258,7 +197,7 @@ impl Inspector {
         self.head = Head::default();
         self.in_trailers = false;
         self.fields = 0;
-        self.room = self.limits.head_size;
+        self.room = self.limits.head_size.max(1);
     }
 
     fn method(&mut self, bytes: &[u8], length: usize) -> Result<usize, Fault> {
@@ -414,7 +353,7 @@ impl Inspector {
                 _ => State::IDLE,
             }
         };
-        // `begin_head` sets it again; until then no byte may find the old head's remainder.
+        // Until the next head begins nothing is counted.
         self.room = usize::MAX;
     }
 
@@ -605,157 +544,15 @@ enum Field {
     Other,
 }
 
-/// A word to compare: the first bytes of a name or value, and whether there were more.
-#[derive(Debug, Default)]
-struct Word {
-    bytes: [u8; WORD_LENGTH],
-    length: usize,
-    too_long: bool,
-    /// Blanks not yet known to be inside the value.
-    blanks: bool,
-}
-
-impl Word {
-    fn clear(&mut self) {
-        *self = Word::default();
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        let taken = bytes.len().min(WORD_LENGTH - self.length);
-        self.bytes[self.length..self.length + taken].copy_from_slice(&bytes[..taken]);
-        self.length += taken;
-        self.too_long |= taken < bytes.len();
-    }
-
-    /// Appends without the blanks around the value; any inside make it equal to no word.
-    fn push_value(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if matches!(byte, b' ' | b'\t') {
-                self.blanks |= self.length > 0;
-            } else {
-                self.too_long |= self.blanks;
-                self.push(std::slice::from_ref(byte));
-            }
-        }
-    }
-
-    fn get(&self) -> Option<&[u8]> {
-        (!self.too_long).then(|| &self.bytes[..self.length])
-    }
-
-    fn is(&self, word: &[u8]) -> bool {
-        self.get() == Some(word)
-    }
-
-    fn is_ignoring_case(&self, word: &[u8]) -> bool {
-        self.get().is_some_and(|own| own.eq_ignore_ascii_case(word))
-    }
-
-    /// 1*DIGIT within `CONTENT_LENGTH_DIGITS`, which always fits.
-    fn decimal(&self) -> Option<u64> {
-        let digits = self.get()?;
-        if digits.is_empty() || digits.len() > CONTENT_LENGTH_DIGITS {
-            return None;
-        }
-        digits.iter().try_fold(0_u64, |number, digit| {
-            digit
-                .is_ascii_digit()
-                .then(|| number * 10 + u64::from(digit - b'0'))
-        })
-    }
-}
-
-/// How many of the first bytes belong to the class.
-fn run(bytes: &[u8], class: &[bool; 256]) -> usize {
-    bytes
-        .iter()
-        .position(|byte| !class[usize::from(*byte)])
-        .unwrap_or(bytes.len())
-}
-
 fn clamp(left: u64, available: usize) -> usize {
     usize::try_from(left).map_or(available, |left| left.min(available))
 }
-
-/// Byte classes, as constant tables: one load per byte in the hot loops.
-#[derive(Clone, Copy)]
-enum Class {
-    /// RFC 9110 §5.6.2
-    Token,
-    /// RFC 9110 §5.5, with obs-text.
-    Text,
-    /// Visible ASCII but the fragment's mark, which is never sent (RFC 9112 §3.2).
-    Target,
-}
-
-impl Class {
-    const fn holds(self, byte: u8) -> bool {
-        match self {
-            Class::Token => {
-                byte.is_ascii_alphanumeric()
-                    || matches!(
-                        byte,
-                        b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.'
-                    )
-                    || matches!(byte, b'^' | b'_' | b'`' | b'|' | b'~')
-            }
-            Class::Text => matches!(byte, b'\t' | 0x20..=0x7e | 0x80..=0xff),
-            Class::Target => byte.is_ascii_graphic() && byte != b'#',
-        }
-    }
-
-    const fn table(self) -> [bool; 256] {
-        let mut table = [false; 256];
-        let mut byte = 0_u8;
-        loop {
-            table[byte as usize] = self.holds(byte);
-            if byte == u8::MAX {
-                return table;
-            }
-            byte += 1;
-        }
-    }
-}
-
-static TOKEN: [bool; 256] = Class::Token.table();
-static TEXT: [bool; 256] = Class::Text.table();
-static TARGET: [bool; 256] = Class::Target.table();
 
 const VERSION_PREFIX: &[u8] = b"HTTP/1.";
 const VERSION_MINOR: usize = VERSION_PREFIX.len();
 const VERSION_END: usize = VERSION_MINOR + 1;
 /// The longest registered method has 16 letters.
 const METHOD_LENGTH: usize = 32;
-/// Holds `transfer-encoding`, a content length and every value compared here.
-const WORD_LENGTH: usize = 24;
-/// 10^19 - 1 fits 64 bits.
-const CONTENT_LENGTH_DIGITS: usize = 19;
 const CHUNK_SIZE_DIGITS: u8 = 16;
 /// Chunk extensions of one body, bytes in total: nobody uses them but attackers.
 const CHUNK_EXTENSIONS: usize = 4096;
-
-const ALL: [Violation; 23] = [
-    Violation::BadMethod,
-    Violation::MethodTooLong,
-    Violation::BadTarget,
-    Violation::Fragment,
-    Violation::BadVersion,
-    Violation::BareLf,
-    Violation::BareCr,
-    Violation::ControlByte,
-    Violation::FoldedLine,
-    Violation::BadFieldName,
-    Violation::BlankBeforeColon,
-    Violation::NoColon,
-    Violation::HeadTooLarge,
-    Violation::TooManyFields,
-    Violation::BadContentLength,
-    Violation::RepeatedContentLength,
-    Violation::BadTransferEncoding,
-    Violation::LengthAndEncoding,
-    Violation::BadChunkSize,
-    Violation::BadChunkExtension,
-    Violation::ChunkExtensionsTooLong,
-    Violation::BadChunkEnd,
-    Violation::FramingInTrailers,
-];
