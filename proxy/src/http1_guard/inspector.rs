@@ -53,7 +53,7 @@ impl Inspector {
     pub fn new(limits: GuardLimits) -> Inspector {
         Inspector {
             limits,
-            state: State::Idle { blank_line: false },
+            state: State::IDLE,
             head: Head::default(),
             in_trailers: false,
             room: usize::MAX,
@@ -95,15 +95,8 @@ impl Inspector {
     fn in_body(&self) -> bool {
         match self.state {
             State::Refused { in_body, .. } => in_body,
-            State::Length(_) | State::Tunnel => true,
-            State::ChunkSize { .. }
-            | State::ChunkBlank { .. }
-            | State::ChunkExtension { .. }
-            | State::ChunkLineLf { .. }
-            | State::ChunkData(_)
-            | State::ChunkEndCr
-            | State::ChunkEndLf => true,
-            _ => self.in_trailers,
+            State::Length(_) | State::Chunk(_) | State::Tunnel => true,
+            State::Head(_) => self.in_trailers,
         }
     }
 
@@ -122,15 +115,9 @@ impl Inspector {
                 };
                 Ok(taken)
             }
-            State::ChunkSize { .. }
-            | State::ChunkBlank { .. }
-            | State::ChunkExtension { .. }
-            | State::ChunkLineLf { .. }
-            | State::ChunkData(_)
-            | State::ChunkEndCr
-            | State::ChunkEndLf => self.chunk_step(bytes),
-            _ => {
-                let consumed = self.head_step(&bytes[..bytes.len().min(self.room)])?;
+            State::Chunk(state) => self.chunk_step(state, bytes),
+            State::Head(state) => {
+                let consumed = self.head_step(state, &bytes[..bytes.len().min(self.room)])?;
                 // The end of a head has already lifted the limit.
                 self.room = self.room.saturating_sub(consumed);
                 if self.room == 0 {
@@ -141,33 +128,35 @@ impl Inspector {
         }
     }
 
-    fn head_step(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+    fn head_step(&mut self, state: HeadState, bytes: &[u8]) -> Result<usize, Fault> {
         let first = bytes[0];
-        match self.state {
-            State::Idle { blank_line: false } if first == b'\r' => {
+        match state {
+            HeadState::Idle { blank_line: false } if first == b'\r' => {
                 self.begin_head();
-                self.state = State::BlankLineLf;
+                self.state = State::from(HeadState::BlankLineLf);
                 Ok(1)
             }
-            State::Idle { blank_line } => {
+            HeadState::Idle { blank_line } => {
                 if !blank_line {
                     self.begin_head();
                 }
                 self.name.clear();
-                self.state = State::Method { length: 0 };
+                self.state = State::from(HeadState::Method { length: 0 });
                 Ok(0)
             }
-            State::BlankLineLf => {
-                self.expect_lf(first, Violation::BareCr, State::Idle { blank_line: true })
-            }
-            State::Method { length } => self.method(bytes, length),
-            State::Target { empty } => {
+            HeadState::BlankLineLf => self.expect_lf(
+                first,
+                Violation::BareCr,
+                HeadState::Idle { blank_line: true },
+            ),
+            HeadState::Method { length } => self.method(bytes, length),
+            HeadState::Target { empty } => {
                 let taken = run(bytes, &TARGET);
                 let empty = empty && taken == 0;
                 match bytes.get(taken) {
-                    None => self.state = State::Target { empty },
+                    None => self.state = State::from(HeadState::Target { empty }),
                     Some(b' ') if !empty => {
-                        self.state = State::Version { matched: 0 };
+                        self.state = State::from(HeadState::Version { matched: 0 });
                         return Ok(taken + 1);
                     }
                     Some(b'#') => return Err(Violation::Fragment.after(taken)),
@@ -177,19 +166,19 @@ impl Inspector {
                 }
                 Ok(taken)
             }
-            State::Version { matched } => self.version(first, matched),
-            State::RequestLineLf => self.expect_lf(first, Violation::BareCr, State::FieldStart),
-            State::FieldStart => self.field_start(first),
-            State::FieldName => self.field_name(bytes),
-            State::FieldValue => self.field_value(bytes),
-            State::FieldLf => self.expect_lf(first, Violation::BareCr, State::FieldStart),
-            State::HeadLf if first != b'\n' => Err(Violation::BareCr.after(0)),
-            State::HeadLf => {
+            HeadState::Version { matched } => self.version(first, matched),
+            HeadState::RequestLineLf => {
+                self.expect_lf(first, Violation::BareCr, HeadState::FieldStart)
+            }
+            HeadState::FieldStart => self.field_start(first),
+            HeadState::FieldName => self.field_name(bytes),
+            HeadState::FieldValue => self.field_value(bytes),
+            HeadState::FieldLf => self.expect_lf(first, Violation::BareCr, HeadState::FieldStart),
+            HeadState::EndLf if first != b'\n' => Err(Violation::BareCr.after(0)),
+            HeadState::EndLf => {
                 self.end_head();
                 Ok(1)
             }
-            // `step` sends every other state elsewhere.
-            _ => Ok(bytes.len()),
         }
     }
 
@@ -209,12 +198,12 @@ impl Inspector {
         let length = length + taken;
         match bytes.get(taken) {
             None => {
-                self.state = State::Method { length };
+                self.state = State::from(HeadState::Method { length });
                 Ok(taken)
             }
             Some(b' ') if length > 0 => {
                 self.head.is_get = self.name.is(b"GET");
-                self.state = State::Target { empty: true };
+                self.state = State::from(HeadState::Target { empty: true });
                 Ok(taken + 1)
             }
             Some(_) => Err(Violation::BadMethod.after(taken)),
@@ -222,27 +211,27 @@ impl Inspector {
     }
 
     fn version(&mut self, byte: u8, matched: usize) -> Result<usize, Fault> {
-        self.state = match (matched, byte) {
-            (matched, byte) if VERSION_PREFIX.get(matched) == Some(&byte) => State::Version {
+        self.state = State::from(match (matched, byte) {
+            (matched, byte) if VERSION_PREFIX.get(matched) == Some(&byte) => HeadState::Version {
                 matched: matched + 1,
             },
             (VERSION_MINOR, b'0' | b'1') => {
                 self.head.is_http10 = byte == b'0';
-                State::Version {
+                HeadState::Version {
                     matched: matched + 1,
                 }
             }
-            (VERSION_END, b'\r') => State::RequestLineLf,
+            (VERSION_END, b'\r') => HeadState::RequestLineLf,
             (VERSION_END, b'\n') => return Err(Violation::BareLf.after(0)),
             _ => return Err(Violation::BadVersion.after(0)),
-        };
+        });
         Ok(1)
     }
 
     fn field_start(&mut self, first: u8) -> Result<usize, Fault> {
         match first {
             b'\r' => {
-                self.state = State::HeadLf;
+                self.state = State::from(HeadState::EndLf);
                 Ok(1)
             }
             b'\n' => Err(Violation::BareLf.after(0)),
@@ -252,7 +241,7 @@ impl Inspector {
             _ => {
                 self.fields += 1;
                 self.name.clear();
-                self.state = State::FieldName;
+                self.state = State::from(HeadState::FieldName);
                 Ok(0)
             }
         }
@@ -282,7 +271,7 @@ impl Inspector {
             return Err(Violation::FramingInTrailers.after(taken));
         }
         self.value.clear();
-        self.state = State::FieldValue;
+        self.state = State::from(HeadState::FieldValue);
         Ok(taken + 1)
     }
 
@@ -296,7 +285,7 @@ impl Inspector {
             Some(b'\r') => {
                 self.end_field()
                     .map_err(|violation| violation.after(taken))?;
-                self.state = State::FieldLf;
+                self.state = State::from(HeadState::FieldLf);
                 Ok(taken + 1)
             }
             Some(b'\n') => Err(Violation::BareLf.after(taken)),
@@ -343,7 +332,7 @@ impl Inspector {
             State::IDLE
         } else if head.chunked {
             self.extension_room = CHUNK_EXTENSIONS;
-            State::CHUNK_SIZE
+            State::from(ChunkState::START)
         } else {
             match head.length {
                 Some(length) if length > 0 => State::Length(length),
@@ -357,78 +346,76 @@ impl Inspector {
         self.room = usize::MAX;
     }
 
-    fn chunk_step(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+    fn chunk_step(&mut self, state: ChunkState, bytes: &[u8]) -> Result<usize, Fault> {
         let first = bytes[0];
-        match self.state {
-            State::ChunkSize { size, digits } => {
+        match state {
+            ChunkState::Size { size, digits } => {
                 let digit = char::from(first).to_digit(16);
-                self.state = match (digit, first) {
+                self.state = State::from(match (digit, first) {
                     (Some(_), _) if digits == CHUNK_SIZE_DIGITS => {
                         return Err(Violation::BadChunkSize.after(0));
                     }
-                    (Some(digit), _) => State::ChunkSize {
+                    (Some(digit), _) => ChunkState::Size {
                         size: size << 4 | u64::from(digit),
                         digits: digits + 1,
                     },
                     _ if digits == 0 => return Err(Violation::BadChunkSize.after(0)),
-                    (None, b'\r') => State::ChunkLineLf { size },
+                    (None, b'\r') => ChunkState::LineLf { size },
                     (None, b';' | b' ' | b'\t') => {
-                        self.state = State::ChunkBlank { size };
+                        self.state = State::from(ChunkState::Blank { size });
                         return Ok(0);
                     }
                     (None, b'\n') => return Err(Violation::BareLf.after(0)),
                     (None, _) => return Err(Violation::BadChunkSize.after(0)),
-                };
+                });
                 Ok(1)
             }
-            State::ChunkBlank { size } => {
-                self.state = match first {
-                    b';' => State::ChunkExtension { size },
-                    b' ' | b'\t' => State::ChunkBlank { size },
+            ChunkState::Blank { size } => {
+                self.state = State::from(match first {
+                    b';' => ChunkState::Extension { size },
+                    b' ' | b'\t' => ChunkState::Blank { size },
                     b'\n' => return Err(Violation::BareLf.after(0)),
                     // A blank with no extension after it is no chunk line.
                     _ => return Err(Violation::BadChunkSize.after(0)),
-                };
+                });
                 self.take_extension(1)
             }
-            State::ChunkExtension { size } => {
+            ChunkState::Extension { size } => {
                 let taken = run(bytes, &TEXT);
                 self.take_extension(taken)?;
                 match bytes.get(taken) {
                     None => return Ok(taken),
-                    Some(b'\r') => self.state = State::ChunkLineLf { size },
+                    Some(b'\r') => self.state = State::from(ChunkState::LineLf { size }),
                     Some(b'\n') => return Err(Violation::BareLf.after(taken)),
                     Some(_) => return Err(Violation::BadChunkExtension.after(taken)),
                 }
                 Ok(taken + 1)
             }
-            State::ChunkLineLf { size: 0 } => {
-                let consumed = self.expect_lf(first, Violation::BareCr, State::FieldStart)?;
+            ChunkState::LineLf { size: 0 } => {
+                let consumed = self.expect_lf(first, Violation::BareCr, HeadState::FieldStart)?;
                 self.begin_head();
                 self.in_trailers = true;
                 Ok(consumed)
             }
-            State::ChunkLineLf { size } => {
-                self.expect_lf(first, Violation::BareCr, State::ChunkData(size))
+            ChunkState::LineLf { size } => {
+                self.expect_lf(first, Violation::BareCr, ChunkState::Data(size))
             }
-            State::ChunkData(left) => {
+            ChunkState::Data(left) => {
                 let taken = clamp(left, bytes.len());
                 let left = left - taken as u64;
-                self.state = if left == 0 {
-                    State::ChunkEndCr
+                self.state = State::from(if left == 0 {
+                    ChunkState::EndCr
                 } else {
-                    State::ChunkData(left)
-                };
+                    ChunkState::Data(left)
+                });
                 Ok(taken)
             }
-            State::ChunkEndCr if first == b'\r' => {
-                self.state = State::ChunkEndLf;
+            ChunkState::EndCr if first == b'\r' => {
+                self.state = State::from(ChunkState::EndLf);
                 Ok(1)
             }
-            State::ChunkEndCr => Err(Violation::BadChunkEnd.after(0)),
-            State::ChunkEndLf => self.expect_lf(first, Violation::BadChunkEnd, State::CHUNK_SIZE),
-            // `step` sends every other state elsewhere.
-            _ => Ok(bytes.len()),
+            ChunkState::EndCr => Err(Violation::BadChunkEnd.after(0)),
+            ChunkState::EndLf => self.expect_lf(first, Violation::BadChunkEnd, ChunkState::START),
         }
     }
 
@@ -442,11 +429,16 @@ impl Inspector {
         }
     }
 
-    fn expect_lf(&mut self, byte: u8, otherwise: Violation, next: State) -> Result<usize, Fault> {
+    fn expect_lf(
+        &mut self,
+        byte: u8,
+        otherwise: Violation,
+        next: impl Into<State>,
+    ) -> Result<usize, Fault> {
         if byte != b'\n' {
             return Err(otherwise.after(0));
         }
-        self.state = next;
+        self.state = next.into();
         Ok(1)
     }
 }
@@ -468,6 +460,20 @@ impl Violation {
 
 #[derive(Debug, Clone, Copy)]
 enum State {
+    /// In a head, before one, or in trailers.
+    Head(HeadState),
+    /// In a body of which so many bytes are missing.
+    Length(u64),
+    Chunk(ChunkState),
+    Tunnel,
+    Refused {
+        violation: Violation,
+        in_body: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+enum HeadState {
     /// Between messages; `blank_line`: the one that may precede a request was there.
     Idle {
         blank_line: bool,
@@ -487,34 +493,38 @@ enum State {
     FieldName,
     FieldValue,
     FieldLf,
-    HeadLf,
-    Length(u64),
-    ChunkSize {
-        size: u64,
-        digits: u8,
-    },
-    ChunkBlank {
-        size: u64,
-    },
-    ChunkExtension {
-        size: u64,
-    },
-    ChunkLineLf {
-        size: u64,
-    },
-    ChunkData(u64),
-    ChunkEndCr,
-    ChunkEndLf,
-    Tunnel,
-    Refused {
-        violation: Violation,
-        in_body: bool,
-    },
+    EndLf,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum ChunkState {
+    Size { size: u64, digits: u8 },
+    Blank { size: u64 },
+    Extension { size: u64 },
+    LineLf { size: u64 },
+    Data(u64),
+    EndCr,
+    EndLf,
 }
 
 impl State {
-    const IDLE: State = State::Idle { blank_line: false };
-    const CHUNK_SIZE: State = State::ChunkSize { size: 0, digits: 0 };
+    const IDLE: State = State::Head(HeadState::Idle { blank_line: false });
+}
+
+impl ChunkState {
+    const START: ChunkState = ChunkState::Size { size: 0, digits: 0 };
+}
+
+impl From<HeadState> for State {
+    fn from(state: HeadState) -> State {
+        State::Head(state)
+    }
+}
+
+impl From<ChunkState> for State {
+    fn from(state: ChunkState) -> State {
+        State::Chunk(state)
+    }
 }
 
 /// What a head said about its framing.
