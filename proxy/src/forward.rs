@@ -13,8 +13,9 @@
 mod edit;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap,
+    HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::PathAndQuery;
 use http::{StatusCode, Uri, Version, request, response};
@@ -128,6 +129,22 @@ pub fn downstream_response(parts: &mut response::Parts, upgraded: bool) {
         parts.headers.remove(TRAILER);
         parts.status = StatusCode::SWITCHING_PROTOCOLS;
         set_upgrade(&mut parts.headers);
+    }
+}
+
+/// Takes out of trailers, in either direction, what only a head may say (RFC 9110 §6.5.1):
+/// framing, routing, forwarding, credentials, content format. Some servers merge trailers into the
+/// head, where such a field would pass for one that was checked.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    let only_in_heads = |name: &&HeaderName| {
+        is_kept(name)
+            || name.as_str().contains('_')
+            || name.as_str().starts_with("content-")
+            || [AUTHORIZATION, COOKIE, SET_COOKIE, EXPECT].contains(name)
+    };
+    let names: Vec<HeaderName> = trailers.keys().filter(only_in_heads).cloned().collect();
+    for name in names {
+        trailers.remove(name);
     }
 }
 

@@ -263,6 +263,27 @@ fn downstream_responses() {
     );
 }
 
+#[test]
+fn trailers() {
+    let mut trailers = headers(&[
+        ("grpc-status", "0"),
+        ("x-checksum", "1"),
+        ("x-forwarded-for", "6.6.6.6"),
+        ("x_forwarded_for", "6.6.6.6"),
+        ("x-client-cert-subject", "CN=admin"),
+        ("host", "b"),
+        ("authorization", "x"),
+        ("set-cookie", "a"),
+        ("content-length", "1"),
+        ("content-encoding", "gzip"),
+        ("transfer-encoding", "chunked"),
+        ("connection", "close"),
+        ("sec-websocket-key", "k"),
+    ]);
+    clean_trailers(&mut trailers);
+    assert_eq!(lines(&trailers), ["grpc-status: 0", "x-checksum: 1"]);
+}
+
 fn template(parts: &[TemplatePart]) -> Template {
     Template {
         parts: parts.to_vec(),
