@@ -1,1 +1,347 @@
-//! Not written yet.
+//! Checks a parsed request for what its parser lets through, and gathers its facts.
+//!
+//! It owns the rules that need the whole head: the method, the target's form, one valid Host, the
+//! path's normal form, field names and values that are safe on an HTTP/1.1 upstream, and who the
+//! client is. It refuses; it never guesses which of two readings a client meant. HTTP/1 requests
+//! have passed [`crate::http1_guard`] before, HTTP/2 requests the checks of the `h2` crate
+//! (pseudo-fields, upper case, Content-Length against DATA), and the rules here hold for both.
+//!
+//! RFC 9110 §4.2, §5, §7.2; RFC 9112 §3; RFC 9113 §8.2 and §8.3.
+
+mod authority;
+mod path;
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::{Method, StatusCode, Version};
+use ipnet::IpNet;
+
+use crate::config::model::Limits;
+use crate::facts::{ConnectionFacts, Peer, RequestFacts};
+use authority::Authority;
+pub use path::{PathFault, normal_path};
+
+/// A request that may be routed.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    pub facts: RequestFacts,
+    /// The peer is one of `trusted_proxies`: its forwarding headers count.
+    pub peer_trusted: bool,
+}
+
+/// Why a request is answered by the proxy itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Rejection {
+    pub status: StatusCode,
+    /// A short stable word for logs and metrics; the client sees only the status.
+    pub reason: &'static str,
+}
+
+impl Rejection {
+    pub const fn new(status: StatusCode, reason: &'static str) -> Rejection {
+        Rejection { status, reason }
+    }
+
+    pub(crate) const fn bad(reason: &'static str) -> Rejection {
+        Rejection::new(StatusCode::BAD_REQUEST, reason)
+    }
+}
+
+/// Checks the request and gathers its facts.
+///
+/// It also puts the head into the form that filters and the upstream will see: fields with an
+/// underscore in their name are gone (servers that make `_` of `-` would take one for a field we
+/// set), and HTTP/2's cookie crumbs are one Cookie field (RFC 9113 §8.2.3).
+///
+/// After an error the head must not be used, and an HTTP/1 connection must be closed.
+pub fn admit(
+    parts: &mut Parts,
+    conn: &ConnectionFacts,
+    trusted: &[IpNet],
+    limits: &Limits,
+) -> Result<Admitted, Rejection> {
+    check_method(&parts.method)?;
+    if parts.headers.len() > limits.head_fields {
+        return Err(Rejection::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "too_many_fields",
+        ));
+    }
+    let http2 = parts.version == Version::HTTP_2;
+    check_fields(&parts.headers, http2)?;
+    let authority = authority_of(parts, http2)?;
+    let (path, query) = target_of(parts, limits.target_size)?;
+
+    drop_underscores(&mut parts.headers);
+    if http2 {
+        join_cookies(&mut parts.headers)?;
+    }
+
+    let peer_trusted = is_trusted(conn.peer.ip(), trusted);
+    let headers = &parts.headers;
+    let request_id = match trusted_request_id(headers).filter(|_| peer_trusted) {
+        Some(id) => Arc::from(id),
+        None => new_request_id()?,
+    };
+    let authority_text = authority.to_string();
+    let facts = RequestFacts {
+        client_ip: client_ip(conn.peer, headers, trusted),
+        scheme: scheme(conn, headers, peer_trusted),
+        host: authority.host.into(),
+        authority: authority_text.into(),
+        path: path.into(),
+        query,
+        request_id,
+    };
+    Ok(Admitted {
+        facts,
+        peer_trusted,
+    })
+}
+
+/// Whether an address is one of `trusted_proxies`.
+pub fn is_trusted(ip: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|net| net.contains(&ip))
+}
+
+fn check_method(method: &Method) -> Result<(), Rejection> {
+    // CONNECT would make an open proxy, TRACE would show what was added on the way.
+    if *method == Method::CONNECT || *method == Method::TRACE {
+        return Err(Rejection::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+        ));
+    }
+    if method.as_str().len() > METHOD_LENGTH {
+        return Err(Rejection::bad("method_too_long"));
+    }
+    Ok(())
+}
+
+fn check_fields(headers: &HeaderMap, http2: bool) -> Result<(), Rejection> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next() {
+        let digits = length.as_bytes();
+        let fine = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        if !fine || lengths.next().is_some() {
+            return Err(Rejection::bad("bad_content_length"));
+        }
+    }
+    let mut expectations = headers.get_all(EXPECT).iter();
+    if expectations.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(Rejection::new(
+            StatusCode::EXPECTATION_FAILED,
+            "unknown_expectation",
+        ));
+    }
+    if !http2 {
+        return Ok(());
+    }
+    let connection_specific = [
+        CONNECTION,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+    ];
+    if connection_specific
+        .iter()
+        .any(|name| headers.contains_key(name))
+    {
+        return Err(Rejection::bad("connection_field_in_http2"));
+    }
+    if headers.get_all(TE).iter().any(|value| value != "trailers") {
+        return Err(Rejection::bad("te_in_http2"));
+    }
+    // HTTP/1 would strip them: two parties would see two values (RFC 9113 §8.2.1).
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    if headers
+        .values()
+        .map(HeaderValue::as_bytes)
+        .any(|value| blank(value.first()) || blank(value.last()))
+    {
+        return Err(Rejection::bad("blank_around_value"));
+    }
+    Ok(())
+}
+
+/// The one authority of a request. Every HTTP/1 request has one valid Host; the authority of an
+/// absolute target wins over it (RFC 9112 §3.2.2). In HTTP/2 the two must agree.
+fn authority_of(parts: &Parts, http2: bool) -> Result<Authority, Rejection> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = match hosts.next() {
+        Some(value) => {
+            let text = value.to_str().map_err(|_| Rejection::bad("bad_host"))?;
+            Some(
+                text.parse::<Authority>()
+                    .map_err(|_| Rejection::bad("bad_host"))?,
+            )
+        }
+        None => None,
+    };
+    if hosts.next().is_some() {
+        return Err(Rejection::bad("several_hosts"));
+    }
+    let target = match parts.uri.authority() {
+        Some(text) => Some(
+            text.as_str()
+                .parse::<Authority>()
+                .map_err(|_| Rejection::bad("bad_authority"))?,
+        ),
+        None => None,
+    };
+    match (target, host) {
+        (Some(target), Some(host)) if http2 && target != host => {
+            Err(Rejection::bad("host_differs_from_authority"))
+        }
+        (Some(target), host) if http2 || host.is_some() => Ok(target),
+        (None, Some(host)) => Ok(host),
+        _ => Err(Rejection::bad("no_host")),
+    }
+}
+
+/// The target's path in normal form and its query.
+fn target_of(parts: &Parts, limit: usize) -> Result<(String, Option<Arc<str>>), Rejection> {
+    let uri = &parts.uri;
+    // Authority form (`GET example.com`): only CONNECT may have it.
+    if uri.authority().is_some() && uri.scheme().is_none() {
+        return Err(Rejection::bad("bad_target"));
+    }
+    if uri
+        .scheme_str()
+        .is_some_and(|scheme| !matches!(scheme, "http" | "https"))
+    {
+        return Err(Rejection::bad("bad_scheme"));
+    }
+    let query = uri.query();
+    let size = uri.path().len() + query.map_or(0, |query| query.len() + 1);
+    if size > limit {
+        return Err(Rejection::new(StatusCode::URI_TOO_LONG, "target_too_long"));
+    }
+    if query.is_some_and(|query| !query.bytes().all(|byte| byte.is_ascii_graphic())) {
+        return Err(Rejection::bad("bad_query"));
+    }
+    let path = match uri.path() {
+        "*" if parts.method == Method::OPTIONS && query.is_none() => "*".to_owned(),
+        path => normal_path(path).map_err(|fault| Rejection::bad(fault.label()))?,
+    };
+    Ok((path, query.map(Arc::from)))
+}
+
+fn drop_underscores(headers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().contains('_'))
+        .cloned()
+        .collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+fn join_cookies(headers: &mut HeaderMap) -> Result<(), Rejection> {
+    let crumbs: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if crumbs.len() < 2 {
+        return Ok(());
+    }
+    let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+        .map_err(|_| Rejection::bad("bad_cookie"))?;
+    headers.insert(COOKIE, joined);
+    Ok(())
+}
+
+/// Walks X-Forwarded-For from the right, as far as the addresses are trusted proxies. An entry
+/// that is no address ends the walk: who wrote it is unknown.
+fn client_ip(peer: Peer, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let mut client = peer.ip();
+    let lines: Vec<&HeaderValue> = headers.get_all(X_FORWARDED_FOR).iter().collect();
+    for line in lines.into_iter().rev() {
+        for entry in line.as_bytes().rsplit(|byte| *byte == b',') {
+            if !is_trusted(client, trusted) {
+                return client;
+            }
+            match forwarded_address(entry) {
+                Some(ip) => client = ip,
+                None => return client,
+            }
+        }
+    }
+    client
+}
+
+/// `192.0.2.1`, `192.0.2.1:1234`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:1234`.
+fn forwarded_address(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?.trim_matches([' ', '\t']);
+    let unbracketed = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    let ip = unbracketed
+        .unwrap_or(text)
+        .parse::<IpAddr>()
+        .or_else(|_| text.parse::<SocketAddr>().map(|addr| addr.ip()))
+        .ok()?;
+    Some(ip.to_canonical())
+}
+
+fn scheme(conn: &ConnectionFacts, headers: &HeaderMap, peer_trusted: bool) -> &'static str {
+    let told = headers
+        .get_all(X_FORWARDED_PROTO)
+        .iter()
+        .next_back()
+        .filter(|_| peer_trusted)
+        .and_then(|value| value.as_bytes().rsplit(|byte| *byte == b',').next())
+        .map(<[u8]>::trim_ascii);
+    match told {
+        Some(word) if word.eq_ignore_ascii_case(b"https") || word.eq_ignore_ascii_case(b"wss") => {
+            "https"
+        }
+        Some(word) if word.eq_ignore_ascii_case(b"http") || word.eq_ignore_ascii_case(b"ws") => {
+            "http"
+        }
+        _ if conn.tls.is_some() => "https",
+        _ => "http",
+    }
+}
+
+/// A proxy's request id, if it is one word that is safe in logs and headers.
+fn trusted_request_id(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(X_REQUEST_ID).iter();
+    let id = values.next()?.to_str().ok()?;
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(&byte);
+    (values.next().is_none() && (1..=REQUEST_ID_LENGTH).contains(&id.len()) && id.bytes().all(fine))
+        .then_some(id)
+}
+
+fn new_request_id() -> Result<Arc<str>, Rejection> {
+    let mut random = [0; 16];
+    aws_lc_rs::rand::fill(&mut random)
+        .map_err(|_| Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "no_random_bytes"))?;
+    let mut id = String::with_capacity(32);
+    // Writing to a string cannot fail.
+    let _ = write!(id, "{:032x}", u128::from_be_bytes(random));
+    Ok(id.into())
+}
+
+pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+pub(crate) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// As in [`crate::http1_guard`].
+const METHOD_LENGTH: usize = 32;
+const REQUEST_ID_LENGTH: usize = 128;
+
+#[cfg(test)]
+mod tests;

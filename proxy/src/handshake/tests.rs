@@ -1,0 +1,440 @@
+use http::{Request, Response};
+
+use super::*;
+use crate::http1_guard::{GuardLimits, Inspector};
+
+/// The example of RFC 6455 §1.3.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+const VALID: [(&str, &str); 4] = [
+    ("upgrade", "websocket"),
+    ("connection", "Upgrade"),
+    ("sec-websocket-key", KEY),
+    ("sec-websocket-version", "13"),
+];
+
+/// The valid fields with some replaced (an empty list removes one), and more appended.
+fn fields<'a>(change: &[(&'a str, &[&'a str])]) -> Vec<(&'a str, &'a str)> {
+    let changed = |name: &str| change.iter().any(|(other, _)| *other == name);
+    let mut fields: Vec<_> = VALID
+        .into_iter()
+        .filter(|(name, _)| !changed(name))
+        .collect();
+    for (name, values) in change {
+        fields.extend(values.iter().map(|value| (*name, *value)));
+    }
+    fields
+}
+
+fn parts(method: &str, version: Version, fields: &[(&str, &str)]) -> request::Parts {
+    let mut builder = Request::builder().method(method).uri("/").version(version);
+    for (name, value) in fields {
+        builder = builder.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+    }
+    builder.body(()).unwrap().into_parts().0
+}
+
+fn classified(change: &[(&str, &[&str])]) -> Result<Kind, (u16, &'static str)> {
+    classify(&parts("GET", Version::HTTP_11, &fields(change)), true)
+        .map_err(|rejection| (rejection.status.as_u16(), rejection.reason))
+}
+
+fn offer(change: &[(&str, &[&str])]) -> Offer {
+    match classified(change) {
+        Ok(Kind::WebSocket(offer)) => offer,
+        other => panic!("{change:?} gives {other:?}"),
+    }
+}
+
+#[test]
+fn accept_key_of_the_rfc() {
+    assert_eq!(accept_key(KEY), ACCEPT);
+}
+
+#[test]
+fn valid_handshakes() {
+    assert_eq!(offer(&[]).key, KEY);
+    offer(&[("upgrade", &["WebSocket"])]);
+    offer(&[("upgrade", &[" websocket\t"])]);
+    offer(&[("connection", &["keep-alive, Upgrade"])]);
+    offer(&[("connection", &["keep-alive", "x,UPGRADE"])]);
+    let offered = offer(&[
+        ("sec-websocket-protocol", &["chat, superchat", "x.y"]),
+        (
+            "sec-websocket-extensions",
+            &["permessage-deflate; client_max_window_bits; server_max_window_bits=\"10\", foo;a=b"],
+        ),
+    ]);
+    assert_eq!(offered.subprotocols, ["chat", "superchat", "x.y"]);
+    assert_eq!(offered.extensions.len(), 2);
+    assert_eq!(
+        offered.extensions[0].params,
+        [
+            ("client_max_window_bits".to_owned(), None),
+            ("server_max_window_bits".to_owned(), Some("10".to_owned())),
+        ]
+    );
+}
+
+#[test]
+fn malformed_handshakes() {
+    let bad = |change: &[(&str, &[&str])], status: u16, reason: &'static str| {
+        assert_eq!(classified(change), Err((status, reason)), "{change:?}");
+    };
+    bad(
+        &[("upgrade", &["websocket, h2c"])],
+        400,
+        "upgrade_not_alone",
+    );
+    bad(
+        &[("upgrade", &["h2c", "websocket"])],
+        400,
+        "upgrade_not_alone",
+    );
+    bad(
+        &[("upgrade", &["websocket", "websocket"])],
+        400,
+        "upgrade_not_alone",
+    );
+    bad(&[("upgrade", &["websocket,"])], 400, "upgrade_not_alone");
+    bad(&[("connection", &[])], 400, "upgrade_without_connection");
+    bad(
+        &[("connection", &["keep-alive"])],
+        400,
+        "upgrade_without_connection",
+    );
+    bad(
+        &[("connection", &["upgrades"])],
+        400,
+        "upgrade_without_connection",
+    );
+    for version in [&[][..], &["12"], &["8, 13"], &["13", "13"], &["+13"], &[""]] {
+        bad(
+            &[("sec-websocket-version", version)],
+            426,
+            "websocket_version",
+        );
+    }
+    for key in [
+        &[][..],
+        &[""],
+        &["short"],
+        &["dGhlIHNhbXBsZSBub25jZQ"],
+        &["dGhlIHNhbXBsZSBub25jZR=="],
+        &["dGhlIHNhbXBsZSBub25jZTE2"],
+        &["dGhlIHNhbXBsZSBub25j!Q=="],
+        &[KEY, KEY],
+    ] {
+        bad(&[("sec-websocket-key", key)], 400, "websocket_key");
+    }
+    for protocols in [
+        &[""][..],
+        &[","],
+        &["a b"],
+        &["a,a"],
+        &["a", "a"],
+        &["a/b"],
+        &["\u{e9}"],
+    ] {
+        bad(
+            &[("sec-websocket-protocol", protocols)],
+            400,
+            "websocket_subprotocol",
+        );
+    }
+    for extension in [
+        "a b",
+        ";x",
+        "x;",
+        "x;a=",
+        "x;a=\"b c\"",
+        "x;a=\"b",
+        "permessage-deflate; server_max_window_bits=7",
+        "permessage-deflate; server_max_window_bits=16",
+        "permessage-deflate; server_max_window_bits=08",
+        "permessage-deflate; server_max_window_bits",
+        "permessage-deflate; client_max_window_bits=99",
+        "permessage-deflate; client_max_window_bits=8; client_max_window_bits=8",
+        "permessage-deflate; server_no_context_takeover=1",
+        "permessage-deflate; unknown",
+    ] {
+        bad(
+            &[("sec-websocket-extensions", &[extension])],
+            400,
+            "websocket_extension",
+        );
+    }
+}
+
+#[test]
+fn a_handshake_is_a_get_of_http11_without_body() {
+    let classified = |method: &str, version: Version, empty: bool| {
+        let kind = classify(&parts(method, version, &fields(&[])), empty);
+        kind.map_err(|rejection| rejection.reason)
+    };
+    assert!(classified("GET", Version::HTTP_11, true).is_ok());
+    assert_eq!(
+        classified("POST", Version::HTTP_11, true),
+        Err("upgrade_not_get")
+    );
+    assert_eq!(
+        classified("HEAD", Version::HTTP_11, true),
+        Err("upgrade_not_get")
+    );
+    assert_eq!(
+        classified("GET", Version::HTTP_10, true),
+        Err("upgrade_not_http11")
+    );
+    assert_eq!(
+        classified("GET", Version::HTTP_11, false),
+        Err("upgrade_with_body")
+    );
+}
+
+#[test]
+fn other_upgrades_are_plain_requests() {
+    for upgrade in [
+        &[][..],
+        &["h2c"],
+        &["TLS/1.0, irc/6.9"],
+        &["websocket/13"],
+        &["websockets"],
+    ] {
+        assert_eq!(
+            classified(&[("upgrade", upgrade)]),
+            Ok(Kind::Plain),
+            "{upgrade:?}"
+        );
+    }
+}
+
+/// The guard stops looking after some heads; none of them may count as a plain request, whose
+/// connection would go on.
+#[test]
+fn what_the_guard_lets_become_a_tunnel_is_no_plain_request() {
+    let limits = GuardLimits {
+        head_size: 8192,
+        head_fields: 20,
+    };
+    let mut tunnels = 0;
+    for upgrade in [
+        "websocket",
+        " WebSocket\t",
+        "websocket,",
+        "h2c",
+        "websocket/13",
+        "",
+    ] {
+        let mut inspector = Inspector::new(limits);
+        let head = format!("GET / HTTP/1.1\r\nUpgrade:{upgrade}\r\n\r\n");
+        inspector.feed(head.as_bytes()).unwrap();
+        let lines = [("upgrade", upgrade)];
+        let kind = classify(&parts("GET", Version::HTTP_11, &lines), true);
+        if inspector.is_tunnel() {
+            tunnels += 1;
+            assert_ne!(kind, Ok(Kind::Plain), "{upgrade:?}");
+        }
+    }
+    assert_eq!(tunnels, 2);
+}
+
+#[test]
+fn origins() {
+    let pattern = |scheme: &str, host: OriginHost, port| OriginPattern {
+        scheme: scheme.to_owned(),
+        host,
+        port,
+    };
+    let exact = pattern(
+        "https",
+        OriginHost::Exact("app.example.com".to_owned()),
+        None,
+    );
+    let wildcard = pattern(
+        "https",
+        OriginHost::Wildcard(".example.org".to_owned()),
+        Some(8443),
+    );
+    let local = pattern("http", OriginHost::Exact("[::1]".to_owned()), Some(80));
+    let patterns = [exact, wildcard, local];
+    let allowed = |origins: &[&str], patterns: &[OriginPattern]| {
+        let lines: Vec<_> = origins.iter().map(|origin| ("origin", *origin)).collect();
+        origin_allowed(&parts("GET", Version::HTTP_11, &lines).headers, patterns)
+    };
+    for (origin, expect) in [
+        ("https://app.example.com", true),
+        ("HTTPS://App.Example.com:443", true),
+        ("https://app.example.com:8443", false),
+        ("http://app.example.com", false),
+        ("http://app.example.com:443", false),
+        ("https://app.example.com.evil.net", false),
+        ("https://evil.net/app.example.com", false),
+        ("https://u@app.example.com", false),
+        ("https://app.example.com/", false),
+        ("https://app.example.com:443x", false),
+        ("https://a.b.example.org:8443", true),
+        ("https://.example.org:8443", false),
+        ("https://example.org:8443", false),
+        ("https://a.example.org", false),
+        ("https://evil.net#.example.org:8443", false),
+        ("http://[::1]", true),
+        ("null", false),
+        ("", false),
+        ("app.example.com", false),
+    ] {
+        assert_eq!(allowed(&[origin], &patterns), expect, "{origin}");
+    }
+    assert!(!allowed(&[], &patterns));
+    assert!(!allowed(
+        &["https://app.example.com", "https://app.example.com"],
+        &patterns
+    ));
+    assert!(allowed(&["null"], &[pattern("", OriginHost::Null, None)]));
+    assert!(allowed(&["https://evil.net"], &[]));
+    assert!(allowed(&[], &[]));
+}
+
+/// The verdict on a 101 with these fields, for the offer with these protocols and extensions.
+fn verified(
+    protocols: &[&str],
+    extensions: &[&str],
+    status: u16,
+    answer: &[(&str, &str)],
+) -> Result<Agreed, HandshakeFault> {
+    let offer = offer(&[
+        ("sec-websocket-protocol", protocols),
+        ("sec-websocket-extensions", extensions),
+    ]);
+    let mut builder = Response::builder().status(status);
+    for (name, value) in answer {
+        builder = builder.header(*name, *value);
+    }
+    verify_upstream(&offer, &builder.body(()).unwrap().into_parts().0)
+}
+
+const ANSWER: [(&str, &str); 3] = [
+    ("upgrade", "websocket"),
+    ("connection", "Upgrade"),
+    ("sec-websocket-accept", ACCEPT),
+];
+
+#[test]
+fn upstream_answers() {
+    use HandshakeFault::*;
+    let fault = |status: u16, answer: &[(&str, &str)]| verified(&[], &[], status, answer).err();
+    assert_eq!(fault(101, &ANSWER), None);
+    assert_eq!(fault(200, &ANSWER), Some(Status));
+    assert_eq!(fault(101, &ANSWER[1..]), Some(Upgrade));
+    assert_eq!(fault(101, &[ANSWER[0], ANSWER[2]]), Some(Connection));
+    assert_eq!(fault(101, &ANSWER[..2]), Some(Accept));
+    let with = |index: usize, value: &'static str| {
+        let mut answer = ANSWER;
+        answer[index].1 = value;
+        fault(101, &answer)
+    };
+    assert_eq!(with(0, "h2c"), Some(Upgrade));
+    assert_eq!(with(0, "websocket, h2c"), Some(Upgrade));
+    assert_eq!(with(0, "WebSocket"), None);
+    assert_eq!(with(1, "close"), Some(Connection));
+    assert_eq!(with(2, "s3pPLMBiTxaQ9kYGzzhZRbK+xOp="), Some(Accept));
+    assert_eq!(with(2, "S3PPLMBITXAQ9KYGZZHZRBK+XOO="), Some(Accept));
+    let twice = [&ANSWER[..], &ANSWER[2..]].concat();
+    assert_eq!(fault(101, &twice), Some(Accept));
+}
+
+#[test]
+fn upstream_subprotocols() {
+    let chosen = |offered: &[&str], chosen: &[&str]| {
+        let lines = chosen
+            .iter()
+            .map(|chosen| ("sec-websocket-protocol", *chosen));
+        let answer: Vec<_> = ANSWER.into_iter().chain(lines).collect();
+        verified(offered, &[], 101, &answer).map(|agreed| agreed.subprotocol)
+    };
+    assert_eq!(chosen(&[], &[]), Ok(None));
+    assert_eq!(chosen(&["a, b"], &[]), Ok(None));
+    assert_eq!(chosen(&["a, b"], &["b"]), Ok(Some("b".to_owned())));
+    for (offered, answer) in [
+        (&[][..], &["a"][..]),
+        (&["a, b"], &["c"]),
+        (&["a, b"], &["A"]),
+        (&["a, b"], &["a, b"]),
+        (&["a, b"], &["a", "a"]),
+        (&["a, b"], &[""]),
+    ] {
+        assert_eq!(
+            chosen(offered, answer),
+            Err(HandshakeFault::Subprotocol),
+            "{answer:?}"
+        );
+    }
+}
+
+#[test]
+fn upstream_extensions() {
+    let fine = |offered: &str, chosen: &str| {
+        let mut answer = ANSWER.to_vec();
+        answer.push(("sec-websocket-extensions", chosen));
+        match verified(&[], &[offered], 101, &answer) {
+            Ok(_) => true,
+            Err(HandshakeFault::Extension) => false,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let deflate = "permessage-deflate";
+    let any_client = "permessage-deflate; client_max_window_bits";
+    assert!(fine(deflate, ""));
+    assert!(fine(deflate, deflate));
+    assert!(fine(
+        deflate,
+        "permessage-deflate; server_max_window_bits=8"
+    ));
+    assert!(fine(
+        deflate,
+        "permessage-deflate; server_no_context_takeover"
+    ));
+    assert!(fine(
+        any_client,
+        "permessage-deflate; client_max_window_bits=15"
+    ));
+    assert!(fine(
+        "permessage-deflate; client_max_window_bits=10, permessage-deflate",
+        deflate
+    ));
+    assert!(fine("x, y; a=b", "y; c, x"));
+
+    assert!(!fine("x", deflate));
+    assert!(!fine(deflate, "permessage-deflate, permessage-deflate"));
+    assert!(!fine(
+        deflate,
+        "permessage-deflate; client_max_window_bits=15"
+    ));
+    assert!(!fine(any_client, any_client));
+    assert!(!fine(
+        any_client,
+        "permessage-deflate; client_max_window_bits=16"
+    ));
+    assert!(!fine(
+        deflate,
+        "permessage-deflate; server_max_window_bits=7"
+    ));
+    assert!(!fine(deflate, "permessage-deflate; x"));
+    assert!(!fine(
+        "permessage-deflate; server_no_context_takeover",
+        deflate
+    ));
+    assert!(!fine(
+        "permessage-deflate; server_max_window_bits=10",
+        deflate
+    ));
+    assert!(!fine(
+        "permessage-deflate; server_max_window_bits=10",
+        "permessage-deflate; server_max_window_bits=11"
+    ));
+    assert!(!fine(
+        "permessage-deflate; client_max_window_bits=10",
+        "permessage-deflate; client_max_window_bits=11"
+    ));
+    assert!(!fine("x", "x y"));
+}

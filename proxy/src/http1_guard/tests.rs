@@ -1,0 +1,407 @@
+mod served;
+
+use proptest::prelude::*;
+use tokio::io::AsyncReadExt;
+
+use super::Violation::*;
+use super::*;
+
+const LIMITS: GuardLimits = GuardLimits {
+    head_size: 8192,
+    head_fields: 10,
+};
+
+/// What the inspector says when the bytes come in pieces of this size.
+fn inspect(bytes: &[u8], piece: usize) -> Result<bool, Refusal> {
+    let mut inspector = Inspector::new(LIMITS);
+    for (index, piece_bytes) in bytes.chunks(piece).enumerate() {
+        inspector.feed(piece_bytes).map_err(|refusal| Refusal {
+            at: refusal.at + index * piece,
+            ..refusal
+        })?;
+    }
+    Ok(inspector.is_tunnel())
+}
+
+fn check(bytes: impl AsRef<[u8]>, expect: Result<(), Violation>) {
+    let bytes = bytes.as_ref();
+    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).into_owned();
+    let whole = inspect(bytes, bytes.len());
+    assert_eq!(
+        whole.map(drop).map_err(|refusal| refusal.violation),
+        expect,
+        "{shown:?}"
+    );
+    for piece in [1, 2, 3, 7] {
+        assert_eq!(
+            inspect(bytes, piece),
+            whole,
+            "{shown:?} in pieces of {piece}"
+        );
+    }
+}
+
+fn head(fields: &str) -> String {
+    format!("POST /x HTTP/1.1\r\nHost: a\r\n{fields}\r\n")
+}
+
+fn chunked(body: &str) -> String {
+    head("Transfer-Encoding: chunked\r\n") + body
+}
+
+#[test]
+fn what_is_fine() {
+    check("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(()));
+    check("\r\nGET / HTTP/1.0\r\n\r\n", Ok(()));
+    check("GET / HTTP/1.1\r\n\r\n\r\nGET / HTTP/1.1\r\n\r\n", Ok(()));
+    check(
+        "OPTIONS * HTTP/1.1\r\nEmpty:\r\nBlank: \t \r\nT:\ta b\t\r\n\r\n",
+        Ok(()),
+    );
+    check(
+        b"GET http://a/?q=\"{} HTTP/1.1\r\nName: caf\xc3\xa9\r\n\r\n",
+        Ok(()),
+    );
+    check(
+        head("Content-Length: 3\r\n") + "\n\0\rGET / HTTP/1.1\r\n\r\n",
+        Ok(()),
+    );
+    check(
+        head("content-LENGTH:  0003 \r\n") + "abcGET / HTTP/1.1\r\n\r\n",
+        Ok(()),
+    );
+    check(head("Content-Length: 9999999999999999999\r\n"), Ok(()));
+    check(chunked("0\r\n\r\nGET / HTTP/1.1\r\n\r\n"), Ok(()));
+    check(
+        chunked("3\r\n\r\n\n\r\nA;x=\"y\"\r\n0123456789\r\n00\r\nT: x\r\n\r\n"),
+        Ok(()),
+    );
+    check(chunked("1 ; a\r\nx\r\n0\r\n\r\n"), Ok(()));
+    check(chunked("ffffffffffffffff\r\nx"), Ok(()));
+    check(head("Transfer-Encoding: \tCHUNKED \r\n"), Ok(()));
+}
+
+#[test]
+fn request_lines() {
+    for (bytes, violation) in [
+        ("\r\n\r\nGET / HTTP/1.1\r\n", BadMethod),
+        ("\nGET / HTTP/1.1\r\n", BadMethod),
+        ("\rGET / HTTP/1.1\r\n", BareCr),
+        (" GET / HTTP/1.1\r\n", BadMethod),
+        ("\0GET / HTTP/1.1\r\n", BadMethod),
+        ("G\0ET / HTTP/1.1\r\n", BadMethod),
+        ("GE:T / HTTP/1.1\r\n", BadMethod),
+        ("\x16\x03\x01\x02", BadMethod),
+        ("GET\t/ HTTP/1.1\r\n", BadMethod),
+        ("GET  / HTTP/1.1\r\n", BadTarget),
+        ("GET /a\0 HTTP/1.1\r\n", BadTarget),
+        ("GET /a\x7f HTTP/1.1\r\n", BadTarget),
+        ("GET /caf\u{e9} HTTP/1.1\r\n", BadTarget),
+        ("GET /\tHTTP/1.1\r\n", BadTarget),
+        ("GET /#x HTTP/1.1\r\n", Fragment),
+        ("GET /?a#x HTTP/1.1\r\n", Fragment),
+        ("GET /\r\n", BadVersion),
+        ("GET /\n", BadVersion),
+        ("GET / \r\n", BadVersion),
+        ("GET / HTTP/1.2\r\n", BadVersion),
+        ("GET / HTTP/0.9\r\n", BadVersion),
+        ("GET / HTTP/2.0\r\n", BadVersion),
+        ("GET / http/1.1\r\n", BadVersion),
+        ("GET / HTTP/1.1 \r\n", BadVersion),
+        ("GET / HTTP/1.10\r\n", BadVersion),
+        ("GET /  HTTP/1.1\r\n", BadVersion),
+        ("GET / HTTP/1.1\n", BareLf),
+        ("GET / HTTP/1.1\rHost: a\r\n", BareCr),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", BadVersion),
+    ] {
+        check(bytes, Err(violation));
+    }
+    check("A".repeat(32) + " / HTTP/1.1\r\n\r\n", Ok(()));
+    check("A".repeat(33), Err(MethodTooLong));
+}
+
+#[test]
+fn field_lines() {
+    for (fields, violation) in [
+        ("X: a\nY: b\r\n", BareLf),
+        ("X: a\rY: b\r\n", BareCr),
+        ("X: a\r\r\n", BareCr),
+        ("X: a\r\n\n", BareLf),
+        ("X: a\r\n\rx", BareCr),
+        ("X: a\0b\r\n", ControlByte),
+        ("X: a\x01\r\n", ControlByte),
+        ("X: a\x0b\r\n", ControlByte),
+        ("X: a\x7f\r\n", ControlByte),
+        ("X : a\r\n", BlankBeforeColon),
+        ("X\t: a\r\n", BlankBeforeColon),
+        ("X: a\r\n b\r\n", FoldedLine),
+        ("X: a\r\n\tb\r\n", FoldedLine),
+        ("NoColon\r\n", NoColon),
+        ("NoColon\n", NoColon),
+        (": a\r\n", BadFieldName),
+        ("X\0: a\r\n", BadFieldName),
+        ("X(y): a\r\n", BadFieldName),
+        ("\u{e9}: a\r\n", BadFieldName),
+        ("\0\r\n", BadFieldName),
+    ] {
+        check(head(fields), Err(violation));
+    }
+    check("GET / HTTP/1.1\r\n Host: a\r\n", Err(FoldedLine));
+}
+
+#[test]
+fn framing_fields() {
+    for (fields, violation) in [
+        (
+            "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            LengthAndEncoding,
+        ),
+        (
+            "Transfer-Encoding: chunked\r\nContent-Length: 1\r\n",
+            LengthAndEncoding,
+        ),
+        (
+            "Content-Length: 0\r\nX: y\r\nTransfer-Encoding: chunked\r\n",
+            LengthAndEncoding,
+        ),
+        (
+            "Content-Length: 1\r\nContent-Length: 1\r\n",
+            RepeatedContentLength,
+        ),
+        (
+            "Content-Length: 1\r\nContent-Length: 2\r\n",
+            RepeatedContentLength,
+        ),
+        ("Content-Length: 1, 1\r\n", BadContentLength),
+        ("Content-Length: +1\r\n", BadContentLength),
+        ("Content-Length: -1\r\n", BadContentLength),
+        ("Content-Length: 0x1\r\n", BadContentLength),
+        ("Content-Length: a\r\n", BadContentLength),
+        ("Content-Length: 1 1\r\n", BadContentLength),
+        ("Content-Length: 1.0\r\n", BadContentLength),
+        ("Content-Length:\r\n", BadContentLength),
+        ("Content-Length:  \r\n", BadContentLength),
+        ("Content-Length: 10000000000000000000\r\n", BadContentLength),
+        (
+            "Content-Length: 000000000000000000000000000001\r\n",
+            BadContentLength,
+        ),
+        ("Transfer-Encoding: gzip\r\n", BadTransferEncoding),
+        ("Transfer-Encoding: gzip, chunked\r\n", BadTransferEncoding),
+        (
+            "Transfer-Encoding: chunked, chunked\r\n",
+            BadTransferEncoding,
+        ),
+        (
+            "Transfer-Encoding: chunked, identity\r\n",
+            BadTransferEncoding,
+        ),
+        ("Transfer-Encoding: identity\r\n", BadTransferEncoding),
+        ("Transfer-Encoding: xchunked\r\n", BadTransferEncoding),
+        ("Transfer-Encoding: chunked;x\r\n", BadTransferEncoding),
+        ("Transfer-Encoding: \"chunked\"\r\n", BadTransferEncoding),
+        ("Transfer-Encoding: chunked,\r\n", BadTransferEncoding),
+        ("Transfer-Encoding:\r\n", BadTransferEncoding),
+        (
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            BadTransferEncoding,
+        ),
+        (
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+            BadTransferEncoding,
+        ),
+        ("Transfer-Encoding:\r\n chunked\r\n", BadTransferEncoding),
+        ("Transfer-Encoding: \x0bchunked\r\n", ControlByte),
+    ] {
+        check(head(fields), Err(violation));
+    }
+    check(
+        "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        Err(BadTransferEncoding),
+    );
+}
+
+#[test]
+fn chunk_lines_and_trailers() {
+    for (body, violation) in [
+        ("3\nabc\r\n", BareLf),
+        ("3\rabc\r\n", BareCr),
+        ("3\r\nabc\n0\r\n\r\n", BadChunkEnd),
+        ("3\r\nabc\r0\r\n\r\n", BadChunkEnd),
+        ("3\r\nabcd\r\n", BadChunkEnd),
+        ("3\r\nabc0\r\n\r\n", BadChunkEnd),
+        ("0x3\r\n", BadChunkSize),
+        ("+3\r\n", BadChunkSize),
+        ("-3\r\n", BadChunkSize),
+        (" 3\r\n", BadChunkSize),
+        ("3 \r\n", BadChunkSize),
+        ("3 3\r\n", BadChunkSize),
+        ("g\r\n", BadChunkSize),
+        ("\r\n", BadChunkSize),
+        (";x\r\n", BadChunkSize),
+        ("10000000000000000\r\n", BadChunkSize),
+        ("00000000000000003\r\n", BadChunkSize),
+        ("3;a\nabc\r\n", BareLf),
+        ("3;a\rabc\r\n", BareCr),
+        ("3;a\0\r\n", BadChunkExtension),
+        ("3;a\x01\r\n", BadChunkExtension),
+        ("3;\x7f\r\n", BadChunkExtension),
+        ("0\n\r\n", BareLf),
+        ("0\r\n\n", BareLf),
+        ("0\r\nT: a\n\r\n", BareLf),
+        ("0\r\nT : a\r\n\r\n", BlankBeforeColon),
+        ("0\r\nNo colon\r\n\r\n", BlankBeforeColon),
+        ("0\r\nNoColon\r\n\r\n", NoColon),
+        ("0\r\n folded: a\r\n\r\n", FoldedLine),
+        ("0\r\nContent-Length: 1\r\n\r\n", FramingInTrailers),
+        ("0\r\nTransfer-Encoding: chunked\r\n\r\n", FramingInTrailers),
+    ] {
+        check(chunked(body), Err(violation));
+    }
+    let extension = |length: usize| format!("1;{}\r\nx\r\n", "e".repeat(length - 1));
+    check(chunked(&extension(4096)), Ok(()));
+    check(chunked(&extension(4097)), Err(ChunkExtensionsTooLong));
+    check(
+        chunked(&extension(1025).repeat(4)),
+        Err(ChunkExtensionsTooLong),
+    );
+    check(
+        chunked(&("1".to_owned() + &" ".repeat(5000))),
+        Err(ChunkExtensionsTooLong),
+    );
+    check(
+        chunked(&("0\r\n".to_owned() + &"T: a\r\n".repeat(10) + "\r\n")),
+        Ok(()),
+    );
+    check(
+        chunked(&("0\r\n".to_owned() + &"T: a\r\n".repeat(11))),
+        Err(TooManyFields),
+    );
+    check(
+        chunked(&("0\r\nT: ".to_owned() + &"a".repeat(9000))),
+        Err(HeadTooLarge),
+    );
+}
+
+#[test]
+fn limits() {
+    let sized = |size: usize| {
+        let start = "GET / HTTP/1.1\r\nX: ";
+        format!("{start}{}\r\n\r\n", "a".repeat(size - start.len() - 4))
+    };
+    check(sized(8192), Ok(()));
+    check(sized(8192).repeat(3), Ok(()));
+    check(sized(8193), Err(HeadTooLarge));
+    check("GET /".to_owned() + &"a".repeat(9000), Err(HeadTooLarge));
+    check(head("Y: b\r\n".repeat(9).as_str()), Ok(()));
+    check(head("Y: b\r\n".repeat(10).as_str()), Err(TooManyFields));
+}
+
+#[test]
+fn a_fault_in_a_second_request_keeps_its_place() {
+    let first = head("Content-Length: 2\r\n") + "ab";
+    let both = first.clone() + "GET / HTTP/1.1\nHost: a\n\n";
+    let refusal = inspect(both.as_bytes(), both.len()).unwrap_err();
+    assert_eq!(refusal.at, first.len() + "GET / HTTP/1.1".len());
+    assert!(!refusal.in_body);
+    let refusal = inspect(chunked("1\r\nab").as_bytes(), 1000).unwrap_err();
+    assert!(refusal.in_body);
+}
+
+#[test]
+fn only_a_websocket_request_may_become_a_tunnel() {
+    for (request, tunnel) in [
+        ("GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", true),
+        (
+            "GET / HTTP/1.1\r\nupgrade:  WebSocket \t\r\nContent-Length: 0\r\n\r\n",
+            true,
+        ),
+        ("GET / HTTP/1.1\r\nUpgrade: h2c\r\n\r\n", false),
+        ("GET / HTTP/1.1\r\nUpgrade: websocket, h2c\r\n\r\n", false),
+        (
+            "GET / HTTP/1.1\r\nUpgrade: websocket\r\nUpgrade: websocket\r\n\r\n",
+            false,
+        ),
+        ("POST / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", false),
+        ("GET / HTTP/1.0\r\nUpgrade: websocket\r\n\r\n", false),
+        ("GET / HTTP/1.1\r\n\r\n", false),
+    ] {
+        assert_eq!(inspect(request.as_bytes(), 5), Ok(tunnel), "{request:?}");
+        let with_frames = [request.as_bytes(), b"\x81\x85\0\0\0\0hello"].concat();
+        assert_eq!(inspect(&with_frames, 5).is_ok(), tunnel, "{request:?}");
+    }
+    let with_body = "GET / HTTP/1.1\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\nx\0";
+    assert!(inspect(with_body.as_bytes(), 5).is_err());
+}
+
+#[tokio::test]
+async fn good_bytes_before_a_body_fault_arrive() {
+    let bytes = chunked("2\r\nab\r\n3\nabc");
+    let good = bytes.len() - "\nabc".len();
+    let mut guard = Guard::new(bytes.as_bytes(), LIMITS);
+    let mut got = Vec::new();
+    let error = guard.read_to_end(&mut got).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    assert_eq!(got, &bytes.as_bytes()[..good]);
+    assert_eq!(guard.handle().violation(), Some(BareLf));
+    assert!(guard.into_inner().is_empty());
+}
+
+#[test]
+fn every_violation_has_its_own_code_and_label() {
+    let all: Vec<Violation> = (1..=u8::MAX).map_while(Violation::from_code).collect();
+    assert_eq!(all.last(), Some(&FramingInTrailers));
+    let mut labels: Vec<&str> = all.iter().map(|violation| violation.label()).collect();
+    labels.sort_unstable();
+    labels.dedup();
+    assert_eq!(labels.len(), all.len());
+    assert_eq!(Violation::from_code(0), None);
+}
+
+/// Requests that are fine, with the bodies they carry.
+fn valid_request() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
+    let fields = proptest::collection::vec("[A-Wa-w][a-z-]{0,8}: ?[!-~ \t]{0,20}\r\n", 0..5);
+    let body = proptest::collection::vec(any::<u8>(), 0..50);
+    (fields, body, any::<bool>(), 1_usize..20).prop_map(|(fields, body, chunked, size)| {
+        let mut bytes = b"POST /x HTTP/1.1\r\nHost: a\r\n".to_vec();
+        for field in fields {
+            bytes.extend_from_slice(b"X-");
+            bytes.extend_from_slice(field.as_bytes());
+        }
+        if chunked {
+            bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+            for piece in body.chunks(size) {
+                bytes.extend_from_slice(format!("{:X};e=1\r\n", piece.len()).as_bytes());
+                bytes.extend_from_slice(piece);
+                bytes.extend_from_slice(b"\r\n");
+            }
+            bytes.extend_from_slice(b"0\r\nT: x\r\n\r\n");
+        } else {
+            bytes.extend_from_slice(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes());
+            bytes.extend_from_slice(&body);
+        }
+        (bytes, body)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn cutting_changes_nothing(
+        requests in proptest::collection::vec(valid_request(), 1..3),
+        flip in any::<proptest::sample::Index>(),
+        byte in proptest::sample::select(&b"\0\r\n :;a0\x80"[..]),
+        piece in 1_usize..30,
+    ) {
+        let mut bytes: Vec<u8> = requests.into_iter().flat_map(|(bytes, _)| bytes).collect();
+        let at = flip.index(bytes.len());
+        bytes[at] = byte;
+        prop_assert_eq!(inspect(&bytes, piece), inspect(&bytes, bytes.len()));
+    }
+
+    #[test]
+    fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 1..200)) {
+        prop_assert_eq!(inspect(&bytes, 3), inspect(&bytes, bytes.len()));
+    }
+}

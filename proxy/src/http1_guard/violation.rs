@@ -1,0 +1,91 @@
+//! Names for everything the guard refuses, small enough to sit in an atomic byte.
+
+/// Why a request stream was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Violation {
+    BadMethod = 1,
+    MethodTooLong,
+    BadTarget,
+    Fragment,
+    BadVersion,
+    BareLf,
+    BareCr,
+    ControlByte,
+    FoldedLine,
+    BadFieldName,
+    BlankBeforeColon,
+    NoColon,
+    HeadTooLarge,
+    TooManyFields,
+    BadContentLength,
+    RepeatedContentLength,
+    BadTransferEncoding,
+    LengthAndEncoding,
+    BadChunkSize,
+    BadChunkExtension,
+    ChunkExtensionsTooLong,
+    BadChunkEnd,
+    FramingInTrailers,
+}
+
+impl Violation {
+    /// A short stable word for logs and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Violation::BadMethod => "bad_method",
+            Violation::MethodTooLong => "method_too_long",
+            Violation::BadTarget => "bad_target",
+            Violation::Fragment => "fragment",
+            Violation::BadVersion => "bad_version",
+            Violation::BareLf => "bare_lf",
+            Violation::BareCr => "bare_cr",
+            Violation::ControlByte => "control_byte",
+            Violation::FoldedLine => "folded_line",
+            Violation::BadFieldName => "bad_field_name",
+            Violation::BlankBeforeColon => "blank_before_colon",
+            Violation::NoColon => "no_colon",
+            Violation::HeadTooLarge => "head_too_large",
+            Violation::TooManyFields => "too_many_fields",
+            Violation::BadContentLength => "bad_content_length",
+            Violation::RepeatedContentLength => "repeated_content_length",
+            Violation::BadTransferEncoding => "bad_transfer_encoding",
+            Violation::LengthAndEncoding => "length_and_encoding",
+            Violation::BadChunkSize => "bad_chunk_size",
+            Violation::BadChunkExtension => "bad_chunk_extension",
+            Violation::ChunkExtensionsTooLong => "chunk_extensions_too_long",
+            Violation::BadChunkEnd => "bad_chunk_end",
+            Violation::FramingInTrailers => "framing_in_trailers",
+        }
+    }
+
+    pub(super) fn from_code(code: u8) -> Option<Violation> {
+        ALL.into_iter().find(|violation| *violation as u8 == code)
+    }
+}
+
+const ALL: [Violation; 23] = [
+    Violation::BadMethod,
+    Violation::MethodTooLong,
+    Violation::BadTarget,
+    Violation::Fragment,
+    Violation::BadVersion,
+    Violation::BareLf,
+    Violation::BareCr,
+    Violation::ControlByte,
+    Violation::FoldedLine,
+    Violation::BadFieldName,
+    Violation::BlankBeforeColon,
+    Violation::NoColon,
+    Violation::HeadTooLarge,
+    Violation::TooManyFields,
+    Violation::BadContentLength,
+    Violation::RepeatedContentLength,
+    Violation::BadTransferEncoding,
+    Violation::LengthAndEncoding,
+    Violation::BadChunkSize,
+    Violation::BadChunkExtension,
+    Violation::ChunkExtensionsTooLong,
+    Violation::BadChunkEnd,
+    Violation::FramingInTrailers,
+];
