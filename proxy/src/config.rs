@@ -79,7 +79,7 @@ pub fn read(path: &Path) -> Result<Arc<Source>, ReadError> {
 /// Turns the text into the model; the diagnostics beside it are warnings.
 ///
 /// # Errors
-/// A report of every mistake in the text (warnings included), in file order. Text that is not TOML
+/// A report of every mistake in the text, in file order. Text that is not TOML
 /// is reported alone: its meaning would be a guess.
 pub fn parse(source: &Arc<Source>) -> Result<(Config, Vec<Diagnostic>), Report> {
     let (document, faults) = toml::de::DeTable::parse_recoverable(&source.text);
@@ -98,11 +98,10 @@ pub fn parse(source: &Arc<Source>) -> Result<(Config, Vec<Diagnostic>), Report> 
     let file = schema::File::from_document(&document, &mut reader);
     let mut diagnostics = reader.into_diagnostics();
     let config = lower::lower(&file, &source.dir, &mut diagnostics);
-
-    let failed = diagnostics.iter().any(|d| d.severity == Severity::Error);
+    let report = Report::new(source, diagnostics);
     match config {
-        Some(config) if !failed => Ok((config, Report::new(source, diagnostics).diagnostics)),
-        _ => Err(Report::new(source, diagnostics)),
+        Some(config) => Ok((config, report.diagnostics)),
+        None => Err(report),
     }
 }
 

@@ -149,33 +149,35 @@ impl Report {
     }
 
     fn draw(&self, diagnostic: &Diagnostic, renderer: &Renderer) -> String {
+        // Titles and source lines are cleaned of control characters by the renderer, the rest is
+        // not; all of it may quote the user's text, which must not reach the terminal raw.
+        let clean = |text: &String| normalize_untrusted_str(text);
         let level = match diagnostic.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let mut group =
-            annotate_snippets::Group::with_title(level.primary_title(diagnostic.message.as_str()));
+        let title = level.primary_title(diagnostic.message.as_str());
+        let mut group = annotate_snippets::Group::with_title(title);
         if let Some(span) = &diagnostic.span {
             let here = AnnotationKind::Primary
                 .span(self.clip(span))
-                .label(diagnostic.label.as_deref());
+                .label(diagnostic.label.as_ref().map(clean));
             let others = diagnostic.related.iter().map(|other| {
                 AnnotationKind::Context
                     .span(self.clip(&other.span))
-                    .label(other.value.as_str())
+                    .label(clean(&other.value))
             });
             group = group.element(
                 Snippet::source(self.source.text.as_str())
-                    .path(self.source.name.as_str())
+                    .path(clean(&self.source.name))
                     .annotation(here)
                     .annotations(others),
             );
         } else {
-            group = group.element(annotate_snippets::Origin::path(self.source.name.as_str()));
+            group = group.element(annotate_snippets::Origin::path(clean(&self.source.name)));
         }
         if let Some(hint) = &diagnostic.hint {
-            // Hints quote the user's text, which must not reach the terminal raw.
-            group = group.element(Level::HELP.message(normalize_untrusted_str(hint)));
+            group = group.element(Level::HELP.message(clean(hint)));
         }
         renderer.render(&[group])
     }

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnostic, Severity};
 use super::model::{
     AccessFormat, Admin, Bind, CertSource, ClientAuth, Config, Limits, Listener, ListenerTls,
     Located, Log, RouteTimeouts, Runtime, Span, Timeouts, TlsVersion,
@@ -42,6 +42,15 @@ pub(super) fn lower(
     let mut plugins = Plugins::lower(file, &mut cx);
     let routes = routes::lower(file, route_timeouts, &mut upstreams, &mut plugins, &mut cx);
 
+    // Only a sound file is searched for what it does not use: a misspelt name leaves its upstream
+    // unused, and one mistake should be reported once.
+    if cx
+        .diagnostics
+        .iter()
+        .any(|diagnostic| diagnostic.severity == Severity::Error)
+    {
+        return None;
+    }
     Some(Config {
         listeners: listeners.into_iter().collect::<Option<_>>()?,
         upstreams: upstreams.finish(&mut cx)?,
@@ -60,7 +69,7 @@ pub(super) fn lower(
                 .value()
                 .and_then(|runtime| count(&runtime.workers)),
         },
-        trusted_proxies: values(&file.trusted_proxies).cloned().collect(),
+        trusted_proxies: values(&file.trusted_proxies).copied().collect(),
     })
 }
 
@@ -344,7 +353,7 @@ fn log(written: Option<&schema::Log>) -> Log {
 }
 
 /// The entries of an array; `None` if it was no array.
-fn entries<'a, L, T: Read>(field: &'a Field<L>) -> Option<&'a [Field<T>]>
+fn entries<L, T: Read>(field: &Field<L>) -> Option<&[Field<T>]>
 where
     L: Read<Out = Vec<Field<T>>>,
 {

@@ -39,7 +39,9 @@ pub(super) trait Table: Read {
 }
 
 /// One key of a table, as the user left it.
+#[derive(Default)]
 pub(super) enum Field<T: Read> {
+    #[default]
     Absent,
     /// It is there, but wrong; that was reported.
     Mistaken,
@@ -132,12 +134,6 @@ impl<T: Read> Field<T> {
 
     pub(super) fn is_absent(&self) -> bool {
         matches!(self, Field::Absent)
-    }
-}
-
-impl<T: Read> Default for Field<T> {
-    fn default() -> Self {
-        Field::Absent
     }
 }
 

@@ -149,10 +149,10 @@ impl FromText for HeaderName {
 
 impl FromText for HeaderValue {
     fn from_text(text: &str) -> Result<Self, Mistake> {
-        match HeaderValue::from_str(text) {
-            Ok(value) if text.trim() == text => Ok(value),
-            _ => Err(bad_value(text)),
-        }
+        HeaderValue::from_str(text)
+            .ok()
+            .filter(|_| plain_value(text))
+            .ok_or_else(|| bad_value(text))
     }
 }
 
@@ -172,7 +172,7 @@ impl FromText for HeaderValueMatch {
 impl FromText for HeaderTemplate {
     fn from_text(text: &str) -> Result<Self, Mistake> {
         let template = template(text)?;
-        if text.trim() != text || HeaderValue::from_str(text).is_err() {
+        if !plain_value(text) {
             return Err(bad_value(text));
         }
         Ok(HeaderTemplate(template))
@@ -274,6 +274,11 @@ fn check_escape(text: &str, at: usize) -> Result<(), String> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Printable ASCII and no blanks at the ends: what every recipient reads alike (RFC 9110 §5.5).
+fn plain_value(text: &str) -> bool {
+    text.trim() == text && text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'))
 }
 
 fn bad_value(text: &str) -> Mistake {
