@@ -1,0 +1,223 @@
+//! Plugins: the declared ones, and their uses on routes with the config laid over.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Context, number};
+use crate::config::diagnostic::Diagnostic;
+use crate::config::model::{
+    Located, OnError, Plugin, PluginConfig, PluginLimits, PluginUse, SecretRef, SecretSource, Span,
+};
+use crate::config::reader::{Either, Field};
+use crate::config::schema;
+use crate::config::values::{Name, PluginJson, Secret, did_you_mean};
+
+/// All plugins by name, and which of them a route uses.
+pub(super) struct Plugins {
+    entries: Vec<Entry>,
+    by_name: HashMap<String, usize>,
+    /// The whole `[plugin]` was unreadable: no name can be called unknown.
+    unreadable: bool,
+}
+
+struct Entry {
+    name: Located<Name>,
+    /// `None`: it has mistakes, but its name counts.
+    plugin: Option<Plugin>,
+    /// What the user wrote as its config.
+    config: PluginJson,
+    used: bool,
+}
+
+impl Plugins {
+    pub(super) fn lower(file: &schema::File, cx: &mut Context<'_>) -> Self {
+        let mut plugins = Plugins {
+            entries: Vec::new(),
+            by_name: HashMap::new(),
+            unreadable: matches!(file.plugin, Field::Mistaken),
+        };
+        for (name, field) in file.plugin.value().into_iter().flatten() {
+            let written = field.value();
+            let config = written.and_then(|plugin| plugin.config.value()).cloned();
+            let config = config.unwrap_or_default();
+            plugins
+                .by_name
+                .insert(name.value.0.clone(), plugins.entries.len());
+            plugins.entries.push(Entry {
+                plugin: written.and_then(|written| lower_plugin(name, written, &config, cx)),
+                name: name.clone(),
+                config,
+                used: false,
+            });
+        }
+        plugins
+    }
+
+    /// The chain of a route; unknown names are reported.
+    pub(super) fn chain(
+        &mut self,
+        written: &schema::Route,
+        cx: &mut Context<'_>,
+    ) -> Option<Vec<PluginUse>> {
+        let uses = match &written.plugins {
+            Field::Absent => return Some(Vec::new()),
+            Field::Mistaken => return None,
+            Field::Given(uses) => &uses.value,
+        };
+        // All are looked at before the first failure counts, so that all mistakes are found.
+        let uses: Vec<_> = uses
+            .iter()
+            .map(|field| self.resolve(field.given()?, cx))
+            .collect();
+        uses.into_iter().collect()
+    }
+
+    /// Warns of unused ones; `None` if one of them had mistakes.
+    pub(super) fn finish(self, cx: &mut Context<'_>) -> Option<Vec<Plugin>> {
+        for entry in self.entries.iter().filter(|entry| !entry.used) {
+            let message = format!("no route uses the plugin `{}`", entry.name.value.0);
+            cx.report(Diagnostic::warning(entry.name.span.clone(), message));
+        }
+        self.entries.into_iter().map(|entry| entry.plugin).collect()
+    }
+
+    fn resolve(
+        &mut self,
+        written: &Located<Either<Name, schema::PluginUse>>,
+        cx: &mut Context<'_>,
+    ) -> Option<PluginUse> {
+        let (name, span, table) = match &written.value {
+            Either::Text(name) => (name, &written.span, None),
+            Either::Table(table) => {
+                let name = table.r#use.given()?;
+                (&name.value, &name.span, Some(table))
+            }
+        };
+        let Some(index) = self.by_name.get(&name.0).copied() else {
+            if !self.unreadable {
+                let names = self.entries.iter().map(|entry| entry.name.value.0.as_str());
+                let hint = did_you_mean(&name.0, names)
+                    .unwrap_or_else(|| format!("declare `[plugin.{}]`", name.0));
+                let message = format!("there is no plugin `{}`", name.0);
+                cx.report(Diagnostic::error(span.clone(), message).hint(hint));
+            }
+            return None;
+        };
+        let entry = &mut self.entries[index];
+        entry.used = true;
+        let default = entry.plugin.as_ref();
+        let config = match table.map(|table| &table.config) {
+            None | Some(Field::Absent) => default?.config.clone(),
+            Some(Field::Mistaken) => return None,
+            Some(Field::Given(own)) => {
+                located(&overlay(&entry.config, &own.value), own.span.clone(), cx)
+            }
+        };
+        Some(PluginUse {
+            plugin: index,
+            config,
+            on_error: table
+                .and_then(|table| table.on_error.value().copied())
+                .unwrap_or(OnError::Deny),
+            span: written.span.clone(),
+        })
+    }
+}
+
+fn lower_plugin(
+    name: &Located<Name>,
+    written: &schema::Plugin,
+    config: &PluginJson,
+    cx: &mut Context<'_>,
+) -> Option<Plugin> {
+    let limits = lower_limits(written.limits.value(), cx);
+    let config_span = match &written.config {
+        Field::Absent => name.span.clone(),
+        Field::Mistaken => return None,
+        Field::Given(config) => config.span.clone(),
+    };
+    Some(Plugin {
+        name: Arc::from(name.value.0.as_str()),
+        wasm: cx.path(&written.wasm)?,
+        config: located(config, config_span, cx),
+        limits: limits?,
+        span: name.span.clone(),
+    })
+}
+
+fn lower_limits(
+    written: Option<&schema::PluginLimits>,
+    cx: &mut Context<'_>,
+) -> Option<PluginLimits> {
+    let empty = schema::PluginLimits::default();
+    let written = written.unwrap_or(&empty);
+    let memory = written.memory.value().map_or(MEMORY, |memory| memory.0);
+    if let Some(given) = written.memory.given()
+        && !(MIN_MEMORY..=MAX_MEMORY).contains(&memory)
+    {
+        let message = "a plugin cannot have this much memory, or this little";
+        let hint = "from `64KiB`, one page of WebAssembly, to `4GiB`".to_owned();
+        cx.report(Diagnostic::error(given.span.clone(), message).hint(hint));
+        return None;
+    }
+    Some(PluginLimits {
+        memory,
+        call_timeout: written
+            .call_timeout
+            .value()
+            .copied()
+            .unwrap_or(CALL_TIMEOUT),
+        configure_timeout: written
+            .configure_timeout
+            .value()
+            .copied()
+            .unwrap_or(CONFIGURE_TIMEOUT),
+        instances: NonZeroU32::new(number(&written.instances, INSTANCES))
+            .unwrap_or(NonZeroU32::MIN),
+    })
+}
+
+/// The route's keys laid over the plugin's; a secret goes when its key is replaced.
+fn overlay(default: &PluginJson, own: &PluginJson) -> PluginJson {
+    let mut json = default.json.clone();
+    json.extend(
+        own.json
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone())),
+    );
+    let kept = default
+        .secrets
+        .iter()
+        .filter(|secret| !own.json.contains_key(&secret.top_key));
+    PluginJson {
+        json,
+        secrets: kept.chain(&own.secrets).cloned().collect(),
+    }
+}
+
+fn located(config: &PluginJson, span: Span, cx: &Context<'_>) -> PluginConfig {
+    let secret = |secret: &Secret| SecretRef {
+        pointer: secret.pointer.clone(),
+        source: match &secret.source {
+            SecretSource::File(path) => SecretSource::File(cx.dir.join(path)),
+            env @ SecretSource::Env(_) => env.clone(),
+        },
+        span: secret.span.clone(),
+    };
+    PluginConfig {
+        json: Value::Object(config.json.clone()),
+        secrets: config.secrets.iter().map(secret).collect(),
+        span,
+    }
+}
+
+const MEMORY: u64 = 16 << 20;
+const MIN_MEMORY: u64 = 64 << 10;
+const MAX_MEMORY: u64 = 4 << 30;
+const CALL_TIMEOUT: Duration = Duration::from_millis(50);
+const CONFIGURE_TIMEOUT: Duration = Duration::from_secs(5);
+const INSTANCES: u32 = 256;

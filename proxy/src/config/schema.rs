@@ -1,0 +1,622 @@
+//! What the user may write: every table and key of the configuration file, described once.
+//!
+//! From this one description come the reader (`table!`), the list of known keys and the JSON schema
+//! for editors; the comments on the keys are what editors show. What the keys mean together is
+//! `lower`'s business.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+use ipnet::IpNet;
+use regex::Regex;
+use toml::Spanned;
+use toml::de::DeTable;
+
+use super::model::{
+    AccessFormat, Balance, Bind, HeaderValueMatch, HostPattern, Located, OnError, OriginPattern,
+    TlsVersion,
+};
+use super::reader::{
+    Field, List, Named, Node, OneOrMany, Read, Reader, Table, Tables, Text, TextOr, Whole, closest,
+    plain, table,
+};
+use super::values::{
+    ByteSize, ClientAuthMode, HeaderTemplate, LogLevel, Name, NormalPath, PluginJson,
+    RedirectTarget, RouteName, ServerName, ServerUrl, Target,
+};
+
+table! {
+    /// The configuration of sluicegate.
+    File "the top level" {
+        required {}
+        optional {
+            /// A socket to accept connections on.
+            listener: Tables<Listener>,
+            /// Named groups of servers.
+            upstream: Named<Name, Upstream>,
+            /// Plugins; each is declared once and used by any number of routes.
+            plugin: Named<Name, Plugin>,
+            /// What to do with which requests; the most specific host and path win, never the order.
+            route: Tables<Route>,
+            timeouts: Timeouts,
+            limits: Limits,
+            /// Metrics, health and reload for operators.
+            admin: Admin,
+            log: Log,
+            runtime: Runtime,
+            /// Networks whose X-Forwarded-* fields are believed, e.g. `10.0.0.0/8`.
+            trusted_proxies: List<Text<IpNet>>,
+        }
+    }
+}
+
+table! {
+    /// A socket to accept connections on.
+    Listener "[[listener]]" {
+        required {
+            /// `:443` (IPv6 and IPv4), `127.0.0.1:80`, `[::1]:80` or `unix:/path`.
+            bind: Text<Bind>,
+        }
+        optional {
+            /// Serve TLS.
+            tls: ListenerTls,
+            /// Answer every request with a 308 to the same URL on https. Default false.
+            redirect_to_https: bool,
+        }
+    }
+}
+
+table! {
+    /// TLS of a listener.
+    ListenerTls "the `tls` of a listener" {
+        required {}
+        optional {
+            /// Certificate chain, a PEM file.
+            cert: Text<PathBuf>,
+            /// Private key, a PEM file.
+            key: Text<PathBuf>,
+            /// Several certificates, chosen by the name that the client asks for.
+            certs: List<Certificate>,
+            /// PEM file with the authorities that sign client certificates.
+            client_ca: Text<PathBuf>,
+            /// Whether clients need a certificate. Default `require`, once `client_ca` is given.
+            client_auth: Text<ClientAuthMode>,
+            /// Default `1.2`.
+            min_version: Text<TlsVersion>,
+            /// Offer HTTP/2. Default true.
+            http2: bool,
+        }
+    }
+}
+
+table! {
+    /// A certificate and its key.
+    Certificate "an entry of `certs`" {
+        required {
+            /// Certificate chain, a PEM file.
+            cert: Text<PathBuf>,
+            /// Private key, a PEM file.
+            key: Text<PathBuf>,
+        }
+        optional {}
+    }
+}
+
+table! {
+    /// A named group of servers.
+    Upstream "[upstream.NAME]" {
+        required {
+            /// `host:port`, `http://…`, `https://…`, `unix:/path`, or a table that says more.
+            servers: List<TextOr<ServerUrl, Server>>,
+        }
+        optional {
+            /// How to choose a server. Default `round-robin`.
+            balance: Text<Balance>,
+            /// How to talk TLS to `https://` servers.
+            tls: UpstreamTls,
+            /// When to leave out a server that fails.
+            health: Health,
+            /// How long an idle connection to a server is kept. Default `60s`.
+            keep_alive: Text<Duration>,
+            /// Idle connections kept per server and worker. Default 64.
+            keep_alive_connections: Whole<0, 65_536>,
+            /// Connections and tunnels at once, for each server that has no limit of its own.
+            max_connections: Whole<1, { u64::MAX }>,
+        }
+    }
+}
+
+table! {
+    /// A server of an upstream.
+    Server "a server" {
+        required {
+            /// `host:port`, `http://…`, `https://…` or `unix:/path`.
+            url: Text<ServerUrl>,
+        }
+        optional {
+            /// Share of the requests. Default 1.
+            weight: Whole<1, 65_535>,
+            /// Use it only while no other server is up. Default false.
+            backup: bool,
+            /// Connections and tunnels at once.
+            max_connections: Whole<1, { u64::MAX }>,
+        }
+    }
+}
+
+table! {
+    /// How to talk TLS to the `https://` servers of an upstream.
+    UpstreamTls "the `tls` of an upstream" {
+        required {}
+        optional {
+            /// PEM file with the only authorities to trust. Default: the system's.
+            ca: Text<PathBuf>,
+            /// Certificate to present, a PEM file.
+            cert: Text<PathBuf>,
+            /// Its key, a PEM file.
+            key: Text<PathBuf>,
+            /// Name to verify and ask for, instead of the server's host.
+            server_name: Text<ServerName>,
+        }
+    }
+}
+
+table! {
+    /// A server that fails `fails` times within `within` gets nothing for `out_for`.
+    Health "the `health` of an upstream" {
+        required {}
+        optional {
+            /// Default 3.
+            fails: Whole<1, 65_535>,
+            /// Default `10s`.
+            within: Text<Duration>,
+            /// Default `10s`.
+            out_for: Text<Duration>,
+        }
+    }
+}
+
+table! {
+    /// A WebAssembly plugin.
+    Plugin "[plugin.NAME]" {
+        required {
+            /// The component, or the .wasm that cargo made.
+            wasm: Text<PathBuf>,
+        }
+        optional {
+            /// The plugin's own keys; a route may lay others over them. A string `env:NAME` or
+            /// `file:PATH` stands for a secret.
+            config: PluginJson,
+            /// What the plugin may use.
+            limits: PluginLimits,
+        }
+    }
+}
+
+table! {
+    /// What one plugin may use.
+    PluginLimits "the `limits` of a plugin" {
+        required {}
+        optional {
+            /// Memory of one instance. Default `16MiB`.
+            memory: Text<ByteSize>,
+            /// CPU time of one call. Default `50ms`.
+            call_timeout: Text<Duration>,
+            /// Time to configure it when it is loaded. Default `5s`.
+            configure_timeout: Text<Duration>,
+            /// Instances alive at once. Default 256.
+            instances: Whole<1, 100_000>,
+        }
+    }
+}
+
+table! {
+    /// What to do with some requests; exactly one of `to`, `respond` and `redirect`.
+    Route "[[route]]" {
+        required {}
+        optional {
+            /// Name in logs and metrics. Default: made from host and path.
+            name: Text<RouteName>,
+            /// `ws.example.com` or `*.example.com`, one or several. Default: any.
+            host: OneOrMany<Text<HostPattern>>,
+            /// Paths that begin with this. Default `/`.
+            path: Text<NormalPath>,
+            /// Only this path.
+            path_exact: Text<NormalPath>,
+            /// Paths in which this matches somewhere; anchor it with `^`.
+            path_regex: Text<Regex>,
+            /// Default: any. GET includes HEAD.
+            methods: OneOrMany<Text<Method>>,
+            /// Header fields to match: a value, `*` for any, or `~` and a regex.
+            match_headers: Named<HeaderName, Text<HeaderValueMatch>>,
+            /// Forward to this upstream, or to an address such as `127.0.0.1:3000`.
+            to: Text<Target>,
+            /// Answer at once.
+            respond: Respond,
+            /// Send the client elsewhere.
+            redirect: Redirect,
+            /// Take this off the front of the path before it goes upstream.
+            strip_prefix: Text<NormalPath>,
+            /// Replace a part of the path before it goes upstream.
+            rewrite: Rewrite,
+            /// Edits of the request's header on its way upstream.
+            request_headers: HeaderEdits,
+            /// Edits of the response's header on its way to the client.
+            response_headers: HeaderEdits,
+            /// Origins that may open a WebSocket, e.g. `https://app.example.com`. Default: any.
+            origins: OneOrMany<Text<OriginPattern>>,
+            /// The filter chain: names of plugins, or tables that say more.
+            plugins: List<TextOr<Name, PluginUse>>,
+            /// Overrides `timeouts.connect`.
+            connect: Text<Duration>,
+            /// Overrides `timeouts.response_head`.
+            response_head: Text<Duration>,
+            /// Overrides `timeouts.idle_timeout`.
+            idle_timeout: Text<Duration>,
+            /// Overrides `timeouts.drain`.
+            drain: Text<Duration>,
+        }
+    }
+}
+
+table! {
+    /// An answer that no upstream gives.
+    Respond "`respond`" {
+        required {}
+        optional {
+            /// Default 200.
+            status: Whole<200, 599>,
+            /// Default empty.
+            body: Text<String>,
+            /// Default `text/plain; charset=utf-8`.
+            content_type: Text<HeaderValue>,
+        }
+    }
+}
+
+table! {
+    /// An answer that sends the client elsewhere.
+    Redirect "`redirect`" {
+        required {
+            /// Where to, with variables: `https://{host}{path}{query}`.
+            to: Text<RedirectTarget>,
+        }
+        optional {
+            /// 301, 302, 303, 307 or 308. Default 308.
+            status: Whole<100, 999>,
+        }
+    }
+}
+
+table! {
+    /// A change of the path: the first match of `regex` becomes `to`.
+    Rewrite "`rewrite`" {
+        required {
+            regex: Text<Regex>,
+            /// `$1` or `${name}` stand for groups of the regex.
+            to: Text<String>,
+        }
+        optional {}
+    }
+}
+
+table! {
+    /// Edits of a header: removals first, then `set`, then `add`. Values may hold variables.
+    HeaderEdits "header edits" {
+        required {}
+        optional {
+            set: Named<HeaderName, Text<HeaderTemplate>>,
+            add: Named<HeaderName, Text<HeaderTemplate>>,
+            remove: OneOrMany<Text<HeaderName>>,
+        }
+    }
+}
+
+table! {
+    /// A plugin on a route.
+    PluginUse "an entry of `plugins`" {
+        required {
+            /// Name of the plugin.
+            r#use: Text<Name>,
+        }
+        optional {
+            /// Laid over the plugin's own config, key by key.
+            config: PluginJson,
+            /// What a failure of the plugin does. Default `deny`.
+            on_error: Text<OnError>,
+        }
+    }
+}
+
+table! {
+    /// How long to wait for what; a route may override the last four.
+    Timeouts "[timeouts]" {
+        required {}
+        optional {
+            /// Default `10s`.
+            tls_handshake: Text<Duration>,
+            /// Default `10s`.
+            request_head: Text<Duration>,
+            /// Longest wait for the next piece of a request body. Default `60s`.
+            request_body: Text<Duration>,
+            /// How long an idle client connection is kept. Default `75s`.
+            keep_alive: Text<Duration>,
+            /// Default `5s`.
+            connect: Text<Duration>,
+            /// Default `60s`.
+            response_head: Text<Duration>,
+            /// A tunnel without a byte for this long is closed. Default `1h`.
+            idle_timeout: Text<Duration>,
+            /// How long an orderly stop may take. Default `30s`.
+            drain: Text<Duration>,
+        }
+    }
+}
+
+table! {
+    /// How much is too much.
+    Limits "[limits]" {
+        required {}
+        optional {
+            /// Client connections at once. Default: what the system's descriptor limit allows.
+            connections: Whole<1, { u64::MAX }>,
+            /// Connections at once from one client address. Default: no limit.
+            connections_per_client: Whole<1, { u64::MAX }>,
+            /// Request head. Default `16KiB`.
+            head_size: Text<ByteSize>,
+            /// Fields in a request head. Default 100.
+            head_fields: Whole<1, 1_000>,
+            /// Request target. Default `8KiB`.
+            target_size: Text<ByteSize>,
+            /// Request body. Default: no limit.
+            request_body: Text<ByteSize>,
+            /// Concurrent HTTP/2 streams per connection. Default 128.
+            http2_streams: Whole<1, 10_000>,
+        }
+    }
+}
+
+table! {
+    /// Metrics, health and reload for operators.
+    Admin "[admin]" {
+        required {
+            /// `127.0.0.1:9900`, or `unix:/path`; keep it away from clients.
+            bind: Text<Bind>,
+        }
+        optional {}
+    }
+}
+
+table! {
+    /// What to log.
+    Log "[log]" {
+        required {}
+        optional {
+            /// Format of the access log. Default `text`.
+            access: Text<AccessFormat>,
+            /// Default `info`; `info,sluicegate::tunnel=debug` says more about one part.
+            level: Text<LogLevel>,
+            /// Write query strings to the access log. Default false.
+            query: bool,
+        }
+    }
+}
+
+table! {
+    /// How to run.
+    Runtime "[runtime]" {
+        required {}
+        optional {
+            /// Worker threads. Default: one per core.
+            workers: Whole<1, 1_024>,
+        }
+    }
+}
+
+impl File {
+    /// Reads a whole document; every key that does not fit is reported to `reader`.
+    pub(super) fn from_document(document: &Spanned<DeTable<'_>>, reader: &mut Reader<'_>) -> Self {
+        Self::from_table(
+            Located {
+                value: document.get_ref(),
+                span: document.span(),
+            },
+            reader,
+        )
+    }
+}
+
+/// What the user may have meant by a key that `table` does not have.
+pub(super) fn hint_for_unknown_key(key: &str, table: &str, known: &[&str]) -> Option<String> {
+    let known = || known.iter().map(|key| plain(key));
+    let suggest = |key: &str| Some(format!("did you mean `{key}`?"));
+
+    if let Some((_, ours)) = ELSEWHERE
+        .iter()
+        .find(|(theirs, _)| theirs.eq_ignore_ascii_case(key))
+        && known().any(|known| known == *ours)
+    {
+        return suggest(ours);
+    }
+    if let Some(close) = closest(key, known()) {
+        return suggest(close);
+    }
+    let homes: Vec<String> = TABLES
+        .iter()
+        .filter(|(title, keys)| *title != table && keys.iter().any(|known| plain(known) == key))
+        .map(|(title, _)| (*title).to_owned())
+        .collect();
+    if !homes.is_empty() {
+        return Some(format!("`{key}` belongs in {}", homes.join(" or ")));
+    }
+    let keys: Vec<&str> = known().collect();
+    Some(format!("the keys here are {}", keys.join(", ")))
+}
+
+/// Every table, for hints and for the proof that the JSON schema knows the same keys.
+const TABLES: &[(&str, &[&str])] = &[
+    (File::TITLE, File::KEYS),
+    (Listener::TITLE, Listener::KEYS),
+    (ListenerTls::TITLE, ListenerTls::KEYS),
+    (Certificate::TITLE, Certificate::KEYS),
+    (Upstream::TITLE, Upstream::KEYS),
+    (Server::TITLE, Server::KEYS),
+    (UpstreamTls::TITLE, UpstreamTls::KEYS),
+    (Health::TITLE, Health::KEYS),
+    (Plugin::TITLE, Plugin::KEYS),
+    (PluginLimits::TITLE, PluginLimits::KEYS),
+    (Route::TITLE, Route::KEYS),
+    (Respond::TITLE, Respond::KEYS),
+    (Redirect::TITLE, Redirect::KEYS),
+    (Rewrite::TITLE, Rewrite::KEYS),
+    (HeaderEdits::TITLE, HeaderEdits::KEYS),
+    (PluginUse::TITLE, PluginUse::KEYS),
+    (Timeouts::TITLE, Timeouts::KEYS),
+    (Limits::TITLE, Limits::KEYS),
+    (Admin::TITLE, Admin::KEYS),
+    (Log::TITLE, Log::KEYS),
+    (Runtime::TITLE, Runtime::KEYS),
+];
+
+/// Words of other proxies and ours for the same thing.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("listen", "bind"),
+    ("address", "bind"),
+    ("port", "bind"),
+    ("server", "servers"),
+    ("endpoints", "servers"),
+    ("server_name", "host"),
+    ("location", "path"),
+    ("prefix", "path"),
+    ("proxy_pass", "to"),
+    ("backend", "to"),
+    ("return", "respond"),
+    ("ssl", "tls"),
+    ("certificate", "cert"),
+    ("ssl_certificate", "cert"),
+    ("ssl_certificate_key", "key"),
+    ("private_key", "key"),
+    ("proxy_read_timeout", "idle_timeout"),
+    ("proxy_connect_timeout", "connect"),
+    ("add_header", "response_headers"),
+    ("proxy_set_header", "request_headers"),
+    ("headers", "match_headers"),
+    ("allowed_origins", "origins"),
+    ("max_fails", "fails"),
+    ("fail_timeout", "out_for"),
+    ("client_max_body_size", "request_body"),
+    ("worker_processes", "workers"),
+    ("threads", "workers"),
+    ("worker_connections", "connections"),
+    ("filters", "plugins"),
+    ("module", "wasm"),
+    ("path", "wasm"),
+    ("metrics", "admin"),
+    ("set_real_ip_from", "trusted_proxies"),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_json_schema_and_the_reader_know_the_same_keys() {
+        let schema = crate::config::json_schema();
+        let mut described: Vec<&Value> = vec![&schema];
+        described.extend(schema["$defs"].as_object().expect("definitions").values());
+
+        let keys_of = |table: &Value| -> BTreeSet<String> {
+            let properties = table["properties"].as_object().into_iter().flatten();
+            properties.map(|(key, _)| key.clone()).collect()
+        };
+        let by_schema: BTreeSet<_> = described.iter().map(|table| keys_of(table)).collect();
+        let by_reader: BTreeSet<BTreeSet<String>> = TABLES
+            .iter()
+            .map(|(_, keys)| keys.iter().map(|key| plain(key).to_owned()).collect())
+            .collect();
+        assert_eq!(by_schema, by_reader);
+        for table in described {
+            assert_eq!(table["additionalProperties"], Value::Bool(false), "{table}");
+        }
+    }
+
+    #[test]
+    fn every_key_of_the_json_schema_is_read() {
+        // A wrong type is reported only by a key that the reader knows.
+        let schema = crate::config::json_schema();
+        for key in schema["properties"].as_object().expect("properties").keys() {
+            let text = format!("{key} = 1979-05-27\n");
+            let document = DeTable::parse(&text).expect("toml");
+            let mut reader = Reader::new(&text);
+            File::from_document(&document, &mut reader);
+            let messages: Vec<_> = reader
+                .into_diagnostics()
+                .into_iter()
+                .map(|d| d.message)
+                .collect();
+            assert_eq!(messages.len(), 1, "{key}: {messages:?}");
+            assert!(
+                messages[0].starts_with(&format!("`{key}` must be ")),
+                "{messages:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn required_keys_are_required_in_both() {
+        let schema = crate::config::json_schema();
+        let required = |name: &str| schema["$defs"][name]["required"].clone();
+        assert_eq!(required("Listener"), serde_json::json!(["bind"]));
+        assert_eq!(required("Upstream"), serde_json::json!(["servers"]));
+        assert_eq!(required("PluginUse"), serde_json::json!(["use"]));
+        assert_eq!(required("Route"), Value::Null);
+    }
+
+    #[test]
+    fn hints_name_the_key_or_its_home() {
+        let check = |key: &str, table: &str, keys: &[&str], expected: &str| {
+            assert_eq!(
+                hint_for_unknown_key(key, table, keys).as_deref(),
+                Some(expected)
+            );
+        };
+        check("hots", Route::TITLE, Route::KEYS, "did you mean `host`?");
+        check(
+            "proxy_pass",
+            Route::TITLE,
+            Route::KEYS,
+            "did you mean `to`?",
+        );
+        check(
+            "us",
+            PluginUse::TITLE,
+            PluginUse::KEYS,
+            "did you mean `use`?",
+        );
+        check(
+            "tls_handshake",
+            Route::TITLE,
+            Route::KEYS,
+            "`tls_handshake` belongs in [timeouts]",
+        );
+        check(
+            "xyzzy",
+            Runtime::TITLE,
+            Runtime::KEYS,
+            "the keys here are workers",
+        );
+    }
+
+    #[test]
+    fn the_words_of_others_lead_to_keys_that_exist() {
+        for (theirs, ours) in ELSEWHERE {
+            let known = TABLES.iter().any(|(_, keys)| keys.contains(ours));
+            assert!(known, "{theirs} leads to {ours}");
+        }
+    }
+}
