@@ -1,1 +1,240 @@
-//! Not written yet.
+//! One immutable generation of the configuration, with everything that it needs to serve.
+//!
+//! [`Snapshot::build`] does all the reading and compiling that `config` refuses to do, and reports
+//! what it finds with the same diagnostics, pointing into the same file. It takes over from the
+//! previous generation what did not change: endpoints with their health and connections, compiled
+//! plugins, TLS ticket keys, metric series. A snapshot is never changed; whoever began with one
+//! keeps it.
+
+mod plugins;
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use sluicegate_plugin_host::{Filter, Host};
+
+use crate::config::model::{
+    self, Action, Bind, Config, HeaderEdits, Limits, Listener, OnError, OriginPattern,
+    RouteTimeouts, Timeouts,
+};
+use crate::config::{Diagnostic, Report, Source};
+use crate::route::Table;
+use crate::server::ListenerPolicy;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::{EndpointMetrics, Metrics, PluginMetrics, RouteMetrics};
+use crate::tls::{CertInfo, Fault, ServerTls};
+use crate::upstream::Upstream;
+pub use plugins::LoadedPlugin;
+
+/// A generation, ready to serve.
+pub struct Snapshot {
+    pub generation: u64,
+    pub config: Config,
+    pub listeners: Vec<(Bind, Arc<ListenerPolicy>)>,
+    pub table: Table,
+    /// In the order that `table` counts.
+    pub routes: Vec<Arc<Route>>,
+    /// In the order of the configuration, which [`Action::Forward`] counts.
+    pub upstreams: Vec<UpstreamEntry>,
+    pub plugins: Vec<LoadedPlugin>,
+    pub timeouts: Timeouts,
+    pub limits: Limits,
+    pub trusted_proxies: Vec<IpNet>,
+    pub access_log: AccessLog,
+}
+
+/// A route as requests use it.
+pub struct Route {
+    pub name: Arc<str>,
+    pub action: Action,
+    pub request_headers: HeaderEdits,
+    pub response_headers: HeaderEdits,
+    pub origins: Vec<OriginPattern>,
+    pub chain: Vec<ChainLink>,
+    pub timeouts: RouteTimeouts,
+    pub metrics: RouteMetrics,
+}
+
+/// One filter of a route.
+pub struct ChainLink {
+    pub filter: Filter,
+    pub on_error: OnError,
+    pub metrics: PluginMetrics,
+}
+
+/// An upstream and the metric series of its endpoints, which a lease's index counts.
+pub struct UpstreamEntry {
+    pub upstream: Arc<Upstream>,
+    pub metrics: Vec<EndpointMetrics>,
+}
+
+/// What of the process a snapshot is built with.
+pub struct Workshop {
+    /// `None` in a process that checks or runs a configuration without plugins.
+    pub host: Arc<Host>,
+    pub metrics: Arc<Metrics>,
+    /// Told what takes time, for a person who waits.
+    pub progress: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+impl Snapshot {
+    /// Does all the IO that a parsed configuration needs.
+    ///
+    /// Runs for as long as reading certificates and compiling plugins takes: never on a serving
+    /// thread.
+    ///
+    /// # Errors
+    /// A report of everything that is wrong; nothing of the previous generation has changed.
+    pub async fn build(
+        source: &Arc<Source>,
+        config: Config,
+        mut warnings: Vec<Diagnostic>,
+        previous: Option<&Snapshot>,
+        workshop: &Workshop,
+        access_log: AccessLog,
+    ) -> Result<(Snapshot, Report), Report> {
+        let mut diagnostics = Vec::new();
+        let listeners = build_listeners(&config, previous, &mut diagnostics);
+        let upstreams = build_upstreams(&config, previous, workshop, &mut diagnostics);
+        let plugins =
+            plugins::load_plugins(&config, source, previous, workshop, &mut diagnostics).await;
+        let chains =
+            plugins::build_chains(&config, &plugins, previous, workshop, &mut diagnostics).await;
+        diagnostics.append(&mut warnings);
+        let report = Report::new(source, diagnostics);
+        if report.has_errors() {
+            return Err(report);
+        }
+        let routes = config
+            .routes
+            .iter()
+            .zip(chains)
+            .map(|(route, chain)| Arc::new(Route::new(route, chain, &workshop.metrics)))
+            .collect();
+        let snapshot = Snapshot {
+            generation: previous.map_or(1, |previous| previous.generation + 1),
+            listeners,
+            table: Table::new(&config.routes),
+            routes,
+            upstreams,
+            plugins: plugins.into_iter().flatten().collect(),
+            timeouts: config.timeouts,
+            limits: config.limits,
+            trusted_proxies: config.trusted_proxies.clone(),
+            access_log,
+            config,
+        };
+        Ok((snapshot, report))
+    }
+
+    /// The certificates of all listeners, in the order of the configuration.
+    pub fn certificates(&self) -> impl Iterator<Item = &CertInfo> {
+        self.listeners
+            .iter()
+            .filter_map(|(_, policy)| policy.tls.as_ref())
+            .flat_map(|tls| tls.certs())
+    }
+}
+
+impl Route {
+    fn new(route: &model::Route, chain: Vec<ChainLink>, metrics: &Metrics) -> Route {
+        Route {
+            name: Arc::clone(&route.name),
+            action: route.action.clone(),
+            request_headers: route.request_headers.clone(),
+            response_headers: route.response_headers.clone(),
+            origins: route.origins.clone(),
+            chain,
+            timeouts: route.timeouts,
+            metrics: metrics.route(&route.name),
+        }
+    }
+}
+
+fn build_listeners(
+    config: &Config,
+    previous: Option<&Snapshot>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<(Bind, Arc<ListenerPolicy>)> {
+    let https_port = config.listeners.iter().find_map(https_port);
+    let mut listeners = Vec::new();
+    for listener in &config.listeners {
+        let bind = &listener.bind.value;
+        let before = previous
+            .into_iter()
+            .flat_map(|previous| &previous.listeners)
+            .find(|(before, _)| before == bind)
+            .and_then(|(_, policy)| policy.tls.as_deref());
+        let tls = match &listener.tls {
+            None => None,
+            Some(tls) => match ServerTls::build(tls, before) {
+                Ok(tls) => {
+                    let warnings = tls.warnings().iter();
+                    diagnostics.extend(warnings.map(|fault| Diagnostic {
+                        severity: crate::config::Severity::Warning,
+                        ..diagnostic(fault)
+                    }));
+                    Some(tls)
+                }
+                Err(faults) => {
+                    diagnostics.extend(faults.iter().map(diagnostic));
+                    continue;
+                }
+            },
+        };
+        let policy = ListenerPolicy {
+            bind: bind.to_string().into(),
+            tls,
+            redirect_to_https: listener.redirect_to_https.then_some(https_port).flatten(),
+        };
+        listeners.push((bind.clone(), Arc::new(policy)));
+    }
+    listeners
+}
+
+fn https_port(listener: &Listener) -> Option<u16> {
+    listener.tls.as_ref()?;
+    match &listener.bind.value {
+        Bind::Tcp(addr) => Some(addr.port()),
+        Bind::AnyTcp(port) => Some(*port),
+        Bind::Unix(_) => None,
+    }
+}
+
+fn build_upstreams(
+    config: &Config,
+    previous: Option<&Snapshot>,
+    workshop: &Workshop,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<UpstreamEntry> {
+    let mut upstreams = Vec::new();
+    for upstream in &config.upstreams {
+        let before = previous
+            .into_iter()
+            .flat_map(|previous| &previous.upstreams)
+            .find(|entry| *entry.upstream.name() == upstream.name)
+            .map(|entry| &*entry.upstream);
+        match Upstream::build(upstream, before) {
+            Ok(built) => {
+                let metrics = built
+                    .endpoints()
+                    .map(|endpoint| {
+                        let metrics = workshop.metrics.endpoint(&upstream.name, endpoint.name());
+                        metrics.set_up(endpoint.is_up());
+                        metrics
+                    })
+                    .collect();
+                upstreams.push(UpstreamEntry {
+                    upstream: built,
+                    metrics,
+                });
+            }
+            Err(faults) => diagnostics.extend(faults.iter().map(diagnostic)),
+        }
+    }
+    upstreams
+}
+
+fn diagnostic(fault: &Fault) -> Diagnostic {
+    Diagnostic::error(fault.span.clone(), fault.message.clone()).hint(fault.hint.clone())
+}

@@ -1,0 +1,184 @@
+//! The filters of a route around one request: in order on the way in, in reverse on the way out.
+//!
+//! A filter that responds ends the way in; the filters before it still see the response. What a
+//! failing filter does is the route's `on_error`: `deny` answers 500 (503 if no instance was free),
+//! `pass` goes on as if it had not been there; its own changes are undone by the host either way.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::request::Parts;
+use http::{Response, StatusCode};
+use sluicegate_plugin_host::{
+    CallFacts, FilterError, RequestHead, ResponseFilter, ResponseHead, TlsFacts, Verdict,
+};
+
+use crate::body::ResponseBody;
+use crate::config::model::OnError;
+use crate::error::{Failure, Side};
+use crate::flow::connection::Connection;
+use crate::flow::exchange::Exchange;
+use crate::snapshot::{ChainLink, Route};
+
+/// A route's filters at work on one request.
+pub(super) struct Chain<'a> {
+    route: &'a Route,
+    /// `None` without filters: then nothing is gathered for them either.
+    facts: Option<Arc<CallFacts>>,
+    /// The instances that wait for the response, in the order of the route.
+    waiting: Vec<(&'a ChainLink, ResponseFilter)>,
+}
+
+impl<'a> Chain<'a> {
+    pub(super) fn new(
+        route: &'a Route,
+        connection: &Connection,
+        exchange: &Exchange,
+    ) -> Result<Chain<'a>, Failure> {
+        let facts = if route.chain.is_empty() {
+            None
+        } else {
+            Some(Arc::new(call_facts(route, connection, exchange)?))
+        };
+        Ok(Chain {
+            route,
+            facts,
+            waiting: Vec::new(),
+        })
+    }
+
+    /// Runs the request filters. `Some` is the response of one that decided.
+    pub(super) async fn filter_request(
+        &mut self,
+        parts: &mut Parts,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Response<ResponseBody>>, Failure> {
+        let Some(call_facts) = &self.facts else {
+            return Ok(None);
+        };
+        let facts = exchange.admitted_facts()?;
+        let mut head = RequestHead {
+            method: parts.method.clone(),
+            path: Arc::clone(&facts.path),
+            query: facts.query.clone(),
+            headers: std::mem::take(&mut parts.headers),
+            facts: Arc::clone(call_facts),
+        };
+        let mut verdict = Ok(None);
+        for link in &self.route.chain {
+            let started = Instant::now();
+            let (after, outcome) = link.filter.on_request(head).await;
+            head = after;
+            match outcome {
+                Ok(outcome) => {
+                    link.metrics
+                        .call(verdict_label(&outcome.verdict), started.elapsed());
+                    if let Some(waiting) = outcome.response_hook {
+                        self.waiting.push((link, waiting));
+                    }
+                    if let Verdict::Respond(response) = outcome.verdict {
+                        verdict = Ok(Some(response.map(ResponseBody::own)));
+                        break;
+                    }
+                }
+                Err(error) => {
+                    if let Some(failure) = self.failed(link, &error, started) {
+                        verdict = Err(failure);
+                        break;
+                    }
+                }
+            }
+        }
+        parts.headers = head.headers;
+        if let Some(facts) = exchange.facts_mut() {
+            facts.query = head.query;
+        }
+        verdict
+    }
+
+    /// Runs the response filters of the instances that let the request through, last one first.
+    pub(super) async fn filter_response(
+        &mut self,
+        response: &mut Response<ResponseBody>,
+    ) -> Result<(), Failure> {
+        while let Some((link, waiting)) = self.waiting.pop() {
+            let started = Instant::now();
+            let head = ResponseHead {
+                status: response.status(),
+                is_upgrade: response.status() == StatusCode::SWITCHING_PROTOCOLS,
+                headers: std::mem::take(response.headers_mut()),
+            };
+            let (head, verdict) = waiting.on_response(head).await;
+            *response.headers_mut() = head.headers;
+            match verdict {
+                Ok(verdict) => {
+                    link.metrics
+                        .call(verdict_label(&verdict), started.elapsed());
+                    if let Verdict::Respond(instead) = verdict {
+                        *response = instead.map(ResponseBody::own);
+                    }
+                }
+                Err(error) => {
+                    if let Some(failure) = self.failed(link, &error, started) {
+                        return Err(failure);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts and logs a filter's failure; what it means for the request is `on_error`'s.
+    fn failed(&self, link: &ChainLink, error: &FilterError, started: Instant) -> Option<Failure> {
+        link.metrics.call(error.label(), started.elapsed());
+        let plugin = link.filter.plugin().name();
+        let route = &*self.route.name;
+        match error {
+            FilterError::Trap { backtrace, .. } => {
+                tracing::warn!(plugin, route, %error, backtrace, "filter failed");
+            }
+            _ => tracing::warn!(plugin, route, %error, "filter failed"),
+        }
+        match (link.on_error, error) {
+            (OnError::Pass, _) => None,
+            (OnError::Deny, FilterError::NoInstance) => Some(Failure::new(
+                Side::Filter,
+                StatusCode::SERVICE_UNAVAILABLE,
+                error.label(),
+            )),
+            (OnError::Deny, _) => Some(Failure::new(
+                Side::Filter,
+                StatusCode::INTERNAL_SERVER_ERROR,
+                error.label(),
+            )),
+        }
+    }
+}
+
+fn call_facts(
+    route: &Route,
+    connection: &Connection,
+    exchange: &Exchange,
+) -> Result<CallFacts, Failure> {
+    let facts = exchange.admitted_facts()?;
+    Ok(CallFacts {
+        client_ip: facts.client_ip,
+        scheme: facts.scheme,
+        host: Arc::clone(&facts.host),
+        request_id: Arc::clone(&facts.request_id),
+        route: Arc::clone(&route.name),
+        tls: connection.facts.tls.as_ref().map(|tls| TlsFacts {
+            version: tls.version,
+            cipher: tls.cipher,
+            sni: tls.sni.clone(),
+            client_subject: tls.client_subject.clone(),
+        }),
+    })
+}
+
+fn verdict_label(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Continue => "continue",
+        Verdict::Respond(_) => "respond",
+    }
+}
