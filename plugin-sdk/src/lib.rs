@@ -1,1 +1,139 @@
+//! Write a sluicegate plugin: a struct, a typed config, one function per hook.
+//!
+//! ```
+//! use sluicegate_plugin::{ConfigError, Filter, Reply, Request, Secret, Verdict, export};
+//!
+//! #[derive(serde::Deserialize)]
+//! #[serde(deny_unknown_fields)]
+//! struct Config {
+//!     token: Secret,
+//! }
+//!
+//! struct Gate(Config);
+//!
+//! impl Filter for Gate {
+//!     type Config = Config;
+//!
+//!     fn configure(config: Config) -> Result<Self, ConfigError> {
+//!         Ok(Gate(config))
+//!     }
+//!
+//!     fn on_request(&self, req: &mut Request) -> Verdict {
+//!         match req.header("x-token") {
+//!             Some(token) if self.0.token.matches(&token) => Verdict::Continue,
+//!             _ => Reply::new(401).body("a token, please\n").into(),
+//!         }
+//!     }
+//! }
+//!
+//! export!(Gate);
+//!
+//! let gate = Gate::configure(Config { token: "s3cret".into() }).unwrap();
+//! let mut req = Request::builder().header("X-Token", "s3cret").build();
+//! assert_eq!(gate.on_request(&mut req), Verdict::Continue);
+//! # assert_eq!(gate.on_request(&mut Request::builder().build()).status(), Some(401));
+//! ```
+//!
+//! # The contract
+//! - Every handshake gets a fresh instance: `configure`, then `on_request`, then `on_response` if
+//!   there is one and the upstream answered. Nothing is left from one client to the next, so a
+//!   counter in a `static` always starts anew.
+//! - `configure` is a pure function of the config. It runs once per handshake as well, so keep it
+//!   small; its error reaches the operator and should name the key ([`ConfigError::key`]).
+//! - A panic, too much memory or too much CPU time ends the call; the route's `on_error` then
+//!   decides (by default the client gets a 500). What the call had edited is undone.
+//! - There are no files, no sockets and no environment, only [`log`](mod@log) and [`clock`].
+//!
+//! # Limits
+//! See [`EditError`] for edits of a head and [`Reply`] for responses; memory and CPU time are
+//! the operator's choice (`[plugin.NAME]` in the configuration).
+//!
+//! # Tests
+//! On any other target than wasm, [`Request::builder`] and [`Response::builder`] make heads in
+//! memory, under the same rules as behind the proxy: test a filter with plain `cargo test`.
 
+// The generated bindings name this crate from the outside.
+#[cfg(target_arch = "wasm32")]
+extern crate self as sluicegate_plugin;
+
+pub mod clock;
+pub mod log;
+
+mod config;
+#[doc(hidden)]
+pub mod glue;
+mod head;
+#[cfg(not(target_arch = "wasm32"))]
+mod native;
+mod verdict;
+
+pub use config::{ConfigError, NoConfig, Secret};
+pub use head::{EditError, Request, Response, TlsFacts};
+#[cfg(not(target_arch = "wasm32"))]
+pub use native::{RequestBuilder, ResponseBuilder};
+pub use verdict::{Reply, Verdict};
+
+/// A filter of handshakes and ordinary requests.
+pub trait Filter: Sized + 'static {
+    /// Read from the plugin's `config` in the proxy's configuration. Say
+    /// `#[serde(deny_unknown_fields)]`, so that a misspelt key is refused; [`NoConfig`] takes none.
+    type Config: serde::de::DeserializeOwned;
+
+    /// Makes the filter; a pure function of the config.
+    ///
+    /// # Errors
+    /// What is wrong with the config. The proxy then does not start, or keeps its old
+    /// configuration.
+    fn configure(config: Self::Config) -> Result<Self, ConfigError>;
+
+    /// Decides on a request before anything of it reaches the upstream.
+    fn on_request(&self, req: &mut Request) -> Verdict;
+}
+
+/// The second hook: the upstream's answer, before the client sees it.
+///
+/// [`export!`] finds out by itself whether a filter implements it.
+pub trait ResponseFilter: Filter {
+    /// Decides on a response; the instance is the one that saw the request.
+    fn on_response(&self, res: &mut Response) -> Verdict;
+}
+
+/// Makes a [`Filter`] the plugin of this crate; once, at the root.
+///
+/// The crate must be a `cdylib`; its package name and version become the plugin's. If the type
+/// also implements [`ResponseFilter`], that hook is exported too; nothing needs to be said.
+#[macro_export]
+macro_rules! export {
+    ($filter:ty) => {
+        const _: () = {
+            // An inherent constant hides the trait's of the same name, but only where its bound
+            // holds: this is how the response hook is found.
+            struct Probe<T>(::core::marker::PhantomData<T>);
+
+            #[allow(dead_code)]
+            impl<T: $crate::ResponseFilter> Probe<T> {
+                const ON_RESPONSE: ::core::option::Option<$crate::glue::OnResponse<T>> =
+                    ::core::option::Option::Some(<T as $crate::ResponseFilter>::on_response);
+            }
+
+            #[allow(dead_code)]
+            trait NoResponseHook<T> {
+                const ON_RESPONSE: ::core::option::Option<$crate::glue::OnResponse<T>> =
+                    ::core::option::Option::None;
+            }
+            impl<T> NoResponseHook<T> for Probe<T> {}
+
+            struct Plugin;
+
+            impl $crate::glue::Exported for Plugin {
+                type Filter = $filter;
+                const NAME: &'static str = ::core::env!("CARGO_PKG_NAME");
+                const VERSION: &'static str = ::core::env!("CARGO_PKG_VERSION");
+                const ON_RESPONSE: ::core::option::Option<$crate::glue::OnResponse<$filter>> =
+                    <Probe<$filter>>::ON_RESPONSE;
+            }
+
+            $crate::__export_to_wasm!(Plugin);
+        };
+    };
+}

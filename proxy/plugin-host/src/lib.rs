@@ -1,1 +1,35 @@
+//! Runs sluicegate's WebAssembly filters; the only crate of the proxy that names wasmtime.
+//!
+//! A [`Host`] lives as long as the process: engine, instance pool, epoch ticker, compile cache. A
+//! [`Plugin`] is one compiled component. A [`Filter`] is a plugin with one route's config, proven
+//! to be acceptable. Each handshake gets a pristine instance, configured anew, and gives it back
+//! when its last hook is done; how that instance comes to be configured is private to `filter`,
+//! so that it may one day start from a snapshot instead.
+//!
+//! What is refused: files, sockets and WASI are not linked; an import that is not ours is a load
+//! error. Guests are bounded in memory, tables, stack, CPU time per call, wall-clock time,
+//! instances, log lines and what they may write into a head (`sluicegate-plugin-rules`). Bytes
+//! from a guest never cause a panic here. A guest never blocks the thread that runs it for more
+//! than a tick of the epoch.
+//!
+//! Calls run inside a tokio runtime with its timer enabled. Dropping a call's future at any point
+//! frees the instance.
 
+#![deny(unsafe_code)]
+
+mod bindings;
+mod cache;
+mod component;
+mod error;
+mod filter;
+mod host;
+mod log;
+mod plugin;
+
+pub use component::{Inspection, Kind, componentize, inspect};
+pub use error::{ConfigureError, FilterError, HostError, LoadError};
+pub use filter::{
+    CallFacts, Filter, RequestHead, RequestOutcome, ResponseFilter, ResponseHead, TlsFacts, Verdict,
+};
+pub use host::{Host, HostSettings};
+pub use plugin::{Description, Limits, Plugin};

@@ -1,0 +1,124 @@
+//! Between an author's [`Filter`] and the generated bindings; not for authors.
+//!
+//! An instance lives for one handshake: the configured filter sits in a thread local, set by
+//! `configure` and read by the hooks.
+
+use crate::{Filter, Response, Verdict};
+
+/// The response hook of `T`.
+pub type OnResponse<T> = fn(&T, &mut Response) -> Verdict;
+
+/// What `export!` knows of an author's crate.
+pub trait Exported: 'static {
+    type Filter: Filter;
+    const NAME: &'static str;
+    const VERSION: &'static str;
+    const ON_RESPONSE: Option<OnResponse<Self::Filter>>;
+}
+
+#[cfg(target_arch = "wasm32")]
+pub use wasm::*;
+
+#[cfg(target_arch = "wasm32")]
+mod wasm {
+    use std::any::Any;
+    use std::cell::OnceCell;
+
+    use super::Exported;
+    use crate::{Filter, Request, Response, Verdict};
+
+    pub use wit_bindgen::rt;
+
+    #[allow(clippy::all, clippy::pedantic, unreachable_pub, reason = "generated")]
+    pub mod bindings {
+        wit_bindgen::generate!({
+            world: "handshake-filter",
+            path: "wit",
+            runtime_path: "::sluicegate_plugin::glue::rt",
+            pub_export_macro: true,
+            export_macro_name: "export_bindings",
+            default_bindings_module: "::sluicegate_plugin::glue::bindings",
+        });
+    }
+
+    use bindings::sluicegate::plugin::{about, http};
+
+    thread_local! {
+        // `Any`, because a thread local cannot name a type parameter.
+        static FILTER: OnceCell<Box<dyn Any>> = const { OnceCell::new() };
+    }
+
+    pub fn describe<P: Exported>() -> about::Description {
+        let mut hooks = vec![about::Hook::Request];
+        hooks.extend(P::ON_RESPONSE.map(|_| about::Hook::Response));
+        about::Description {
+            name: P::NAME.into(),
+            version: P::VERSION.into(),
+            hooks,
+        }
+    }
+
+    pub fn configure<P: Exported>(json: &str) -> Result<(), String> {
+        let config = crate::config::parse(json)?;
+        let filter = P::Filter::configure(config).map_err(|e| e.to_string())?;
+        FILTER
+            .with(|cell| cell.set(Box::new(filter)))
+            .map_err(|_| "configured twice".to_owned())
+    }
+
+    pub fn on_request<P: Exported>(req: &http::Request) -> http::Verdict {
+        with_filter::<P>(|filter| filter.on_request(&mut Request::lent(req))).into()
+    }
+
+    pub fn on_response<P: Exported>(res: &http::Response) -> http::Verdict {
+        let Some(hook) = P::ON_RESPONSE else {
+            return http::Verdict::Continue;
+        };
+        with_filter::<P>(|filter| hook(filter, &mut Response::lent(res))).into()
+    }
+
+    fn with_filter<P: Exported>(hook: impl FnOnce(&P::Filter) -> Verdict) -> Verdict {
+        FILTER.with(
+            |cell| match cell.get().and_then(|filter| filter.downcast_ref()) {
+                Some(filter) => hook(filter),
+                // The host configures first. Nothing a filter could say would be right here, so the
+                // call traps and the route's `on_error` decides.
+                None => std::process::abort(),
+            },
+        )
+    }
+}
+
+/// The exports of a component; nothing on other targets.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_to_wasm {
+    ($plugin:ident) => {
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            use $crate::glue::bindings::{Guest, sluicegate::plugin};
+
+            impl Guest for $plugin {
+                fn describe() -> plugin::about::Description {
+                    $crate::glue::describe::<$plugin>()
+                }
+                fn configure(
+                    config: ::std::string::String,
+                ) -> ::core::result::Result<(), ::std::string::String> {
+                    $crate::glue::configure::<$plugin>(&config)
+                }
+                fn on_request(req: &plugin::http::Request) -> plugin::http::Verdict {
+                    $crate::glue::on_request::<$plugin>(req)
+                }
+                fn on_response(res: &plugin::http::Response) -> plugin::http::Verdict {
+                    $crate::glue::on_response::<$plugin>(res)
+                }
+            }
+
+    $crate::glue::bindings::export_bindings!($plugin with_types_in $crate::glue::bindings);
+        };
+        // Natively nothing is exported, but the hooks are still checked.
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: &str = <$plugin as $crate::glue::Exported>::NAME;
+    };
+}

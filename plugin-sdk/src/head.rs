@@ -1,0 +1,383 @@
+//! The heads a filter sees.
+//!
+//! Behind the proxy they are handles, lent for one call: what a filter does not ask for is never
+//! copied into the guest. Natively they are maps in memory (see `native`), under the same rules.
+
+use std::net::IpAddr;
+
+/// Why the proxy refused an edit; the head is as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EditError {
+    /// Not a field name (RFC 9110, section 5.1).
+    InvalidName,
+    /// A value with CR, LF, NUL or another control byte; a subprotocol that is no token or comes
+    /// twice; a query with blanks, control bytes, `#` or anything but ASCII.
+    InvalidValue,
+    /// The proxy itself writes this field: `host`, `connection`, `content-length`,
+    /// `sec-websocket-*`, `x-forwarded-*` and their like.
+    Protected,
+    /// The head would hold more than 128 fields.
+    TooMany,
+    /// The value would be larger than 8 KiB, or the head than 64 KiB.
+    TooLarge,
+    /// The client did not offer this subprotocol.
+    NotOffered,
+}
+
+impl std::fmt::Display for EditError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            EditError::InvalidName => "not a field name",
+            EditError::InvalidValue => "not a valid value",
+            EditError::Protected => "written by the proxy itself",
+            EditError::TooMany => "too many fields",
+            EditError::TooLarge => "too large",
+            EditError::NotOffered => "not offered by the client",
+        })
+    }
+}
+
+impl std::error::Error for EditError {}
+
+/// What the TLS handshake settled.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsFacts {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: String,
+    /// IANA name of the cipher suite.
+    pub cipher: String,
+    /// The server name the client asked for, in lower case.
+    pub sni: Option<String>,
+    /// The subject (RFC 4514) of the client certificate that the proxy verified.
+    pub client_subject: Option<String>,
+}
+
+/// A request on its way to the upstream.
+///
+/// Reading is never refused; every edit may be, see [`EditError`].
+#[derive(Debug)]
+pub struct Request(pub(crate) RequestHead);
+
+impl Request {
+    pub fn method(&self) -> String {
+        self.0.method()
+    }
+
+    /// The one normal form of the path, as it is matched and forwarded.
+    pub fn path(&self) -> String {
+        self.0.path()
+    }
+
+    /// The raw query, without its `?`.
+    pub fn query(&self) -> Option<String> {
+        self.0.query()
+    }
+
+    /// The first parameter of this name in the query, decoded as a form (`+` is a blank).
+    pub fn query_param(&self, name: &str) -> Option<String> {
+        let query = self.query()?;
+        query_pairs(&query)
+            .find(|(key, _)| decode(key) == name)
+            .map(|(_, value)| decode(value))
+    }
+
+    /// Takes every parameter of this name out of the query; the others stay as they are.
+    ///
+    /// # Errors
+    /// `InvalidValue` where the rest is no valid query.
+    pub fn remove_query_param(&mut self, name: &str) -> Result<(), EditError> {
+        let Some(query) = self.query() else {
+            return Ok(());
+        };
+        let kept: Vec<&str> = query
+            .split('&')
+            .filter(|pair| decode(key_and_value(pair).0) != name)
+            .collect();
+        let kept = kept.join("&");
+        if kept == query {
+            return Ok(());
+        }
+        self.set_query((!kept.is_empty()).then_some(&kept))
+    }
+
+    /// Replaces the query that goes upstream; `None` drops it.
+    ///
+    /// # Errors
+    /// `InvalidValue`, `TooLarge`.
+    pub fn set_query(&mut self, query: Option<&str>) -> Result<(), EditError> {
+        Ok(self.0.set_query(query)?)
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> String {
+        self.0.scheme()
+    }
+
+    /// In lower case, without the port.
+    pub fn host(&self) -> String {
+        self.0.host()
+    }
+
+    /// The client's address, also behind trusted proxies.
+    pub fn client_ip(&self) -> IpAddr {
+        // The proxy writes it; the fallback is unreachable and lets nobody pass for somebody.
+        self.0
+            .client_ip()
+            .parse()
+            .unwrap_or(IpAddr::from([0, 0, 0, 0]))
+    }
+
+    /// The same id as in the access log.
+    pub fn request_id(&self) -> String {
+        self.0.request_id()
+    }
+
+    /// The name of the route that matched.
+    pub fn route(&self) -> String {
+        self.0.route()
+    }
+
+    /// What the TLS handshake settled; `None` on a plain listener.
+    pub fn tls(&self) -> Option<TlsFacts> {
+        tls_of(&self.0)
+    }
+
+    /// The first value of a field, names in any case. What is not UTF-8 comes with replacement
+    /// characters rather than as absent; [`Request::header_values`] has the bytes.
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.0.header(name).map(text)
+    }
+
+    /// Every value of a field, in order.
+    pub fn header_values(&self, name: &str) -> Vec<Vec<u8>> {
+        self.0.header_values(name)
+    }
+
+    /// All fields, names in lower case. Dearer than asking for the ones you need.
+    pub fn headers(&self) -> Vec<(String, Vec<u8>)> {
+        self.0.headers()
+    }
+
+    /// Replaces every value of a field.
+    ///
+    /// # Errors
+    /// See [`EditError`].
+    pub fn set_header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
+        Ok(self.0.set_header(name, value.as_ref())?)
+    }
+
+    /// Adds a value to a field.
+    ///
+    /// # Errors
+    /// See [`EditError`].
+    pub fn add_header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
+        Ok(self.0.add_header(name, value.as_ref())?)
+    }
+
+    /// Removes a field; removing what is not there is fine.
+    ///
+    /// # Errors
+    /// `InvalidName`, `Protected`.
+    pub fn remove_header(&mut self, name: &str) -> Result<(), EditError> {
+        Ok(self.0.remove_header(name)?)
+    }
+
+    /// The subprotocols the client offers, in its order.
+    pub fn subprotocols(&self) -> Vec<String> {
+        self.0.subprotocols()
+    }
+
+    /// Offers these instead, each one of [`Request::subprotocols`]; none drops the field.
+    ///
+    /// # Errors
+    /// `InvalidValue`, `NotOffered`.
+    pub fn set_subprotocols(&mut self, offered: &[String]) -> Result<(), EditError> {
+        Ok(self.0.set_subprotocols(offered)?)
+    }
+}
+
+/// The upstream's answer, before the client sees it.
+#[derive(Debug)]
+pub struct Response(pub(crate) ResponseHead);
+
+impl Response {
+    pub fn status(&self) -> u16 {
+        self.0.status()
+    }
+
+    /// The upstream accepted the upgrade: a 101, and a tunnel follows.
+    pub fn is_upgrade(&self) -> bool {
+        self.0.is_upgrade()
+    }
+
+    /// As [`Request::header`].
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.0.header(name).map(text)
+    }
+
+    /// Every value of a field, in order.
+    pub fn header_values(&self, name: &str) -> Vec<Vec<u8>> {
+        self.0.header_values(name)
+    }
+
+    /// All fields, names in lower case.
+    pub fn headers(&self) -> Vec<(String, Vec<u8>)> {
+        self.0.headers()
+    }
+
+    /// Replaces every value of a field.
+    ///
+    /// # Errors
+    /// See [`EditError`].
+    pub fn set_header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
+        Ok(self.0.set_header(name, value.as_ref())?)
+    }
+
+    /// Adds a value to a field.
+    ///
+    /// # Errors
+    /// See [`EditError`].
+    pub fn add_header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
+        Ok(self.0.add_header(name, value.as_ref())?)
+    }
+
+    /// Removes a field; removing what is not there is fine.
+    ///
+    /// # Errors
+    /// `InvalidName`, `Protected`.
+    pub fn remove_header(&mut self, name: &str) -> Result<(), EditError> {
+        Ok(self.0.remove_header(name)?)
+    }
+}
+
+fn text(value: Vec<u8>) -> String {
+    String::from_utf8(value).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+}
+
+fn query_pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    query.split('&').map(key_and_value)
+}
+
+fn key_and_value(pair: &str) -> (&str, &str) {
+    pair.split_once('=').unwrap_or((pair, ""))
+}
+
+/// Form decoding (WHATWG URL, section 5.1); a `%` without two hex digits stays.
+fn decode(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        out.push(match (byte, tail) {
+            (b'+', _) => b' ',
+            (b'%', [high, low, tail @ ..]) => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => {
+                    rest = tail;
+                    high << 4 | low
+                }
+                _ => byte,
+            },
+            _ => byte,
+        });
+    }
+    self::text(out)
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+use crate::native::{RequestHead, ResponseHead, tls_of};
+
+#[cfg(target_arch = "wasm32")]
+use wasm::{RequestHead, ResponseHead, tls_of};
+
+#[cfg(target_arch = "wasm32")]
+mod wasm {
+    use std::mem::ManuallyDrop;
+
+    use super::{EditError, Request, Response, TlsFacts};
+    use crate::glue::bindings::sluicegate::plugin::http;
+
+    // The bindings own the handle and give it back after the call; these are second names for
+    // it, which must not do so again.
+    pub(crate) type RequestHead = ManuallyDrop<http::Request>;
+    pub(crate) type ResponseHead = ManuallyDrop<http::Response>;
+
+    impl Request {
+        /// A second name for a request; the caller keeps it from outliving the first.
+        pub(crate) fn lent(req: &http::Request) -> Self {
+            // SAFETY: `handle` is a live handle of this type for as long as `req` is borrowed;
+            // it is never dropped here, and hooks only get `&mut Request`, which they can
+            // neither keep nor swap for another (there is no other way to make one).
+            Request(ManuallyDrop::new(unsafe {
+                http::Request::from_handle(req.handle())
+            }))
+        }
+    }
+
+    impl Response {
+        /// As [`Request::lent`].
+        pub(crate) fn lent(res: &http::Response) -> Self {
+            // SAFETY: as in `Request::lent`.
+            Response(ManuallyDrop::new(unsafe {
+                http::Response::from_handle(res.handle())
+            }))
+        }
+    }
+
+    pub(crate) fn tls_of(head: &RequestHead) -> Option<TlsFacts> {
+        let http::TlsFacts {
+            version,
+            cipher,
+            sni,
+            client_subject,
+        } = head.tls()?;
+        Some(TlsFacts {
+            version,
+            cipher,
+            sni,
+            client_subject,
+        })
+    }
+
+    impl From<http::EditError> for EditError {
+        fn from(error: http::EditError) -> Self {
+            match error {
+                http::EditError::InvalidName => EditError::InvalidName,
+                http::EditError::InvalidValue => EditError::InvalidValue,
+                http::EditError::Protected => EditError::Protected,
+                http::EditError::TooMany => EditError::TooMany,
+                http::EditError::TooLarge => EditError::TooLarge,
+                http::EditError::NotOffered => EditError::NotOffered,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_decoded_and_edited() {
+        #[track_caller]
+        fn check(query: &str, value: Option<&str>, left: Option<&str>) {
+            let mut req = Request::builder().uri(&format!("/ws?{query}")).build();
+            assert_eq!(req.query_param("api_key").as_deref(), value, "{query}");
+            req.remove_query_param("api_key").expect("a valid query");
+            assert_eq!(req.query().as_deref(), left, "{query}");
+        }
+        check("api_key=s3", Some("s3"), None);
+        check("a=1&api_key=s%33+x&b=%20", Some("s3 x"), Some("a=1&b=%20"));
+        check("api%5fkey=s3&api_key=other&c", Some("s3"), Some("c"));
+        check("api_key", Some(""), None);
+        check("API_KEY=s3", None, Some("API_KEY=s3"));
+        check("api_key=%f&x=%", Some("%f"), Some("x=%"));
+        check("api_key=%ff", Some("\u{fffd}"), None);
+    }
+}

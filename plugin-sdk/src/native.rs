@@ -1,0 +1,293 @@
+//! Heads in memory, for authors' unit tests; edits go by the rules that the host enforces.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use sluicegate_plugin_rules as rules;
+
+use crate::{EditError, Request, Response, TlsFacts};
+
+/// Makes a [`Request`] for a unit test: by default `GET http://example.com/` from 192.0.2.1.
+#[derive(Debug)]
+#[must_use]
+pub struct RequestBuilder(RequestHead);
+
+/// Makes a [`Response`] for a unit test: by default a 200 without headers.
+#[derive(Debug)]
+#[must_use]
+pub struct ResponseBuilder(ResponseHead);
+
+#[derive(Debug)]
+pub(crate) struct RequestHead {
+    method: String,
+    path: String,
+    query: Option<String>,
+    scheme: String,
+    host: String,
+    client_ip: String,
+    request_id: String,
+    route: String,
+    tls: Option<TlsFacts>,
+    fields: HeaderMap,
+}
+
+#[derive(Debug)]
+pub(crate) struct ResponseHead {
+    status: u16,
+    fields: HeaderMap,
+}
+
+impl Request {
+    /// Makes a request for a unit test; not there in a plugin.
+    pub fn builder() -> RequestBuilder {
+        RequestBuilder(RequestHead {
+            method: "GET".into(),
+            path: "/".into(),
+            query: None,
+            scheme: "http".into(),
+            host: "example.com".into(),
+            client_ip: "192.0.2.1".into(),
+            request_id: "0123456789abcdef0123456789abcdef".into(),
+            route: "test".into(),
+            tls: None,
+            fields: HeaderMap::new(),
+        })
+    }
+}
+
+impl Response {
+    /// Makes a response for a unit test; not there in a plugin.
+    pub fn builder() -> ResponseBuilder {
+        ResponseBuilder(ResponseHead {
+            status: 200,
+            fields: HeaderMap::new(),
+        })
+    }
+}
+
+impl RequestBuilder {
+    pub fn method(mut self, method: &str) -> Self {
+        self.0.method = method.into();
+        self
+    }
+
+    /// Path and query, `/ws?a=1`.
+    pub fn uri(mut self, uri: &str) -> Self {
+        let (path, query) = uri
+            .split_once('?')
+            .map_or((uri, None), |(p, q)| (p, Some(q)));
+        self.0.path = path.into();
+        self.0.query = query.map(str::to_owned);
+        self
+    }
+
+    pub fn host(mut self, host: &str) -> Self {
+        self.0.host = host.into();
+        self
+    }
+
+    pub fn client_ip(mut self, ip: std::net::IpAddr) -> Self {
+        self.0.client_ip = ip.to_string();
+        self
+    }
+
+    pub fn route(mut self, route: &str) -> Self {
+        self.0.route = route.into();
+        self
+    }
+
+    /// Makes it a request over TLS.
+    pub fn tls(mut self, tls: TlsFacts) -> Self {
+        self.0.scheme = "https".into();
+        self.0.tls = Some(tls);
+        self
+    }
+
+    /// Adds a header that the client sent; protected names are fine here.
+    ///
+    /// # Panics
+    /// Where no client could have sent it.
+    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        append(&mut self.0.fields, name, value.as_ref());
+        self
+    }
+
+    pub fn build(self) -> Request {
+        Request(self.0)
+    }
+}
+
+impl ResponseBuilder {
+    /// 101 makes it an accepted upgrade.
+    pub fn status(mut self, status: u16) -> Self {
+        self.0.status = status;
+        self
+    }
+
+    /// Adds a header that the upstream sent.
+    ///
+    /// # Panics
+    /// Where no upstream could have sent it.
+    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        append(&mut self.0.fields, name, value.as_ref());
+        self
+    }
+
+    pub fn build(self) -> Response {
+        Response(self.0)
+    }
+}
+
+impl RequestHead {
+    pub(crate) fn method(&self) -> String {
+        self.method.clone()
+    }
+    pub(crate) fn path(&self) -> String {
+        self.path.clone()
+    }
+    pub(crate) fn query(&self) -> Option<String> {
+        self.query.clone()
+    }
+    pub(crate) fn set_query(&mut self, query: Option<&str>) -> Result<(), rules::EditError> {
+        query.map_or(Ok(()), rules::check_query)?;
+        self.query = query.map(str::to_owned);
+        Ok(())
+    }
+    pub(crate) fn scheme(&self) -> String {
+        self.scheme.clone()
+    }
+    pub(crate) fn host(&self) -> String {
+        self.host.clone()
+    }
+    pub(crate) fn client_ip(&self) -> String {
+        self.client_ip.clone()
+    }
+    pub(crate) fn request_id(&self) -> String {
+        self.request_id.clone()
+    }
+    pub(crate) fn route(&self) -> String {
+        self.route.clone()
+    }
+    pub(crate) fn subprotocols(&self) -> Vec<String> {
+        rules::subprotocols(&self.fields)
+            .map(str::to_owned)
+            .collect()
+    }
+    pub(crate) fn set_subprotocols(&mut self, offered: &[String]) -> Result<(), rules::EditError> {
+        rules::set_subprotocols(&mut self.fields, offered)
+    }
+}
+
+impl ResponseHead {
+    pub(crate) fn status(&self) -> u16 {
+        self.status
+    }
+    pub(crate) fn is_upgrade(&self) -> bool {
+        self.status == 101
+    }
+}
+
+macro_rules! field_access {
+    ($head:ty) => {
+        impl $head {
+            pub(crate) fn header(&self, name: &str) -> Option<Vec<u8>> {
+                self.fields.get(name).map(|value| value.as_bytes().to_vec())
+            }
+            pub(crate) fn header_values(&self, name: &str) -> Vec<Vec<u8>> {
+                self.fields
+                    .get_all(name)
+                    .iter()
+                    .map(|value| value.as_bytes().to_vec())
+                    .collect()
+            }
+            pub(crate) fn headers(&self) -> Vec<(String, Vec<u8>)> {
+                let pair = |(name, value): (&HeaderName, &HeaderValue)| {
+                    (name.as_str().to_owned(), value.as_bytes().to_vec())
+                };
+                self.fields.iter().map(pair).collect()
+            }
+            pub(crate) fn set_header(
+                &mut self,
+                name: &str,
+                value: &[u8],
+            ) -> Result<(), rules::EditError> {
+                rules::set(&mut self.fields, name, value)
+            }
+            pub(crate) fn add_header(
+                &mut self,
+                name: &str,
+                value: &[u8],
+            ) -> Result<(), rules::EditError> {
+                rules::add(&mut self.fields, name, value)
+            }
+            pub(crate) fn remove_header(&mut self, name: &str) -> Result<(), rules::EditError> {
+                rules::remove(&mut self.fields, name)
+            }
+        }
+    };
+}
+
+field_access!(RequestHead);
+field_access!(ResponseHead);
+
+pub(crate) fn tls_of(head: &RequestHead) -> Option<TlsFacts> {
+    head.tls.clone()
+}
+
+impl From<rules::EditError> for EditError {
+    fn from(error: rules::EditError) -> Self {
+        match error {
+            rules::EditError::InvalidName => EditError::InvalidName,
+            rules::EditError::InvalidValue => EditError::InvalidValue,
+            rules::EditError::Protected => EditError::Protected,
+            rules::EditError::TooMany => EditError::TooMany,
+            rules::EditError::TooLarge => EditError::TooLarge,
+            rules::EditError::NotOffered => EditError::NotOffered,
+        }
+    }
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "only in authors' tests; documented as a panic"
+)]
+fn append(fields: &mut HeaderMap, name: &str, value: &[u8]) {
+    let name = HeaderName::from_bytes(name.as_bytes()).expect("a field name");
+    let value = HeaderValue::from_bytes(value).expect("a field value");
+    fields.append(name, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edits_go_by_the_rules_of_the_proxy() {
+        let mut req = Request::builder()
+            .header("Sec-WebSocket-Protocol", "chat, api-key.s3")
+            .header("X-A", "1")
+            .build();
+        assert_eq!(req.set_header("x-a", "2"), Ok(()));
+        assert_eq!(req.add_header("X-A", "3"), Ok(()));
+        assert_eq!(req.header_values("x-a"), [b"2".to_vec(), b"3".to_vec()]);
+        assert_eq!(req.set_header("Upgrade", "h2c"), Err(EditError::Protected));
+        assert_eq!(
+            req.set_header("x-b", "a\r\nb"),
+            Err(EditError::InvalidValue)
+        );
+        assert_eq!(req.set_query(Some("a b")), Err(EditError::InvalidValue));
+        assert_eq!(req.set_subprotocols(&["chat".into()]), Ok(()));
+        assert_eq!(req.subprotocols(), ["chat"]);
+        assert_eq!(
+            req.set_subprotocols(&["api-key.s3".into()]),
+            Err(EditError::NotOffered)
+        );
+
+        let mut res = Response::builder().status(101).build();
+        assert!(res.is_upgrade());
+        assert_eq!(
+            res.set_header("sec-websocket-accept", "x"),
+            Err(EditError::Protected)
+        );
+        assert_eq!(res.set_header("x-served-by", "me"), Ok(()));
+        assert_eq!(res.header("X-Served-By").as_deref(), Some("me"));
+    }
+}

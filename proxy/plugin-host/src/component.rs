@@ -1,0 +1,207 @@
+//! What a file is, before anything of it is compiled: kind, imports, exports, version; and how
+//! cargo's core module becomes a component.
+//!
+//! Everything is validated first, so that the tools behind never see malformed bytes.
+
+use wasmparser::{KnownCustom, Parser, Payload, Validator, WasmFeatures};
+use wit_parser::decoding::DecodedWasm;
+use wit_parser::{WorldItem, WorldKey};
+
+use crate::error::LoadError;
+
+/// What a WebAssembly file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A component, ready to run.
+    Component,
+    /// A core module, as cargo writes it for `wasm32-unknown-unknown`.
+    Module,
+}
+
+/// What can be said of a plugin without compiling it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    pub kind: Kind,
+    /// Of the file, bytes.
+    pub size: usize,
+    /// Of the component that is (or would be made) of it, bytes.
+    pub component_size: usize,
+    /// Interfaces and functions, e.g. `sluicegate:plugin/http@0.1.0`.
+    pub imports: Vec<String>,
+    pub exports: Vec<String>,
+    /// The interface version it was made for, e.g. `0.1.0`; `None`: it imports nothing of ours.
+    pub version: Option<String>,
+    /// What it was made with, e.g. `Rust 1.95.0 …`.
+    pub producers: Vec<String>,
+}
+
+/// Makes a component of a core module; a component comes back as it is.
+///
+/// # Errors
+/// `NotWasm`, `TooBig`, `Invalid`, `NoInterface`, `UnknownImport`, `Interface`.
+pub fn componentize(wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
+    match validated(wasm)? {
+        Kind::Component => Ok(wasm.to_vec()),
+        Kind::Module => encode(wasm),
+    }
+}
+
+/// Describes a plugin without compiling it; it need not be one of ours.
+///
+/// # Errors
+/// As [`componentize`].
+pub fn inspect(wasm: &[u8]) -> Result<Inspection, LoadError> {
+    let kind = validated(wasm)?;
+    let component = componentize(wasm)?;
+    let Surface { imports, exports } = surface(&component)?;
+    let version = imports
+        .iter()
+        .filter_map(|name| name.strip_prefix(PACKAGE))
+        .find_map(|rest| rest.split_once('@'))
+        .map(|(_, version)| version.to_owned());
+    let (size, component_size) = (wasm.len(), component.len());
+    let producers = producers(&component);
+    Ok(Inspection {
+        kind,
+        size,
+        component_size,
+        imports,
+        exports,
+        version,
+        producers,
+    })
+}
+
+/// A component that imports only what there is and exports all that is called.
+pub(crate) fn plugin_component(wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
+    let component = componentize(wasm)?;
+    let Surface { imports, exports } = surface(&component)?;
+    for import in imports {
+        let ours = import
+            .strip_prefix(PACKAGE)
+            .map(|rest| rest.split_once('@').unwrap_or((rest, "")));
+        match ours {
+            Some((interface, VERSION)) if INTERFACES.contains(&interface) => {}
+            Some((interface, version)) if INTERFACES.contains(&interface) => {
+                return Err(LoadError::Version {
+                    found: format!("{PACKAGE}{interface}@{version}"),
+                    expected: format!("{PACKAGE}{interface}@{VERSION}"),
+                });
+            }
+            _ => return Err(LoadError::UnknownImport(import)),
+        }
+    }
+    for needed in EXPORTS {
+        if !exports.iter().any(|export| export == needed) {
+            return Err(LoadError::MissingExport(needed.to_owned()));
+        }
+    }
+    Ok(component)
+}
+
+fn validated(wasm: &[u8]) -> Result<Kind, LoadError> {
+    if wasm.len() > MAX_SIZE {
+        return Err(LoadError::TooBig { size: wasm.len() });
+    }
+    if !wasm.starts_with(b"\0asm") {
+        return Err(LoadError::NotWasm);
+    }
+    Validator::new_with_features(WasmFeatures::default())
+        .validate_all(wasm)
+        .map_err(|e| LoadError::Invalid(e.to_string()))?;
+    Ok(if Parser::is_component(wasm) {
+        Kind::Component
+    } else {
+        Kind::Module
+    })
+}
+
+fn encode(module: &[u8]) -> Result<Vec<u8>, LoadError> {
+    let mut described = false;
+    for payload in Parser::new(0).parse_all(module) {
+        match payload.map_err(|e| LoadError::Invalid(e.to_string()))? {
+            Payload::CustomSection(section) => {
+                described |= section.name().starts_with("component-type");
+            }
+            Payload::ImportSection(imports) => {
+                for import in imports.into_imports() {
+                    let import = import.map_err(|e| LoadError::Invalid(e.to_string()))?;
+                    // Interfaces are `package:name/interface`; the encoder judges those.
+                    if !import.module.contains(':') {
+                        let (module, name) = (import.module, import.name);
+                        return Err(LoadError::UnknownImport(format!("{module}.{name}")));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if !described {
+        return Err(LoadError::NoInterface);
+    }
+    wit_component::ComponentEncoder::default()
+        .validate(true)
+        .module(module)
+        .and_then(|encoder| encoder.encode())
+        .map_err(|e| LoadError::Interface(format!("{e:#}")))
+}
+
+/// The names on the outside of a component.
+struct Surface {
+    imports: Vec<String>,
+    exports: Vec<String>,
+}
+
+fn surface(component: &[u8]) -> Result<Surface, LoadError> {
+    let decoded = wit_parser::decoding::decode(component)
+        .map_err(|e| LoadError::Interface(format!("{e:#}")))?;
+    let DecodedWasm::Component(resolve, world) = decoded else {
+        return Err(LoadError::Interface(
+            "describes an interface, is no plugin".into(),
+        ));
+    };
+    let names = |(key, item): (&WorldKey, &WorldItem)| match item {
+        // A world names the types it uses once more; they ask for nothing.
+        WorldItem::Type { .. } => None,
+        WorldItem::Interface { .. } | WorldItem::Function(_) => Some(resolve.name_world_key(key)),
+    };
+    let world = &resolve.worlds[world];
+    Ok(Surface {
+        imports: world.imports.iter().filter_map(names).collect(),
+        exports: world.exports.iter().filter_map(names).collect(),
+    })
+}
+
+/// `Rust 1.95.0` and so on; what cannot be read is left out.
+fn producers(component: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    for payload in Parser::new(0).parse_all(component).flatten() {
+        let Payload::CustomSection(section) = payload else {
+            continue;
+        };
+        let KnownCustom::Producers(fields) = section.as_known() else {
+            continue;
+        };
+        for value in fields
+            .into_iter()
+            .flatten()
+            .flat_map(|field| field.values)
+            .flatten()
+        {
+            let producer = format!("{} {}", value.name, value.version);
+            if !found.contains(&producer) && found.len() < MAX_PRODUCERS {
+                found.push(producer);
+            }
+        }
+    }
+    found
+}
+
+/// A plugin's file, bytes.
+pub(crate) const MAX_SIZE: usize = 32 << 20;
+const MAX_PRODUCERS: usize = 32;
+/// The interface this host speaks; `plugin-sdk/wit` says the same.
+const VERSION: &str = "0.1.0";
+const PACKAGE: &str = "sluicegate:plugin/";
+const INTERFACES: [&str; 4] = ["about", "clock", "http", "logging"];
+const EXPORTS: [&str; 4] = ["describe", "configure", "on-request", "on-response"];

@@ -1,0 +1,96 @@
+//! Everything that can go wrong, by the moment it does: start, load, configure, call.
+
+use std::path::PathBuf;
+
+use sluicegate_plugin_rules::ReplyError;
+
+/// Why the host did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    #[error("the instance pool cannot be made: {0}")]
+    Pool(String),
+    #[error("`{0}` plugin instances are more than this host can reserve; the most is {max}", max = crate::host::MAX_INSTANCES)]
+    TooManyInstances(u32),
+    #[error("the epoch thread does not start: {0}")]
+    Ticker(#[source] std::io::Error),
+    #[error("plugin cache `{path}`: {problem}", path = path.display())]
+    Cache { path: PathBuf, problem: String },
+}
+
+/// Why a file is no plugin.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    #[error("not a WebAssembly file")]
+    NotWasm,
+    #[error("`{size}` bytes; a plugin has at most {max}", max = crate::component::MAX_SIZE)]
+    TooBig { size: usize },
+    #[error("invalid or truncated WebAssembly: {0}")]
+    Invalid(String),
+    #[error("a core module without an interface description; does the crate call `export!`?")]
+    NoInterface,
+    #[error("imports `{0}`, which sluicegate does not offer")]
+    UnknownImport(String),
+    #[error("does not export `{0}`")]
+    MissingExport(String),
+    #[error("made for `{found}`, this is `{expected}`; rebuild the plugin with the matching SDK")]
+    Version { found: String, expected: String },
+    #[error("does not fit the interface: {0}")]
+    Interface(String),
+    #[error("does not compile: {0}")]
+    Compile(String),
+    #[error("a memory limit of `{limit}` bytes; this host allows at most {max}")]
+    MemoryLimit { limit: u64, max: u64 },
+    #[error("fails to describe itself: {0}")]
+    Describe(#[source] FilterError),
+    #[error("describes itself wrongly: {0}")]
+    Description(String),
+}
+
+/// Why a plugin does not take a config.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigureError {
+    /// The guest's own words, escaped and at most 1 KiB.
+    #[error("{0}")]
+    Rejected(String),
+    #[error("configure took longer than `configure_timeout`")]
+    Timeout,
+    #[error("configure failed: {0}")]
+    Failed(#[source] FilterError),
+}
+
+/// Why a call gave no verdict. The head is as it was before the call.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FilterError {
+    /// `backtrace` holds the guest's function names, innermost first, one a line.
+    #[error("trapped: {reason}")]
+    Trap { reason: String, backtrace: String },
+    #[error("ran longer than `call_timeout`")]
+    Timeout,
+    #[error("wanted more memory than its limit")]
+    Memory,
+    #[error("no instance was free in time")]
+    NoInstance,
+    /// It had accepted this very config when it was loaded.
+    #[error("rejected its config in a fresh instance: {0}")]
+    Configure(String),
+    #[error("gave a response that cannot be sent: {0}")]
+    BadReply(#[source] ReplyError),
+}
+
+impl FilterError {
+    /// A word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            FilterError::Trap { .. } => "trap",
+            FilterError::Timeout => "timeout",
+            FilterError::Memory => "memory",
+            FilterError::NoInstance => "no_instance",
+            FilterError::Configure(_) => "configure",
+            FilterError::BadReply(_) => "bad_reply",
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What lives as long as the process: the engine with its instance pool, the epoch ticker, the
+//! compile cache and the permits that stand in front of the pool.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, component::Linker,
+};
+
+use crate::bindings::{self, State};
+use crate::cache::Cache;
+use crate::error::{HostError, LoadError};
+use crate::plugin::{Limits, Plugin};
+
+/// What the host may use; fixed for the life of the process.
+#[derive(Debug, Clone)]
+pub struct HostSettings {
+    /// Instances alive at once, all plugins together; further handshakes wait. At most 4096.
+    pub instances: u32,
+    /// Where compiled plugins are kept: a folder of this user's own, mode 0700, made if it is
+    /// not there. `None`: compile at every start.
+    pub cache_dir: Option<PathBuf>,
+    /// The most that a plugin's own memory limit may be, bytes.
+    pub max_memory: u64,
+}
+
+impl Default for HostSettings {
+    fn default() -> Self {
+        HostSettings {
+            instances: 1024,
+            cache_dir: None,
+            max_memory: 256 << 20,
+        }
+    }
+}
+
+/// Compiles and runs plugins.
+pub struct Host {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<State>,
+    pub(crate) cache: Option<Cache>,
+    pub(crate) ticker: Arc<Ticker>,
+    /// Instances that serve handshakes.
+    pub(crate) permits: Arc<Semaphore>,
+    /// The one instance that tries out a config, so that a busy proxy can still be reloaded.
+    pub(crate) configuring: tokio::sync::Mutex<()>,
+    /// One plugin compiles and describes itself at a time: it takes all cores as it is.
+    pub(crate) loading: Mutex<()>,
+    pub(crate) max_memory: u64,
+    pub(crate) started: Instant,
+}
+
+impl Host {
+    /// Makes the engine, reserves the pool's address space and starts the epoch thread.
+    ///
+    /// # Errors
+    /// See [`HostError`]; a cache folder that others may write to is refused.
+    pub fn new(settings: HostSettings) -> Result<Arc<Self>, HostError> {
+        if settings.instances > MAX_INSTANCES {
+            return Err(HostError::TooManyInstances(settings.instances));
+        }
+        let cache = settings.cache_dir.map(Cache::open).transpose()?;
+        let pool = |e: wasmtime::Error| HostError::Pool(format!("{e:#}"));
+        let engine =
+            Engine::new(&engine_config(settings.instances, settings.max_memory)).map_err(pool)?;
+        let mut linker = Linker::new(&engine);
+        bindings::link(&mut linker).map_err(pool)?;
+        let ticker = Ticker::start(&engine).map_err(HostError::Ticker)?;
+        Ok(Arc::new(Host {
+            engine,
+            linker,
+            cache,
+            ticker,
+            permits: Arc::new(Semaphore::new(settings.instances as usize)),
+            configuring: tokio::sync::Mutex::new(()),
+            loading: Mutex::new(()),
+            max_memory: settings.max_memory,
+            started: Instant::now(),
+        }))
+    }
+
+    /// Makes a plugin of a component, or of the core module that cargo wrote.
+    ///
+    /// Blocks for as long as compiling takes (tens of milliseconds and more; under one from the
+    /// cache): call it on a blocking thread, under a timeout of the caller's own.
+    ///
+    /// # Errors
+    /// See [`LoadError`]; it names the import or export that is wrong.
+    pub fn load(
+        self: &Arc<Self>,
+        name: &str,
+        wasm: &[u8],
+        limits: Limits,
+    ) -> Result<Arc<Plugin>, LoadError> {
+        Plugin::load(self, name, wasm, limits)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.ticker.stop();
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host")
+            .field("permits", &self.permits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bumps the epoch each millisecond while guests run, and sleeps when none has for a while: an
+/// idle proxy wakes no core.
+pub(crate) struct Ticker {
+    running: AtomicU32,
+    parked: AtomicBool,
+    stopped: AtomicBool,
+    thread: std::sync::OnceLock<thread::Thread>,
+}
+
+/// A guest is running for as long as this lives.
+pub(crate) struct Running<'a>(&'a Ticker);
+
+impl Ticker {
+    fn start(engine: &Engine) -> std::io::Result<Arc<Self>> {
+        let ticker = Arc::new(Ticker {
+            running: AtomicU32::new(0),
+            parked: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            thread: std::sync::OnceLock::new(),
+        });
+        let engine = engine.weak();
+        let own = Arc::clone(&ticker);
+        let thread = thread::Builder::new()
+            .name("plugin-epoch".into())
+            .spawn(move || {
+                let mut idle = 0;
+                while !own.stopped.load(Ordering::Acquire) {
+                    let Some(engine) = engine.upgrade() else {
+                        return;
+                    };
+                    engine.increment_epoch();
+                    drop(engine);
+                    idle = if own.running.load(Ordering::SeqCst) == 0 {
+                        idle + 1
+                    } else {
+                        0
+                    };
+                    if idle < IDLE_TICKS {
+                        thread::sleep(TICK);
+                    } else {
+                        own.park();
+                        idle = 0;
+                    }
+                }
+            })?;
+        // Nothing runs yet, so nobody can have looked for the thread.
+        let _ = ticker.thread.set(thread.thread().clone());
+        Ok(ticker)
+    }
+
+    pub(crate) fn running(&self) -> Running<'_> {
+        self.running.fetch_add(1, Ordering::SeqCst);
+        if self.parked.swap(false, Ordering::SeqCst) {
+            self.unpark();
+        }
+        Running(self)
+    }
+
+    /// Sleeps until a guest runs. The flag goes up before the count is read, and a guest counts
+    /// itself before it reads the flag: one of the two sees the other.
+    fn park(&self) {
+        self.parked.store(true, Ordering::SeqCst);
+        while self.parked.load(Ordering::SeqCst)
+            && self.running.load(Ordering::SeqCst) == 0
+            && !self.stopped.load(Ordering::Acquire)
+        {
+            thread::park();
+        }
+        self.parked.store(false, Ordering::SeqCst);
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.unpark();
+    }
+
+    fn unpark(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn engine_config(instances: u32, max_memory: u64) -> Config {
+    let slots = instances.saturating_add(SETUP_INSTANCES);
+    let max_memory_size = usize::try_from(max_memory).unwrap_or(usize::MAX);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(slots)
+        .total_stacks(slots)
+        // A component made of a core module is four core instances: itself, and the shims
+        // around its imports.
+        .total_core_instances(4 * slots)
+        .total_tables(4 * slots)
+        .total_memories(2 * slots)
+        .max_core_instances_per_component(16)
+        .max_tables_per_component(8)
+        .max_memories_per_component(2)
+        .table_elements(bindings::MAX_TABLE_ELEMENTS)
+        .max_memory_size(max_memory_size)
+        .max_unused_warm_slots(slots.min(MAX_WARM_SLOTS))
+        .linear_memory_keep_resident(KEEP_RESIDENT)
+        .pagemap_scan(Enabled::Auto);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .epoch_interruption(true)
+        .max_wasm_stack(256 << 10)
+        .async_stack_size(512 << 10)
+        // A heap with holes in it must still be mapped copy-on-write: 14 ms otherwise.
+        .memory_guaranteed_dense_image_size(max_memory);
+    config
+}
+
+/// 4 GiB of address space for each of two memories a slot: 32 TiB of the 128 there are.
+pub(crate) const MAX_INSTANCES: u32 = 4096;
+/// One that loads and one that tries a config, besides those that serve.
+const SETUP_INSTANCES: u32 = 2;
+const MAX_WARM_SLOTS: u32 = 256;
+/// What a free slot keeps resident: page faults dominate the cost of a fresh instance.
+const KEEP_RESIDENT: usize = 256 << 10;
+/// The grain of `call_timeout`, and the longest a guest keeps its thread.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+const IDLE_TICKS: u32 = 100;

@@ -1,0 +1,195 @@
+//! A plugin that misbehaves in the way its config asks for; the host must survive all of it.
+
+use std::cell::Cell;
+
+use serde::Deserialize;
+use sluicegate_plugin::{
+    ConfigError, Filter, Reply, Request, Response, ResponseFilter, Verdict, export,
+};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    #[serde(default)]
+    request: Act,
+    #[serde(default)]
+    response: Act,
+    /// What `configure` itself does.
+    #[serde(default)]
+    configure: Act,
+}
+
+/// What a hook does.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Act {
+    #[default]
+    Continue,
+    /// 403 with what it saw of the head in the body.
+    Refuse,
+    /// A panic.
+    Trap,
+    /// Edits the head, then panics.
+    EditAndTrap,
+    Loop,
+    Memory,
+    Stack,
+    /// A thousand lines, with line ends and escapes in them.
+    LogFlood,
+    /// Edits that must be refused; `x-refused` lists what the host said.
+    BadHeaders,
+    BigBody,
+    BadStatus,
+    BadReplyHeader,
+    /// Counts its calls in a static; `x-count` shows how many this instance has seen.
+    Count,
+    /// An error, from `configure` only.
+    Reject,
+}
+
+pub struct Guest(Config);
+
+impl Filter for Guest {
+    type Config = Config;
+
+    fn configure(config: Config) -> Result<Self, ConfigError> {
+        match config.configure {
+            Act::Reject => Err(ConfigError::key("configure", "rejected as asked")),
+            Act::Loop => loop {
+                std::hint::spin_loop();
+            },
+            Act::Trap => trap_as_asked(),
+            Act::Memory => {
+                memory_bomb();
+                Err("the bomb did not go off".into())
+            }
+            _ => Ok(Guest(config)),
+        }
+    }
+
+    fn on_request(&self, req: &mut Request) -> Verdict {
+        match self.0.request {
+            Act::Refuse => {
+                let seen = format!(
+                    "{} {}?{} {} {} {} {} {} {:?}",
+                    req.method(),
+                    req.path(),
+                    req.query().unwrap_or_default(),
+                    req.scheme(),
+                    req.host(),
+                    req.client_ip(),
+                    req.request_id(),
+                    req.route(),
+                    req.tls().map(|tls| tls.version),
+                );
+                Reply::new(403)
+                    .header("x-reason", "as asked")
+                    .body(seen)
+                    .into()
+            }
+            Act::EditAndTrap => {
+                let done = (req.set_header("x-edited", "yes"), req.set_query(None));
+                sluicegate_plugin::debug!("{done:?}");
+                trap_as_asked()
+            }
+            Act::BadHeaders => {
+                let refused = [
+                    req.set_header("x-split", "a\r\nhost: evil"),
+                    req.set_header("x bad", "v"),
+                    req.set_header("Content-Length", "0"),
+                    req.add_header("transfer-encoding", "chunked"),
+                    req.remove_header("connection"),
+                    req.set_header("Upgrade", "h2c"),
+                    req.set_header("Sec-WebSocket-Key", "AAAA"),
+                    req.set_header("Host", "evil"),
+                    req.set_query(Some("a b")),
+                    req.set_subprotocols(&["evil".to_owned()]),
+                ];
+                let refused =
+                    refused.map(|result| result.err().map_or("accepted".into(), |e| e.to_string()));
+                edited(req.set_header("x-refused", refused.join("; ")))
+            }
+            Act::Count => edited(req.set_header("x-count", count().to_string())),
+            other => act(other),
+        }
+    }
+}
+
+impl ResponseFilter for Guest {
+    fn on_response(&self, res: &mut Response) -> Verdict {
+        match self.0.response {
+            Act::Count => edited(res.set_header("x-count", count().to_string())),
+            Act::EditAndTrap => {
+                let done = res.set_header("x-edited", "yes");
+                sluicegate_plugin::debug!("{done:?}");
+                trap_as_asked()
+            }
+            other => act(other),
+        }
+    }
+}
+
+export!(Guest);
+
+fn act(act: Act) -> Verdict {
+    match act {
+        Act::Trap => trap_as_asked(),
+        Act::Loop => loop {
+            std::hint::spin_loop();
+        },
+        Act::Memory => memory_bomb(),
+        Act::Stack => {
+            std::hint::black_box(deeper(std::hint::black_box(1)));
+        }
+        Act::LogFlood => {
+            for i in 0..1000 {
+                sluicegate_plugin::warn!("line {i}\r\n\x1b[31mforged{}", "é".repeat(1000));
+            }
+        }
+        Act::BigBody => return Reply::new(200).body(vec![b'a'; 65 * 1024]).into(),
+        Act::BadStatus => return Reply::new(101).into(),
+        Act::BadReplyHeader => return Reply::new(200).header("content-length", "7").into(),
+        _ => {}
+    }
+    Verdict::Continue
+}
+
+fn edited(result: Result<(), sluicegate_plugin::EditError>) -> Verdict {
+    match result {
+        Ok(()) => Verdict::Continue,
+        Err(error) => Reply::new(500).body(error.to_string()).into(),
+    }
+}
+
+fn count() -> u32 {
+    thread_local! {
+        static CALLS: Cell<u32> = const { Cell::new(0) };
+    }
+    CALLS.with(|calls| {
+        calls.set(calls.get() + 1);
+        calls.get()
+    })
+}
+
+/// Its name is to be found in the backtrace.
+#[inline(never)]
+fn trap_as_asked() -> ! {
+    std::process::abort()
+}
+
+fn memory_bomb() {
+    let mut hoard: Vec<Vec<u8>> = Vec::new();
+    loop {
+        hoard.push(vec![1; 1 << 20]);
+        std::hint::black_box(&hoard);
+    }
+}
+
+fn deeper(depth: u64) -> u64 {
+    let frame = std::hint::black_box([depth; 64]);
+    if depth == u64::MAX {
+        0
+    } else {
+        deeper(depth + 1) + frame[(depth % 64) as usize]
+    }
+}
