@@ -22,7 +22,7 @@ use super::reader::{
     plain, table,
 };
 use super::values::{
-    ByteSize, ClientAuthMode, HeaderTemplate, LogLevel, Name, NormalPath, PluginJson,
+    ByteSize, ClientAuthMode, ExactPath, HeaderTemplate, LogLevel, Name, NormalPath, PluginJson,
     RedirectTarget, RouteName, ServerName, ServerUrl, Target,
 };
 
@@ -223,7 +223,7 @@ table! {
             /// Paths that begin with this. Default `/`.
             path: Text<NormalPath>,
             /// Only this path.
-            path_exact: Text<NormalPath>,
+            path_exact: Text<ExactPath>,
             /// Paths in which this matches somewhere; anchor it with `^`.
             path_regex: Text<Regex>,
             /// Default: any. GET includes HEAD.

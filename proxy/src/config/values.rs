@@ -15,7 +15,7 @@ mod http;
 mod net;
 mod plugin_json;
 
-pub(super) use http::{HeaderTemplate, NormalPath, RedirectTarget};
+pub(super) use http::{ExactPath, HeaderTemplate, NormalPath, RedirectTarget};
 pub(super) use net::{ServerName, ServerUrl, looks_like_address};
 pub(super) use plugin_json::{PluginJson, Secret};
 

@@ -6,6 +6,8 @@
 //! of this and can match one request are a mistake, and so is a route in whose way a regex stands
 //! that matches all its paths. Different regexes are not compared: they may overlap.
 
+use std::collections::HashMap;
+
 use http::Method;
 
 use super::Context;
@@ -13,23 +15,57 @@ use super::routes::show_host;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::model::{HeaderMatch, HeaderValueMatch, HostPattern, PathPattern, Route};
 
-/// Reports every route that collides with an earlier one, once.
+/// Reports every route that collides with another, once; of two equal ones the later.
 pub(super) fn refuse<'a>(routes: impl Iterator<Item = &'a Route>, cx: &mut Context<'_>) {
     let routes: Vec<&Route> = routes.collect();
-    for (index, route) in routes.iter().enumerate() {
-        if let Some(diagnostic) = routes[..index].iter().find_map(|first| equal(first, route)) {
-            cx.report(diagnostic);
-        } else if let Some(diagnostic) = routes.iter().find_map(|other| shadowed(route, other)) {
+    let greedy: Vec<_> = routes
+        .iter()
+        .filter_map(|route| Greedy::new(route))
+        .collect();
+    // Only routes with a host and a path in common can tie: large files stay cheap.
+    let mut alike: HashMap<_, Vec<&Route>> = HashMap::new();
+    for route in routes {
+        let any_host = route.hosts.is_empty().then_some(None);
+        let places = route.hosts.iter().map(Some).chain(any_host);
+        let mut tie = None;
+        for host in places {
+            let earlier = alike.entry((host, path_key(&route.path))).or_default();
+            tie = tie.or_else(|| earlier.iter().find_map(|first| equal(first, route, host)));
+            earlier.push(route);
+        }
+        let collision = tie.or_else(|| greedy.iter().find_map(|other| shadowed(route, other)));
+        if let Some(diagnostic) = collision {
             cx.report(diagnostic);
         }
     }
 }
 
-/// Whether the two tie for some request.
-fn equal(first: &Route, second: &Route) -> Option<Diagnostic> {
-    let host = common_host(first, second)?;
-    let same_rank = path_key(&first.path) == path_key(&second.path)
-        && first.match_headers.len() == second.match_headers.len()
+/// A route without conditions whose regex matches every path that begins with `taken`.
+struct Greedy<'a> {
+    route: &'a Route,
+    regex: &'a str,
+    taken: &'a str,
+}
+
+impl<'a> Greedy<'a> {
+    fn new(route: &'a Route) -> Option<Self> {
+        let PathPattern::Regex(regex) = &route.path else {
+            return None;
+        };
+        let regex = regex.as_str();
+        let taken = matches_all_that_begin_with(regex)?;
+        let unconditional = route.methods.is_empty() && route.match_headers.is_empty();
+        unconditional.then_some(Greedy {
+            route,
+            regex,
+            taken,
+        })
+    }
+}
+
+/// Whether the two, which have `host` and their path in common, tie for some request.
+fn equal(first: &Route, second: &Route, host: Option<&HostPattern>) -> Option<Diagnostic> {
+    let same_rank = first.match_headers.len() == second.match_headers.len()
         && first.methods.is_empty() == second.methods.is_empty();
     let both = same_rank
         && methods_overlap(&first.methods, &second.methods)
@@ -43,8 +79,8 @@ fn equal(first: &Route, second: &Route) -> Option<Diagnostic> {
             .iter()
             .all(|method| second.methods.contains(method));
     let duplicate = same_methods && same_headers(&first.match_headers, &second.match_headers);
-    let (_, path) = path_key(&second.path);
-    let what = format!("{host}`{path}`");
+    let host = host.map_or(String::new(), |host| format!("`{}` and ", show_host(host)));
+    let what = format!("{host}`{}`", path_key(&second.path).1);
     let (message, hint) = if duplicate {
         (
             format!("there already is a route for {what}"),
@@ -58,44 +94,30 @@ fn equal(first: &Route, second: &Route) -> Option<Diagnostic> {
     Some(diagnostic.related(first.span.clone(), "the other one"))
 }
 
-/// Whether a regex of `other` comes first and takes every request of `route`.
-fn shadowed(route: &Route, other: &Route) -> Option<Diagnostic> {
-    let PathPattern::Regex(regex) = &other.path else {
-        return None;
-    };
-    let conditional = !other.methods.is_empty() || !other.match_headers.is_empty();
-    if conditional || !hosts_within(route, other) {
+/// Whether `other` comes first and takes every request of `route`.
+fn shadowed(route: &Route, other: &Greedy<'_>) -> Option<Diagnostic> {
+    if !hosts_within(route, other.route) {
         return None;
     }
-    let taken = matches_all_that_begin_with(regex.as_str())?;
     let beginning = match &route.path {
         PathPattern::Exact(_) => return None,
         PathPattern::Prefix(prefix) => prefix.as_str(),
         PathPattern::Regex(own) => {
-            let (own, other) = (own.as_str(), regex.as_str());
-            let later = (other.len(), own) > (own.len(), other);
+            let own = own.as_str();
+            let later = (other.regex.len(), own) > (own.len(), other.regex);
             matches_all_that_begin_with(own).filter(|_| later)?
         }
     };
-    if !beginning.starts_with(taken) {
+    if !beginning.starts_with(other.taken) {
         return None;
     }
-    let message = format!("no request gets to this route: `{regex}` matches them all");
+    let message = format!(
+        "no request gets to this route: `{}` matches them all",
+        other.regex
+    );
     let hint = "regexes come before prefixes, the longest first; narrow the regex".to_owned();
     let diagnostic = Diagnostic::error(route.span.clone(), message).hint(hint);
-    Some(diagnostic.related(other.span.clone(), "this route takes them"))
-}
-
-/// A host that both routes name, for the message; empty if both mean any.
-fn common_host(first: &Route, second: &Route) -> Option<String> {
-    if first.hosts.is_empty() && second.hosts.is_empty() {
-        return Some(String::new());
-    }
-    let host = second
-        .hosts
-        .iter()
-        .find(|host| first.hosts.contains(host))?;
-    Some(format!("`{}` and ", show_host(host)))
+    Some(diagnostic.related(other.route.span.clone(), "this route takes them"))
 }
 
 /// Whether each host pattern of `route` is one of `other`'s.

@@ -141,7 +141,8 @@ fn lower_servers(written: &schema::Upstream, cx: &mut Context<'_>) -> Option<Vec
         return None;
     }
     let default_max = count(&written.max_connections);
-    let mut good: Vec<Located<Server>> = Vec::new();
+    let mut good: Vec<Server> = Vec::new();
+    let mut seen: HashMap<ServerAddress, Span> = HashMap::new();
     let mut complete = true;
     for field in &fields.value {
         let server = field.given().and_then(|given| {
@@ -161,31 +162,25 @@ fn lower_servers(written: &schema::Upstream, cx: &mut Context<'_>) -> Option<Vec
                     .and_then(|table| count(&table.max_connections))
                     .or(default_max),
             };
-            Some(Located {
-                value: server,
-                span: given.span.clone(),
-            })
+            Some((server, given.span.clone()))
         });
-        let Some(server) = server else {
+        let Some((server, span)) = server else {
             complete = false;
             continue;
         };
-        if let Some(first) = good
-            .iter()
-            .find(|first| first.value.address == server.value.address)
-        {
-            let mistake = Diagnostic::error(server.span.clone(), "this server is listed twice")
+        if let Some(first) = seen.insert(server.address.clone(), span.clone()) {
+            let mistake = Diagnostic::error(span, "this server is listed twice")
                 .hint("give one of them a larger share with `weight`".to_owned());
-            cx.report(mistake.related(first.span.clone(), "first here"));
+            cx.report(mistake.related(first, "first here"));
         }
         good.push(server);
     }
-    if complete && good.iter().all(|server| server.value.backup) {
+    if complete && good.iter().all(|server| server.backup) {
         let message = "all servers of this upstream are backups";
         let hint = "a backup stands in for servers without `backup = true`".to_owned();
         cx.report(Diagnostic::error(fields.span.clone(), message).hint(hint));
     }
-    complete.then(|| good.into_iter().map(|server| server.value).collect())
+    complete.then_some(good)
 }
 
 fn lower_tls(

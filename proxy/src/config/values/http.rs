@@ -13,6 +13,10 @@ use crate::config::model::{HeaderValueMatch, Template, TemplatePart, Variable};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::config) struct NormalPath(pub(in crate::config) String);
 
+/// A whole path in normal form: unlike a beginning, it cannot end in a dot segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::config) struct ExactPath(pub(in crate::config) String);
+
 /// A header value with variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::config) struct HeaderTemplate(pub(in crate::config) Template);
@@ -45,10 +49,7 @@ impl FromText for NormalPath {
             let hint = Some("repeated slashes are merged into one".to_owned());
             return Err(bad("it holds `//`", hint).within(at..at + 2));
         }
-        let unwritable = |c: char| {
-            !c.is_ascii_graphic()
-                || matches!(c, '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}')
-        };
+        let unwritable = |c: char| !c.is_ascii_graphic() || "\"<>[\\]^`{|}".contains(c);
         if let Some(c) = text.chars().find(|c| unwritable(*c)) {
             let mut utf8 = [0; 4];
             let encoded: String = c
@@ -81,7 +82,27 @@ impl FromText for NormalPath {
                 bad(&why, None).within(within)
             })?;
         }
+        // Servers disagree about parameters within a path, and about bytes that are not UTF-8.
+        let hint = Some("such requests are refused".to_owned());
+        if let Some(at) = text.find(';').filter(|at| text[*at..].contains('/')) {
+            let why = "a `;` can only stand in the last segment";
+            return Err(bad(why, hint).within(at..at + 1));
+        }
+        if String::from_utf8(unescaped(text)).is_err() {
+            return Err(bad("its escapes are not UTF-8", hint));
+        }
         Ok(NormalPath(text.to_owned()))
+    }
+}
+
+impl FromText for ExactPath {
+    fn from_text(text: &str) -> Result<Self, Mistake> {
+        let NormalPath(path) = NormalPath::from_text(text)?;
+        if path.ends_with("/.") || path.ends_with("/..") {
+            let message = format!("`{path}` would never match: it ends in a dot segment");
+            return Err(Mistake::new(message).hint("they are resolved first".to_owned()));
+        }
+        Ok(ExactPath(path))
     }
 }
 
@@ -263,8 +284,7 @@ fn check_escape(text: &str, at: usize) -> Result<(), String> {
     };
     let escape = &text[at..at + 3];
     match byte {
-        b'-' | b'.' | b'_' | b'~' => Err(format!("`{escape}` is written `{}`", char::from(byte))),
-        _ if byte.is_ascii_alphanumeric() => {
+        _ if byte.is_ascii_alphanumeric() || b"-._~!$&'()*,=:@".contains(&byte) => {
             Err(format!("`{escape}` is written `{}`", char::from(byte)))
         }
         b'/' | b'\\' | 0..0x20 | 0x7f => Err(format!("requests with `{escape}` are refused")),
@@ -274,6 +294,18 @@ fn check_escape(text: &str, at: usize) -> Result<(), String> {
         )),
         _ => Ok(()),
     }
+}
+
+/// The bytes that a path with good escapes stands for.
+fn unescaped(path: &str) -> Vec<u8> {
+    let mut pieces = path.split('%');
+    let mut bytes = pieces.next().unwrap_or("").as_bytes().to_vec();
+    for piece in pieces {
+        let (hex, rest) = piece.split_at(piece.len().min(2));
+        bytes.extend(u8::from_str_radix(hex, 16).ok());
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    bytes
 }
 
 /// Printable ASCII and no blanks at the ends: what every recipient reads alike (RFC 9110 §5.5).
@@ -320,7 +352,9 @@ mod tests {
             "/.git",
             "/.",
             "/a%20b",
-            "/a;b=c",
+            "/a/b;c=d",
+            "/%3Bx",
+            "/%2B",
             "/%E2%82%AC",
             "/:@!$&'()*+,=",
         ] {
@@ -329,10 +363,22 @@ mod tests {
         for bad in [
             "", "ws", "//", "/a//b", "/a/./b", "/a/../b", "/a?b", "/a#b", "/a b", "/ä", "/a\\b",
             "/%61", "/%7E", "/%2f", "/%2F", "/%5C", "/%00", "/%c3%a4", "/%", "/%4", "/%zz", "/%€",
-            "/{x}",
+            "/{x}", "/%40", "/[a]", "/a;b/c", "/%FF", "/%C0%AF",
         ] {
             check(bad, false);
         }
+    }
+
+    #[test]
+    fn whole_paths_end_in_no_dot_segment() {
+        let check = |text: &str, good: bool| {
+            assert_eq!(ExactPath::from_text(text).is_ok(), good, "{text}");
+        };
+        check("/", true);
+        check("/a.", true);
+        check("/.", false);
+        check("/a/..", false);
+        check("a", false);
     }
 
     #[test]
