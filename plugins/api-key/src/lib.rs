@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use sluicegate_plugin::{ConfigError, EditError, Filter, Reply, Request, Secret, Verdict, export};
+use sluicegate_plugin::{
+    ConfigError, EditError, Filter, Reply, Request, Secret, Verdict, check_header, export,
+};
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,9 +58,8 @@ impl Filter for ApiKey {
             ("header", &config.header),
             ("consumer_header", &config.consumer_header),
         ] {
-            if !is_token(name) {
-                return Err(ConfigError::key(key, format!("`{name}` is no header name")));
-            }
+            check_header(name, "")
+                .map_err(|error| ConfigError::key(key, format!("`{name}`: {error}")))?;
         }
         if config.query.as_ref().is_some_and(String::is_empty) {
             return Err(ConfigError::key("query", "is empty"));
@@ -341,14 +342,14 @@ mod tests {
                 header: "X Key".into(),
                 ..config()
             },
-            "`header`: `X Key` is no header name",
+            "`header`: `X Key`: not a field name",
         );
         check(
             Config {
                 consumer_header: String::new(),
                 ..config()
             },
-            "`consumer_header`: `` is no header name",
+            "`consumer_header`: ``: not a field name",
         );
         check(
             Config {
