@@ -5,6 +5,8 @@
 
 use std::net::IpAddr;
 
+use sluicegate_plugin_rules as rules;
+
 /// Why the proxy refused an edit; the head is as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -39,6 +41,15 @@ impl std::fmt::Display for EditError {
 }
 
 impl std::error::Error for EditError {}
+
+/// Judges a header before there is a request, so that `configure` can refuse what every
+/// handshake would.
+///
+/// # Errors
+/// What [`Request::set_header`] would say; the limits of a whole head aside.
+pub fn check_header(name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
+    Ok(rules::check_field(name, value.as_ref())?)
+}
 
 /// What the TLS handshake settled.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -248,6 +259,19 @@ impl Response {
     /// `InvalidName`, `Protected`.
     pub fn remove_header(&mut self, name: &str) -> Result<(), EditError> {
         Ok(self.0.remove_header(name)?)
+    }
+}
+
+impl From<rules::EditError> for EditError {
+    fn from(error: rules::EditError) -> Self {
+        match error {
+            rules::EditError::InvalidName => EditError::InvalidName,
+            rules::EditError::InvalidValue => EditError::InvalidValue,
+            rules::EditError::Protected => EditError::Protected,
+            rules::EditError::TooMany => EditError::TooMany,
+            rules::EditError::TooLarge => EditError::TooLarge,
+            rules::EditError::NotOffered => EditError::NotOffered,
+        }
     }
 }
 

@@ -68,7 +68,7 @@ mod native;
 mod verdict;
 
 pub use config::{ConfigError, NoConfig, Secret};
-pub use head::{EditError, Request, Response, TlsFacts};
+pub use head::{EditError, Request, Response, TlsFacts, check_header};
 #[cfg(not(target_arch = "wasm32"))]
 pub use native::{RequestBuilder, ResponseBuilder};
 pub use verdict::{Reply, Verdict};

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sluicegate_plugin_rules as rules;
 
-use crate::{EditError, Request, Response, TlsFacts};
+use crate::{Request, Response, TlsFacts};
 
 /// Makes a [`Request`] for a unit test: by default `GET http://example.com/` from 192.0.2.1.
 #[derive(Debug)]
@@ -232,19 +232,6 @@ pub(crate) fn tls_of(head: &RequestHead) -> Option<TlsFacts> {
     head.tls.clone()
 }
 
-impl From<rules::EditError> for EditError {
-    fn from(error: rules::EditError) -> Self {
-        match error {
-            rules::EditError::InvalidName => EditError::InvalidName,
-            rules::EditError::InvalidValue => EditError::InvalidValue,
-            rules::EditError::Protected => EditError::Protected,
-            rules::EditError::TooMany => EditError::TooMany,
-            rules::EditError::TooLarge => EditError::TooLarge,
-            rules::EditError::NotOffered => EditError::NotOffered,
-        }
-    }
-}
-
 #[expect(
     clippy::expect_used,
     reason = "only in authors' tests; documented as a panic"
@@ -258,6 +245,7 @@ fn append(fields: &mut HeaderMap, name: &str, value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::EditError;
 
     #[test]
     fn edits_go_by_the_rules_of_the_proxy() {

@@ -11,11 +11,16 @@ async fn a_verdict_and_everything_the_guest_saw() {
     let (_, outcome) = filter.on_request(request(&[])).await;
     let outcome = outcome.expect("a verdict");
     assert!(outcome.response_hook.is_none(), "nothing follows a refusal");
-    let Verdict::Respond(reply) = outcome.verdict else { panic!("it refuses") };
+    let Verdict::Respond(reply) = outcome.verdict else {
+        panic!("it refuses")
+    };
     assert_eq!(reply.status(), StatusCode::FORBIDDEN);
     assert_eq!(reply.headers()["x-reason"], "as asked");
     let seen = std::str::from_utf8(reply.body()).expect("text");
-    assert_eq!(seen, "GET /ws?a=1 https ws.example.com 192.0.2.7 id-1 the-route None");
+    assert_eq!(
+        seen,
+        "GET /ws?a=1 https ws.example.com 192.0.2.7 id-1 the-route None"
+    );
 }
 
 #[tokio::test]
@@ -23,20 +28,32 @@ async fn every_handshake_has_an_instance_of_its_own() {
     let filter = guest(r#"{"request":"count","response":"count"}"#).await;
     for _ in 0..3 {
         let (head, hook) = passed(&filter).await;
-        assert_eq!(head.headers["x-count"], "1", "nothing is left of the handshake before");
+        assert_eq!(
+            head.headers["x-count"], "1",
+            "nothing is left of the handshake before"
+        );
         let (head, verdict) = hook.on_response(response(&[])).await;
         assert!(matches!(verdict, Ok(Verdict::Continue)));
-        assert_eq!(head.headers["x-count"], "2", "both hooks run in one instance");
+        assert_eq!(
+            head.headers["x-count"], "2",
+            "both hooks run in one instance"
+        );
     }
 }
 
 #[tokio::test]
 async fn forbidden_edits_are_refused_and_the_guest_is_told() {
     let filter = guest(r#"{"request":"bad_headers"}"#).await;
-    let original = request(&[("connection", "upgrade"), ("sec-websocket-protocol", "chat")]);
+    let original = request(&[
+        ("connection", "upgrade"),
+        ("sec-websocket-protocol", "chat"),
+    ]);
     let (mut head, outcome) = filter.on_request(original.clone()).await;
     outcome.expect("it goes on");
-    let told = head.headers.remove("x-refused").expect("it lists what it was told");
+    let told = head
+        .headers
+        .remove("x-refused")
+        .expect("it lists what it was told");
     let protected = ["written by the proxy itself"; 6].join("; ");
     assert_eq!(
         told.to_str().expect("ascii"),
@@ -54,8 +71,10 @@ async fn a_plugin_without_the_response_hook_holds_no_instance() {
     let host = host(1);
     let api_key = plugin(&host, &API_KEY);
     assert!(!api_key.description().response_hook);
-    let filter =
-        api_key.configure(r#"{"keys":{"ci":"s3cret"},"query":"key"}"#).await.expect("a config");
+    let filter = api_key
+        .configure(r#"{"keys":{"ci":"s3cret"},"query":"key"}"#)
+        .await
+        .expect("a config");
     for _ in 0..2 {
         let mut head = request(&[("x-consumer", "forged")]);
         head.query = Some("a=1&key=s3cret".into());
@@ -67,7 +86,9 @@ async fn a_plugin_without_the_response_hook_holds_no_instance() {
         assert_eq!(head.query.as_deref(), Some("a=1"));
     }
     let (_, outcome) = filter.on_request(request(&[])).await;
-    assert!(matches!(outcome.expect("a verdict").verdict, Verdict::Respond(r) if r.status() == 401));
+    assert!(
+        matches!(outcome.expect("a verdict").verdict, Verdict::Respond(r) if r.status() == 401)
+    );
 }
 
 #[tokio::test]
@@ -89,8 +110,14 @@ async fn one_component_serves_several_configs() {
 async fn a_refused_config_says_which_key() {
     let guest = plugin(&host(1), &GUEST);
     for (config, expect) in [
-        (r#"{"configure":"reject"}"#, "`configure`: rejected as asked"),
-        (r#"{"nonsense":1}"#, "`nonsense`: unknown field `nonsense`, expected one of `request`, `response`, `configure`"),
+        (
+            r#"{"configure":"reject"}"#,
+            "`configure`: rejected as asked",
+        ),
+        (
+            r#"{"nonsense":1}"#,
+            "`nonsense`: unknown field `nonsense`, expected one of `request`, `response`, `configure`",
+        ),
         ("{", "EOF while parsing an object at line 1 column 1"),
     ] {
         match guest.configure(config).await {

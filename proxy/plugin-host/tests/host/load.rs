@@ -15,15 +15,26 @@ fn what_is_no_plugin_is_refused_by_name() {
     let host = host(1);
     #[track_caller]
     fn check(host: &std::sync::Arc<Host>, wasm: &[u8], expect: &str) {
-        let error = host.load("p", wasm, Limits::default()).expect_err("refused").to_string();
+        let error = host
+            .load("p", wasm, Limits::default())
+            .expect_err("refused")
+            .to_string();
         assert!(error.contains(expect), "{error}");
     }
     let wat = |text: &str| wat::parse_str(text).expect("valid text");
     check(&host, b"", "not a WebAssembly file");
     check(&host, b"#!/bin/sh", "not a WebAssembly file");
-    check(&host, &GUEST[..GUEST.len() / 2], "invalid or truncated WebAssembly");
+    check(
+        &host,
+        &GUEST[..GUEST.len() / 2],
+        "invalid or truncated WebAssembly",
+    );
     check(&host, &GUEST[..8], "without an interface description");
-    check(&host, &[b"\0asm".as_slice(), &vec![0; 33 << 20]].concat(), "at most 33554432");
+    check(
+        &host,
+        &[b"\0asm".as_slice(), &vec![0; 33 << 20]].concat(),
+        "at most 33554432",
+    );
     check(
         &host,
         &wat(r#"(module (import "wasi_snapshot_preview1" "fd_write" (func)))"#),
@@ -41,8 +52,14 @@ fn what_is_no_plugin_is_refused_by_name() {
     );
     check(&host, &wat("(component)"), "does not export `describe`");
     check(&host, &wat("(module)"), "without an interface description");
-    let limits = Limits { memory: 1 << 40, ..Limits::default() };
-    assert!(matches!(host.load("p", &GUEST, limits), Err(LoadError::MemoryLimit { .. })));
+    let limits = Limits {
+        memory: 1 << 40,
+        ..Limits::default()
+    };
+    assert!(matches!(
+        host.load("p", &GUEST, limits),
+        Err(LoadError::MemoryLimit { .. })
+    ));
 }
 
 #[test]
@@ -50,15 +67,27 @@ fn a_plugin_can_be_inspected_and_componentized() {
     let seen = inspect(&GUEST).expect("it is valid");
     assert_eq!(seen.kind, Kind::Module);
     assert_eq!(seen.version.as_deref(), Some("0.1.0"));
-    assert_eq!(seen.exports, ["describe", "configure", "on-request", "on-response"]);
-    assert!(seen.imports.contains(&"sluicegate:plugin/http@0.1.0".to_owned()));
-    assert!(seen.producers.iter().any(|p| p.starts_with("Rust")), "{:?}", seen.producers);
+    assert_eq!(
+        seen.exports,
+        ["describe", "configure", "on-request", "on-response"]
+    );
+    assert!(
+        seen.imports
+            .contains(&"sluicegate:plugin/http@0.1.0".to_owned())
+    );
+    assert!(
+        seen.producers.iter().any(|p| p.starts_with("Rust")),
+        "{:?}",
+        seen.producers
+    );
 
     let component = componentize(&GUEST).expect("it is valid");
     assert_eq!(component.len(), seen.component_size);
     assert_eq!(componentize(&component).expect("still valid"), component);
     assert_eq!(inspect(&component).expect("valid").kind, Kind::Component);
-    let plugin = host(1).load("p", &component, Limits::default()).expect("it loads");
+    let plugin = host(1)
+        .load("p", &component, Limits::default())
+        .expect("it loads");
     assert_eq!(plugin.description().name, "sluicegate-test-guests");
     assert!(plugin.description().request_hook && plugin.description().response_hook);
     assert_eq!(plugin.content_hash().len(), 64);
@@ -69,16 +98,24 @@ async fn the_cache_gives_the_same_plugin_and_ignores_what_is_broken() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = folder.path().join("cache");
     for round in 0..4 {
-        let plugin = cached_host(&cache).expect("a host").load("p", &GUEST, Limits::default());
+        let plugin = cached_host(&cache)
+            .expect("a host")
+            .load("p", &GUEST, Limits::default());
         let plugin = plugin.expect("it loads");
         assert_eq!(plugin.from_cache(), matches!(round, 1 | 3), "round {round}");
-        let filter = plugin.configure(r#"{"request":"count"}"#).await.expect("a config");
+        let filter = plugin
+            .configure(r#"{"request":"count"}"#)
+            .await
+            .expect("a config");
         let (head, outcome) = filter.on_request(request(&[])).await;
         assert!(outcome.is_ok());
         assert_eq!(head.headers["x-count"], "1");
         if round == 1 {
             let file = only_file(&cache);
-            assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o077, 0);
+            assert_eq!(
+                fs::metadata(&file).expect("there").permissions().mode() & 0o077,
+                0
+            );
             let mut bytes = fs::read(&file).expect("readable");
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
@@ -87,7 +124,9 @@ async fn the_cache_gives_the_same_plugin_and_ignores_what_is_broken() {
     }
     // An empty or truncated file is no reason to fail either.
     fs::write(only_file(&cache), b"").expect("writable");
-    let plugin = cached_host(&cache).expect("a host").load("p", &GUEST, Limits::default());
+    let plugin = cached_host(&cache)
+        .expect("a host")
+        .load("p", &GUEST, Limits::default());
     assert!(!plugin.expect("it loads").from_cache());
 }
 
@@ -96,7 +135,10 @@ fn a_cache_folder_that_others_can_open_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = folder.path().join("cache");
     cached_host(&cache).expect("made by the host");
-    assert_eq!(fs::metadata(&cache).expect("there").permissions().mode() & 0o777, 0o700);
+    assert_eq!(
+        fs::metadata(&cache).expect("there").permissions().mode() & 0o777,
+        0o700
+    );
     for mode in [0o755, 0o770, 0o701] {
         fs::set_permissions(&cache, Permissions::from_mode(mode)).expect("ours");
         match cached_host(&cache) {
@@ -112,13 +154,23 @@ fn a_cache_folder_that_others_can_open_is_refused() {
 
 #[test]
 fn too_many_instances_are_refused() {
-    let settings = HostSettings { instances: 5000, ..HostSettings::default() };
-    assert!(matches!(Host::new(settings), Err(HostError::TooManyInstances(5000))));
+    let settings = HostSettings {
+        instances: 5000,
+        ..HostSettings::default()
+    };
+    assert!(matches!(
+        Host::new(settings),
+        Err(HostError::TooManyInstances(5000))
+    ));
 }
 
 fn cached_host(cache: &Path) -> Result<std::sync::Arc<Host>, HostError> {
     let cache_dir = Some(cache.to_owned());
-    Host::new(HostSettings { instances: 2, cache_dir, ..HostSettings::default() })
+    Host::new(HostSettings {
+        instances: 2,
+        cache_dir,
+        ..HostSettings::default()
+    })
 }
 
 fn only_file(folder: &Path) -> std::path::PathBuf {

@@ -23,7 +23,14 @@ fn wasm(package: &str) -> Vec<u8> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo
         .current_dir(&root)
-        .args(["build", "--release", "--target", "wasm32-unknown-unknown", "--package", package])
+        .args([
+            "build",
+            "--release",
+            "--target",
+            "wasm32-unknown-unknown",
+            "--package",
+            package,
+        ])
         .arg("--target-dir")
         .arg(&target)
         .env_remove("RUSTFLAGS");
@@ -35,25 +42,42 @@ fn wasm(package: &str) -> Vec<u8> {
         "debug=false",
         "strip=\"debuginfo\"",
     ] {
-        cargo.arg("--config").arg(format!("profile.release.{setting}"));
+        cargo
+            .arg("--config")
+            .arg(format!("profile.release.{setting}"));
     }
     let output = cargo.output().expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let file = format!("wasm32-unknown-unknown/release/{}.wasm", package.replace('-', "_"));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let file = format!(
+        "wasm32-unknown-unknown/release/{}.wasm",
+        package.replace('-', "_")
+    );
     std::fs::read(target.join(file)).expect("cargo wrote it")
 }
 
 pub(crate) fn host(instances: u32) -> Arc<Host> {
-    Host::new(HostSettings { instances, ..HostSettings::default() }).expect("a host")
+    Host::new(HostSettings {
+        instances,
+        ..HostSettings::default()
+    })
+    .expect("a host")
 }
 
 pub(crate) fn plugin(host: &Arc<Host>, wasm: &[u8]) -> Arc<Plugin> {
-    host.load("guest", wasm, Limits::default()).expect("it loads")
+    host.load("guest", wasm, Limits::default())
+        .expect("it loads")
 }
 
 /// The misbehaving guest with a config, in a host of its own.
 pub(crate) async fn guest(config: &str) -> Filter {
-    plugin(&host(4), &GUEST).configure(config).await.expect("it takes the config")
+    plugin(&host(4), &GUEST)
+        .configure(config)
+        .await
+        .expect("it takes the config")
 }
 
 pub(crate) fn request(headers: &[(&str, &str)]) -> RequestHead {
@@ -75,7 +99,11 @@ pub(crate) fn request(headers: &[(&str, &str)]) -> RequestHead {
 
 pub(crate) fn response(headers: &[(&str, &str)]) -> ResponseHead {
     let status = StatusCode::SWITCHING_PROTOCOLS;
-    ResponseHead { status, is_upgrade: true, headers: fields(headers) }
+    ResponseHead {
+        status,
+        is_upgrade: true,
+        headers: fields(headers),
+    }
 }
 
 fn fields(headers: &[(&str, &str)]) -> HeaderMap {
