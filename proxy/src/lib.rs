@@ -3,6 +3,7 @@
 //! Read [`flow`] first: it is one connection from accept to close. ARCHITECTURE.md has the map.
 
 pub mod admin;
+pub mod banner;
 pub mod body;
 pub mod cli;
 pub mod config;

@@ -94,7 +94,7 @@ impl BoundListener {
             Bind::Unix(path) => bind_unix(path, workers),
         }
         .map_err(|source| BindError {
-            address: shown(bind),
+            address: bind.to_string(),
             hint: hint(bind, &source),
             source,
         })
@@ -286,14 +286,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::Interrupted
     )
-}
-
-fn shown(bind: &Bind) -> String {
-    match bind {
-        Bind::Tcp(address) => address.to_string(),
-        Bind::AnyTcp(port) => format!(":{port}"),
-        Bind::Unix(path) => format!("unix:{}", path.display()),
-    }
 }
 
 fn hint(bind: &Bind, error: &io::Error) -> Option<String> {

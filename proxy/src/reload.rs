@@ -1,1 +1,131 @@
-//! Not written yet.
+//! From the configuration's text to a snapshot, at start and at every reload alike.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sluicegate_plugin_host::{Host, HostSettings};
+
+use crate::banner;
+use crate::config::model::Config;
+use crate::config::{self, Diagnostic, Report, Source};
+use crate::listener::BindError;
+use crate::server::RunError;
+use crate::snapshot::{Snapshot, Workshop};
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::Metrics;
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// Read anew at each reload.
+    File(PathBuf),
+    /// Given on the command line: a reload only reads certificates and plugins again.
+    Text(Arc<Source>),
+}
+
+/// A configuration that parsed.
+pub struct Parsed {
+    pub source: Arc<Source>,
+    pub config: Config,
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// The rendered report of a configuration that cannot serve.
+#[derive(Debug)]
+pub struct Rejected(pub String);
+
+/// Reads and parses.
+///
+/// # Errors
+/// The rendered report.
+pub fn parse(origin: &Origin) -> Result<Parsed, String> {
+    let source = match origin {
+        Origin::File(path) => config::read(path).map_err(|error| format!("error: {error}\n"))?,
+        Origin::Text(source) => Arc::clone(source),
+    };
+    match config::parse(&source) {
+        Ok((config, warnings)) => Ok(Parsed {
+            source,
+            config,
+            warnings,
+        }),
+        Err(report) => Err(report.render(banner::is_terminal())),
+    }
+}
+
+/// Does the configuration's IO; the report beside the snapshot holds warnings only.
+///
+/// # Errors
+/// The rendered report; the previous generation is untouched.
+pub async fn build(
+    parsed: Parsed,
+    previous: Option<&Snapshot>,
+    workshop: &Workshop,
+    access_log: AccessLog,
+) -> Result<(Snapshot, Report), Rejected> {
+    let Parsed {
+        source,
+        config,
+        warnings,
+    } = parsed;
+    Snapshot::build(&source, config, warnings, previous, workshop, access_log)
+        .await
+        .map_err(|report| Rejected(report.render(banner::is_terminal())))
+}
+
+/// What snapshots are built with: the plugin host and its cache.
+///
+/// # Errors
+/// When the host cannot start; a cache folder that is not safe to use only costs the cache.
+pub fn workshop(
+    metrics: &Arc<Metrics>,
+    progress: Box<dyn Fn(&str) + Send + Sync>,
+) -> Result<Workshop, RunError> {
+    let with_cache = HostSettings {
+        cache_dir: cache_dir(),
+        ..HostSettings::default()
+    };
+    let host = Host::new(with_cache).or_else(|error| {
+        progress(&format!("compiled plugins are not kept: {error}"));
+        Host::new(HostSettings::default())
+    });
+    Ok(Workshop {
+        host: host.map_err(std::io::Error::other)?,
+        metrics: Arc::clone(metrics),
+        progress,
+    })
+}
+
+/// A bind error with its hint, as a report.
+pub fn bind_report(error: &BindError) -> String {
+    match &error.hint {
+        Some(hint) => format!("error: {error}\nhint: {hint}\n"),
+        None => format!("error: {error}\n"),
+    }
+}
+
+/// What a reload cannot change, if the new configuration wants it changed.
+pub fn needs_restart(before: &Config, after: &Config) -> String {
+    let admin = |config: &Config| config.admin.as_ref().map(|admin| admin.bind.value.clone());
+    let mut text = String::new();
+    if admin(before) != admin(after) {
+        text.push_str("warning: a change of `[admin] bind` needs a restart\n");
+    }
+    if before.runtime != after.runtime {
+        text.push_str("warning: a change of `[runtime] workers` needs a restart\n");
+    }
+    text
+}
+
+/// systemd's cache folder for the service, or the user's own.
+fn cache_dir() -> Option<PathBuf> {
+    let from = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    from("CACHE_DIRECTORY")
+        .or_else(|| from("XDG_CACHE_HOME").map(|dir| dir.join("sluicegate")))
+        .or_else(|| from("HOME").map(|home| home.join(".cache/sluicegate")))
+        .map(|dir| dir.join("plugins"))
+}

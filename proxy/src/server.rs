@@ -1,1 +1,446 @@
-//! Not written yet.
+//! The process: workers and their listeners, reloads, and the order of a stop.
+//!
+//! One thread controls (signals, admin, reloads); the others are workers, each a current_thread
+//! runtime with its own SO_REUSEPORT socket per listener, so that everything of a connection stays
+//! on its core. Nothing that takes long runs on a worker: a reload builds its snapshot on the
+//! control thread and the blocking pool, and is then swapped in as a whole or not at all.
+//!
+//! A stop goes: not ready, no new connections, HTTP finishes what is under way, tunnels leave one
+//! by one, exit. The control thread waits for the last [`Member`], which tunnels are.
+
+mod admission;
+mod worker;
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+pub use admission::{Admission, AdmissionControl};
+pub use worker::Worker;
+
+use crate::admin::{self, AdminActions, AdminListener, AdminState, Readiness, ReloadOutcome};
+use crate::banner;
+use crate::config::model::{Bind, Config};
+use crate::drain::Drain;
+use crate::listener::{BindError, BoundListener};
+use crate::reload::{self, Origin, Rejected};
+use crate::snapshot::{Snapshot, Workshop};
+use crate::telemetry::metrics::{ListenerMetrics, Metrics};
+use crate::telemetry::{Telemetry, TelemetryError};
+use crate::tls::ServerTls;
+use worker::WorkerHandle;
+
+/// What all workers share for the life of the process.
+pub struct Shared {
+    snapshot: ArcSwap<Snapshot>,
+    pub drain: Drain,
+    pub metrics: Arc<Metrics>,
+    pub admission: Arc<AdmissionControl>,
+}
+
+/// One configured listener; its policy changes with a reload, its sockets stay.
+pub struct Listener {
+    policy: ArcSwap<ListenerPolicy>,
+    pub metrics: ListenerMetrics,
+    /// Joined by its accept loops; started when the listener goes.
+    closing: Drain,
+}
+
+/// How one generation treats what a listener accepts.
+pub struct ListenerPolicy {
+    /// As configured, for logs.
+    pub bind: Arc<str>,
+    pub tls: Option<Arc<ServerTls>>,
+    /// Every request is redirected to https on this port.
+    pub redirect_to_https: Option<u16>,
+}
+
+/// Why the server did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The rendered report.
+    #[error("{0}")]
+    Config(String),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("cannot listen on the admin address `{bind}`: {source}")]
+    AdminBind {
+        bind: String,
+        source: std::io::Error,
+    },
+    #[error("cannot set up the logs: {0}")]
+    Telemetry(#[from] TelemetryError),
+    #[error("cannot start: {0}")]
+    Runtime(#[from] std::io::Error),
+}
+
+/// Runs until a signal ends it.
+pub fn run(origin: Origin) -> Result<(), RunError> {
+    let began = Instant::now();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let (server, control) = Server::start(origin, began).await?;
+        server.control(control).await
+    })
+}
+
+struct Server {
+    origin: Origin,
+    shared: Arc<Shared>,
+    workers: Vec<WorkerHandle>,
+    listeners: HashMap<Bind, Arc<Listener>>,
+    workshop: Workshop,
+    actions: Arc<Actions>,
+    /// Flushes the logs when it is dropped, so it goes last.
+    telemetry: Telemetry,
+}
+
+/// What the control thread listens to.
+struct Control {
+    reloads: mpsc::Receiver<oneshot::Sender<ReloadOutcome>>,
+    hup: Signal,
+    term: Signal,
+    int: Signal,
+    quit: Signal,
+    stop_admin: Option<oneshot::Sender<()>>,
+}
+
+/// The admin listener's way to the control thread.
+struct Actions {
+    reloads: mpsc::Sender<oneshot::Sender<ReloadOutcome>>,
+    readiness: AtomicU8,
+}
+
+impl Shared {
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+}
+
+impl Listener {
+    pub fn policy(&self) -> Arc<ListenerPolicy> {
+        self.policy.load_full()
+    }
+}
+
+impl Server {
+    async fn start(origin: Origin, began: Instant) -> Result<(Server, Control), RunError> {
+        // Signals first: one that comes during a long start must not be lost.
+        let (tell_reload, reloads) = mpsc::channel(RELOADS_WAITING);
+        let mut control = Control {
+            reloads,
+            hup: signal(SignalKind::hangup())?,
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            stop_admin: None,
+        };
+        let metrics = Metrics::new();
+        let workshop = reload::workshop(&metrics, banner::progress())?;
+        let parsed = reload::parse(&origin).map_err(RunError::Config)?;
+        let telemetry = crate::telemetry::init(&parsed.config.log, &metrics)?;
+        let access_log = telemetry.access_log(&parsed.config.log);
+        let (snapshot, report) = reload::build(parsed, None, &workshop, access_log)
+            .await
+            .map_err(|Rejected(report)| RunError::Config(report))?;
+        if !report.diagnostics.is_empty() {
+            eprint(&report.render(banner::is_terminal()));
+        }
+
+        let workers = worker_count(&snapshot.config);
+        let mut bound = Vec::new();
+        for (bind, _) in &snapshot.listeners {
+            bound.push((bind.clone(), BoundListener::bind(bind, workers.get())?));
+        }
+        let admin = match &snapshot.config.admin {
+            None => None,
+            Some(admin) => {
+                let bind = &admin.bind.value;
+                let listener = AdminListener::bind(bind).await;
+                Some(listener.map_err(|source| RunError::AdminBind {
+                    bind: bind.to_string(),
+                    source,
+                })?)
+            }
+        };
+
+        publish(&metrics, &snapshot);
+        metrics.set_generation(snapshot.generation);
+        let lines = banner::Banner::new(&snapshot, &bound, admin.as_ref(), workers, began);
+        let shared = Arc::new(Shared {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            drain: Drain::default(),
+            metrics,
+            admission: Arc::new(AdmissionControl::new()),
+        });
+        let workers = (0..workers.get())
+            .map(|id| WorkerHandle::start(id, &shared))
+            .collect::<Result<Vec<_>, _>>()?;
+        let actions = Arc::new(Actions {
+            reloads: tell_reload,
+            readiness: AtomicU8::new(Readiness::Ready as u8),
+        });
+        let mut server = Server {
+            origin,
+            shared,
+            workers,
+            listeners: HashMap::new(),
+            workshop,
+            actions,
+            telemetry,
+        };
+        let snapshot = server.shared.snapshot();
+        for (bind, listener) in bound {
+            server.listen(bind, listener, &snapshot)?;
+        }
+        if let Some(admin) = admin {
+            control.stop_admin = Some(server.serve_admin(admin));
+        }
+        lines.print();
+        Ok((server, control))
+    }
+
+    /// Hands a bound listener's sockets to the workers.
+    fn listen(
+        &mut self,
+        bind: Bind,
+        bound: BoundListener,
+        snapshot: &Snapshot,
+    ) -> std::io::Result<()> {
+        let Some(policy) = policy_of(snapshot, &bind) else {
+            return Ok(());
+        };
+        let listener = Arc::new(Listener {
+            metrics: self.shared.metrics.listener(&policy.bind),
+            policy: ArcSwap::new(policy),
+            closing: Drain::default(),
+        });
+        for (worker, socket) in self.workers.iter().zip(bound.sockets) {
+            worker.listen(socket, &listener)?;
+        }
+        self.listeners.insert(bind, listener);
+        Ok(())
+    }
+
+    fn serve_admin(&self, listener: AdminListener) -> oneshot::Sender<()> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let state = AdminState {
+            metrics: Arc::clone(&self.shared.metrics),
+            actions: Arc::clone(&self.actions),
+        };
+        tokio::spawn(admin::serve(listener, state, async {
+            // Also when the server is dropped.
+            let _ = stopped.await;
+        }));
+        stop
+    }
+
+    /// Obeys signals and reload requests until it is time to go.
+    async fn control(mut self, mut control: Control) -> Result<(), RunError> {
+        let patient = loop {
+            tokio::select! {
+                _ = control.hup.recv() => {
+                    self.reload().await;
+                }
+                Some(asker) = control.reloads.recv() => {
+                    let outcome = self.reload().await;
+                    // An asker that has left learns it from the log.
+                    let _ = asker.send(outcome);
+                }
+                _ = control.term.recv() => break false,
+                _ = control.int.recv() => break false,
+                _ = control.quit.recv() => break true,
+            }
+        };
+        self.drain(patient, &mut control).await;
+        Ok(())
+    }
+
+    async fn reload(&mut self) -> ReloadOutcome {
+        match self.try_reload().await {
+            Ok((generation, warnings)) => {
+                self.shared.metrics.reload_applied(generation);
+                tracing::info!(generation, "configuration reloaded");
+                ReloadOutcome::Applied {
+                    generation,
+                    warnings,
+                }
+            }
+            Err(Rejected(report)) => {
+                self.shared.metrics.reload_rejected();
+                tracing::error!("reload rejected, the old configuration goes on");
+                eprint(&report);
+                ReloadOutcome::Rejected { report }
+            }
+        }
+    }
+
+    /// Everything that can fail comes before the first change.
+    async fn try_reload(&mut self) -> Result<(u64, String), Rejected> {
+        let previous = self.shared.snapshot();
+        let parsed = reload::parse(&self.origin).map_err(Rejected)?;
+        let log = parsed.config.log.clone();
+        crate::telemetry::parse_level(&log.level).map_err(|error| Rejected(error.to_string()))?;
+        let access_log = self.telemetry.access_log(&log);
+        let built = reload::build(parsed, Some(&previous), &self.workshop, access_log);
+        let (snapshot, report) = built.await?;
+        let mut bound = Vec::new();
+        for (bind, _) in &snapshot.listeners {
+            if !self.listeners.contains_key(bind) {
+                let listener = BoundListener::bind(bind, self.workers.len())
+                    .map_err(|error| Rejected(reload::bind_report(&error)))?;
+                bound.push((bind.clone(), listener));
+            }
+        }
+
+        let snapshot = Arc::new(snapshot);
+        for (bind, policy) in &snapshot.listeners {
+            if let Some(listener) = self.listeners.get(bind) {
+                listener.policy.store(Arc::clone(policy));
+            }
+        }
+        self.shared.snapshot.store(Arc::clone(&snapshot));
+        for (bind, listener) in bound {
+            self.listen(bind, listener, &snapshot)
+                .map_err(|error| Rejected(format!("a worker has gone: {error}")))?;
+        }
+        self.close_listeners_not_in(&snapshot).await;
+        publish(&self.shared.metrics, &snapshot);
+        if let Err(error) = self.telemetry.set_level(&log.level) {
+            tracing::warn!(%error, "the log level stays as it was");
+        }
+        let mut warnings = report.render(false);
+        warnings.push_str(&reload::needs_restart(&previous.config, &snapshot.config));
+        if !warnings.is_empty() {
+            tracing::warn!(warnings, "configuration reloaded with warnings");
+        }
+        Ok((snapshot.generation, warnings))
+    }
+
+    async fn close_listeners_not_in(&mut self, snapshot: &Snapshot) {
+        let (kept, gone) = std::mem::take(&mut self.listeners)
+            .into_iter()
+            .partition(|(bind, _)| policy_of(snapshot, bind).is_some());
+        self.listeners = kept;
+        for listener in HashMap::into_values(gone) {
+            close(&listener).await;
+        }
+    }
+
+    async fn drain(self, patient: bool, control: &mut Control) {
+        let drain = &self.shared.drain;
+        self.actions.set_readiness(Readiness::Draining);
+        self.shared.metrics.set_draining(true);
+        for listener in self.listeners.values() {
+            close(listener).await;
+        }
+        let open = drain.live();
+        let deadline = longest_drain(&self.shared.snapshot().config);
+        if patient {
+            tracing::info!(open, "draining without a deadline");
+            drain.start_patient();
+        } else {
+            tracing::info!(open, deadline = ?deadline, "draining");
+            drain.start();
+        }
+        tokio::select! {
+            () = drain.emptied() => {}
+            () = tokio::time::sleep(deadline), if !patient => {}
+            _ = control.term.recv() => {}
+            _ = control.int.recv() => {}
+            _ = control.quit.recv(), if !patient => {}
+        }
+        let left = drain.live();
+        drain.stop();
+        if left > 0 {
+            tracing::warn!(left, "connections were cut");
+            // Each notices at its next poll; a guest that computes has its own limit.
+            let _ = timeout(STOP_GRACE, drain.emptied()).await;
+        }
+        tracing::info!("stopped");
+        if let Some(stop) = control.stop_admin.take() {
+            let _ = stop.send(());
+        }
+    }
+}
+
+impl Actions {
+    fn set_readiness(&self, readiness: Readiness) {
+        self.readiness.store(readiness as u8, Ordering::Release);
+    }
+}
+
+impl AdminActions for Actions {
+    async fn reload(&self) -> ReloadOutcome {
+        let (asker, answer) = oneshot::channel();
+        let gone = || ReloadOutcome::Rejected {
+            report: "the server is stopping".to_owned(),
+        };
+        if self.reloads.send(asker).await.is_err() {
+            return gone();
+        }
+        answer.await.unwrap_or_else(|_| gone())
+    }
+
+    fn readiness(&self) -> Readiness {
+        match self.readiness.load(Ordering::Acquire) {
+            ready if ready == Readiness::Ready as u8 => Readiness::Ready,
+            draining if draining == Readiness::Draining as u8 => Readiness::Draining,
+            _ => Readiness::Starting,
+        }
+    }
+}
+
+/// Stops accepting; returns when the sockets are closed.
+async fn close(listener: &Listener) {
+    listener.closing.start();
+    listener.closing.emptied().await;
+}
+
+fn policy_of(snapshot: &Snapshot, bind: &Bind) -> Option<Arc<ListenerPolicy>> {
+    let (_, policy) = snapshot.listeners.iter().find(|(own, _)| own == bind)?;
+    Some(Arc::clone(policy))
+}
+
+fn publish(metrics: &Metrics, snapshot: &Snapshot) {
+    metrics.set_certificates(
+        snapshot
+            .certificates()
+            .map(|cert| (cert.names.join(","), cert.not_after))
+            .collect(),
+    );
+}
+
+fn worker_count(config: &Config) -> NonZeroUsize {
+    config
+        .runtime
+        .workers
+        .or_else(|| std::thread::available_parallelism().ok())
+        .unwrap_or(NonZeroUsize::MIN)
+}
+
+fn longest_drain(config: &Config) -> Duration {
+    let routes = config.routes.iter().map(|route| route.timeouts.drain);
+    routes.fold(config.timeouts.drain, Duration::max)
+}
+
+/// For people: reports go to stderr as they are, not as log lines.
+fn eprint(text: &str) {
+    use std::io::Write as _;
+    // A closed stderr must not stop the server.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Reload requests that wait for the one under way.
+const RELOADS_WAITING: usize = 16;
+/// How long connections have to notice that they are stopped.
+const STOP_GRACE: Duration = Duration::from_secs(1);

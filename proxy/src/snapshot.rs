@@ -70,7 +70,6 @@ pub struct UpstreamEntry {
 
 /// What of the process a snapshot is built with.
 pub struct Workshop {
-    /// `None` in a process that checks or runs a configuration without plugins.
     pub host: Arc<Host>,
     pub metrics: Arc<Metrics>,
     /// Told what takes time, for a person who waits.
@@ -96,10 +95,11 @@ impl Snapshot {
         let mut diagnostics = Vec::new();
         let listeners = build_listeners(&config, previous, &mut diagnostics);
         let upstreams = build_upstreams(&config, previous, workshop, &mut diagnostics);
-        let plugins =
-            plugins::load_plugins(&config, source, previous, workshop, &mut diagnostics).await;
+        let mut plugins =
+            plugins::load_plugins(&config, previous, workshop, &mut diagnostics).await;
         let chains =
-            plugins::build_chains(&config, &plugins, previous, workshop, &mut diagnostics).await;
+            plugins::build_chains(&config, &mut plugins, previous, workshop, &mut diagnostics)
+                .await;
         diagnostics.append(&mut warnings);
         let report = Report::new(source, diagnostics);
         if report.has_errors() {

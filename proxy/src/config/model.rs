@@ -4,6 +4,7 @@
 //! opens a socket or compiles a plugin. Values that only IO can judge (certificates, plugins,
 //! secrets) are [`Located`], so that `Snapshot::build` can still point into the file.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::Range;
@@ -52,6 +53,17 @@ pub enum Bind {
     AnyTcp(u16),
     /// `unix:/run/sluicegate.sock`.
     Unix(PathBuf),
+}
+
+/// As the user would write it.
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bind::Tcp(address) => address.fmt(f),
+            Bind::AnyTcp(port) => write!(f, ":{port}"),
+            Bind::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]

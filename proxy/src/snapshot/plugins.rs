@@ -5,33 +5,231 @@
 //! that the guest gets, and never into a message.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::Value;
-use sluicegate_plugin_host::{ConfigureError, Filter, Limits, Plugin};
+use sluicegate_plugin_host::{Filter, Limits, Plugin};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::{ChainLink, Snapshot, Workshop};
+use crate::config::Diagnostic;
 use crate::config::model::{self, Config, PluginConfig, SecretSource};
-use crate::config::{Diagnostic, Source};
 
-/// A compiled plugin, and how to tell that its file is still the same.
-#[derive(Clone)]
+/// A compiled plugin and the filters that routes have made of it.
 pub struct LoadedPlugin {
     pub plugin: Arc<Plugin>,
     limits: model::PluginLimits,
-    file: FileStamp,
-    /// The filters that routes have made of it, by their resolved config.
+    /// By the config with its secrets, as JSON text.
     filters: HashMap<String, Filter>,
 }
 
-/// Enough to see that a file was replaced, without reading it.
-#[derive(Clone, PartialEq, Eq)]
-struct FileStamp {
-    path: std::path::PathBuf,
-    modified: Option<SystemTime>,
-    len: u64,
+/// Compiles what is new, in the order of the configuration; `None` where that failed.
+pub(super) async fn load_plugins(
+    config: &Config,
+    previous: Option<&Snapshot>,
+    workshop: &Workshop,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<Option<LoadedPlugin>> {
+    let mut loaded = Vec::with_capacity(config.plugins.len());
+    for plugin in &config.plugins {
+        match load(plugin, previous, workshop).await {
+            Ok(plugin) => loaded.push(Some(plugin)),
+            Err(diagnostic) => {
+                diagnostics.push(diagnostic);
+                loaded.push(None);
+            }
+        }
+    }
+    loaded
 }
+
+/// Makes the filters of every route, in the order of the configuration.
+pub(super) async fn build_chains(
+    config: &Config,
+    plugins: &mut [Option<LoadedPlugin>],
+    previous: Option<&Snapshot>,
+    workshop: &Workshop,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<Vec<ChainLink>> {
+    let mut chains = Vec::with_capacity(config.routes.len());
+    for route in &config.routes {
+        let mut chain = Vec::with_capacity(route.plugins.len());
+        for link in &route.plugins {
+            let Some(loaded) = &mut plugins[link.plugin] else {
+                continue;
+            };
+            match filter(loaded, &link.config, previous).await {
+                Ok(filter) => chain.push(ChainLink {
+                    metrics: workshop.metrics.plugin(loaded.plugin.name(), &route.name),
+                    filter,
+                    on_error: link.on_error,
+                }),
+                Err(found) => {
+                    // Routes that share the plugin's own config share its mistakes.
+                    for diagnostic in found {
+                        if !diagnostics.contains(&diagnostic) {
+                            diagnostics.push(diagnostic);
+                        }
+                    }
+                }
+            }
+        }
+        chains.push(chain);
+    }
+    chains
+}
+
+async fn load(
+    plugin: &model::Plugin,
+    previous: Option<&Snapshot>,
+    workshop: &Workshop,
+) -> Result<LoadedPlugin, Diagnostic> {
+    let path = &plugin.wasm.value;
+    let fail = |message: String| Diagnostic::error(plugin.wasm.span.clone(), message);
+    let bytes = std::fs::read(path).map_err(|error| {
+        let diagnostic = fail(format!("cannot read `{}`: {error}", path.display()));
+        match error.kind() {
+            std::io::ErrorKind::NotFound => diagnostic.hint(Some(
+                "`sluicegate plugin build` makes it from the plugin's source".to_owned(),
+            )),
+            _ => diagnostic,
+        }
+    })?;
+    let hash = hex(digest(&SHA256, &bytes).as_ref());
+    let unchanged = previous
+        .into_iter()
+        .flat_map(|previous| &previous.plugins)
+        .find(|before| {
+            before.plugin.name() == &*plugin.name
+                && before.plugin.content_hash() == hash
+                && before.limits == plugin.limits
+        });
+    if let Some(before) = unchanged {
+        return Ok(LoadedPlugin {
+            plugin: Arc::clone(&before.plugin),
+            limits: plugin.limits,
+            filters: HashMap::new(),
+        });
+    }
+    (workshop.progress)(&format!("loading plugin `{}`", plugin.name));
+    let compiling = {
+        let (host, name) = (Arc::clone(&workshop.host), Arc::clone(&plugin.name));
+        let limits = host_limits(&plugin.limits);
+        spawn_blocking(move || host.load(&name, &bytes, limits))
+    };
+    match timeout(COMPILE_TIMEOUT, compiling).await {
+        Ok(Ok(Ok(compiled))) => Ok(LoadedPlugin {
+            plugin: compiled,
+            limits: plugin.limits,
+            filters: HashMap::new(),
+        }),
+        Ok(Ok(Err(error))) => Err(fail(format!(
+            "`{}` is no usable plugin: {error}",
+            path.display()
+        ))),
+        Ok(Err(_)) => Err(fail(format!("compiling `{}` failed", path.display()))),
+        Err(_) => Err(fail(format!(
+            "compiling `{}` took longer than {} s",
+            path.display(),
+            COMPILE_TIMEOUT.as_secs()
+        ))),
+    }
+}
+
+/// The plugin with this config: one that is in use already, or a newly proven one.
+async fn filter(
+    loaded: &mut LoadedPlugin,
+    config: &PluginConfig,
+    previous: Option<&Snapshot>,
+) -> Result<Filter, Vec<Diagnostic>> {
+    let json = resolve_secrets(config)?.to_string();
+    if let Some(filter) = loaded.filters.get(&json) {
+        return Ok(filter.clone());
+    }
+    let before = previous
+        .into_iter()
+        .flat_map(|previous| &previous.plugins)
+        .find(|before| Arc::ptr_eq(&before.plugin, &loaded.plugin))
+        .and_then(|before| before.filters.get(&json));
+    let filter = match before {
+        Some(filter) => filter.clone(),
+        None => loaded.plugin.configure(&json).await.map_err(|error| {
+            let name = loaded.plugin.name();
+            let message = format!("plugin `{name}` does not take this config: {error}");
+            vec![Diagnostic::error(config.span.clone(), message)]
+        })?,
+    };
+    loaded.filters.insert(json, filter.clone());
+    Ok(filter)
+}
+
+fn resolve_secrets(config: &PluginConfig) -> Result<Value, Vec<Diagnostic>> {
+    let mut json = config.json.clone();
+    let mut diagnostics = Vec::new();
+    for secret in &config.secrets {
+        match read_secret(&secret.source) {
+            Ok(text) => {
+                if let Some(place) = json.pointer_mut(&secret.pointer) {
+                    *place = Value::String(text);
+                }
+            }
+            Err(message) => diagnostics.push(Diagnostic::error(secret.span.clone(), message)),
+        }
+    }
+    if diagnostics.is_empty() {
+        Ok(json)
+    } else {
+        Err(diagnostics)
+    }
+}
+
+fn read_secret(source: &SecretSource) -> Result<String, String> {
+    match source {
+        SecretSource::Env(name) => std::env::var(name).map_err(|error| match error {
+            std::env::VarError::NotPresent => {
+                format!("the environment variable `{name}` is not set")
+            }
+            std::env::VarError::NotUnicode(_) => {
+                format!("the environment variable `{name}` is not UTF-8")
+            }
+        }),
+        SecretSource::File(path) => read_secret_file(path)
+            .map_err(|error| format!("cannot read the secret in `{}`: {error}", path.display())),
+    }
+}
+
+fn read_secret_file(path: &Path) -> std::io::Result<String> {
+    let mut text = std::fs::read_to_string(path)?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+fn host_limits(limits: &model::PluginLimits) -> Limits {
+    Limits {
+        memory: limits.memory,
+        call_timeout: limits.call_timeout,
+        configure_timeout: limits.configure_timeout,
+        instances: limits.instances,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Far above any honest plugin; a compile bomb must not hold a reload for ever.
+const COMPILE_TIMEOUT: Duration = Duration::from_secs(120);

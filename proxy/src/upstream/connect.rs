@@ -25,6 +25,9 @@ use crate::tls::ClientTls;
 pub struct Endpoint {
     address: ServerAddress,
     tls: Option<Arc<ClientTls>>,
+    /// As [`fmt::Display`] shows it.
+    name: String,
+    /// Stable hash of the name.
     seed: u64,
     active: AtomicUsize,
     pub(super) health: Health,
@@ -70,11 +73,13 @@ impl Endpoint {
         let mut endpoint = Self {
             address,
             tls,
+            name: String::new(),
             seed: 0,
             active: AtomicUsize::new(0),
             health: Health::new(),
         };
-        endpoint.seed = stable_hash(endpoint.to_string().as_bytes());
+        endpoint.name = endpoint.to_string();
+        endpoint.seed = stable_hash(endpoint.name.as_bytes());
         endpoint
     }
 
@@ -99,6 +104,11 @@ impl Endpoint {
             endpoint: self.to_string(),
             source,
         })
+    }
+
+    /// The address as configured, with its scheme if that is https.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Leases held now: requests and live tunnels.

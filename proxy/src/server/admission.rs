@@ -1,0 +1,148 @@
+//! Who may connect: the count of all connections, and of each client's.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::telemetry::metrics::OpenGuard;
+
+/// Counts open client connections, tunnels included.
+pub struct AdmissionControl {
+    open: AtomicUsize,
+    freed: Notify,
+    /// Only filled while `connections_per_client` is set.
+    clients: Mutex<HashMap<IpAddr, usize>>,
+    /// What the descriptor limit allows.
+    default_limit: usize,
+}
+
+/// The right to be connected; dropping it gives it back.
+pub struct Admission {
+    control: Arc<AdmissionControl>,
+    client: Option<IpAddr>,
+    _open: Option<OpenGuard>,
+}
+
+impl AdmissionControl {
+    pub(super) fn new() -> AdmissionControl {
+        AdmissionControl {
+            open: AtomicUsize::new(0),
+            freed: Notify::new(),
+            clients: Mutex::new(HashMap::new()),
+            default_limit: default_limit(),
+        }
+    }
+
+    /// Counts one more, as soon as there are fewer than `limit`.
+    pub(super) async fn enter(self: &Arc<Self>, limit: Option<NonZeroUsize>) -> Admission {
+        let limit = limit.map_or(self.default_limit, NonZeroUsize::get);
+        loop {
+            let freed = self.freed.notified();
+            let entered = self
+                .open
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
+                    (open < limit).then_some(open + 1)
+                });
+            if entered.is_ok() {
+                return Admission {
+                    control: Arc::clone(self),
+                    client: None,
+                    _open: None,
+                };
+            }
+            freed.await;
+        }
+    }
+
+    fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Admission {
+    /// Counts the connection for its client too; `None` if the client has `limit` already.
+    pub(super) fn of_client(mut self, ip: IpAddr, limit: Option<NonZeroUsize>) -> Option<Admission> {
+        if let Some(limit) = limit {
+            let mut clients = self.control.clients();
+            let open = clients.entry(ip).or_insert(0);
+            if *open >= limit.get() {
+                return None;
+            }
+            *open += 1;
+            drop(clients);
+            self.client = Some(ip);
+        }
+        Some(self)
+    }
+
+    pub(super) fn counted(mut self, open: OpenGuard) -> Admission {
+        self._open = Some(open);
+        self
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        if let Some(ip) = self.client {
+            let mut clients = self.control.clients();
+            if let Some(open) = clients.get_mut(&ip) {
+                *open -= 1;
+                if *open == 0 {
+                    clients.remove(&ip);
+                }
+            }
+        }
+        self.control.open.fetch_sub(1, Ordering::AcqRel);
+        self.control.freed.notify_waiters();
+    }
+}
+
+/// A proxied connection takes two descriptors, its own and its upstream's.
+fn default_limit() -> usize {
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .current
+        .and_then(|limit| usize::try_from(limit).ok())
+        .unwrap_or(usize::MAX);
+    (descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).max(1)
+}
+
+/// Listeners, logs, admin connections, certificate files during a reload.
+const RESERVED_DESCRIPTORS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_place_is_given_once_and_given_back() {
+        let control = Arc::new(AdmissionControl::new());
+        let one = NonZeroUsize::new(1);
+        let first = control.enter(one).await;
+        let waiting = {
+            let control = Arc::clone(&control);
+            tokio::spawn(async move { control.enter(one).await })
+        };
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(first);
+        drop(waiting.await.unwrap());
+        assert_eq!(control.open.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_has_its_own_limit() {
+        let control = Arc::new(AdmissionControl::new());
+        let (one, ip) = (NonZeroUsize::new(1), IpAddr::from([127, 0, 0, 1]));
+        let first = control.enter(None).await.of_client(ip, one).unwrap();
+        assert!(control.enter(None).await.of_client(ip, one).is_none());
+        let other = IpAddr::from([127, 0, 0, 2]);
+        assert!(control.enter(None).await.of_client(other, one).is_some());
+        drop(first);
+        assert!(control.enter(None).await.of_client(ip, one).is_some());
+        assert!(control.clients().is_empty());
+    }
+}

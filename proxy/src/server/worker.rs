@@ -1,0 +1,131 @@
+//! A worker: one thread, one runtime, its own sockets, its own pool of upstream connections.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::{Listener, Shared};
+use crate::body::RequestBody;
+use crate::drain::{Member, Phase};
+use crate::flow;
+use crate::listener::{Acceptor, ListenSocket};
+use crate::snapshot::Snapshot;
+use crate::upstream::Pool;
+
+/// What the connections of one worker share.
+pub struct Worker {
+    pub shared: Arc<Shared>,
+    pub pool: Pool<RequestBody>,
+}
+
+/// The control thread's grip on a worker; the thread ends when it is dropped.
+pub(super) struct WorkerHandle {
+    sockets: mpsc::UnboundedSender<NewSocket>,
+}
+
+/// A socket to accept from, at most one per listener and reload.
+struct NewSocket {
+    socket: ListenSocket,
+    listener: Arc<Listener>,
+    closing: Member,
+}
+
+impl Worker {
+    /// The present generation.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot()
+    }
+}
+
+impl WorkerHandle {
+    pub(super) fn start(id: usize, shared: &Arc<Shared>) -> std::io::Result<WorkerHandle> {
+        let (sockets, received) = mpsc::unbounded_channel();
+        let worker = Arc::new(Worker {
+            shared: Arc::clone(shared),
+            pool: Pool::new(),
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        thread::Builder::new()
+            .name(format!("worker-{id}"))
+            .spawn(move || runtime.block_on(work(worker, received)))?;
+        Ok(WorkerHandle { sockets })
+    }
+
+    pub(super) fn listen(
+        &self,
+        socket: ListenSocket,
+        listener: &Arc<Listener>,
+    ) -> std::io::Result<()> {
+        let socket = NewSocket {
+            socket,
+            listener: Arc::clone(listener),
+            closing: listener.closing.join(),
+        };
+        self.sockets
+            .send(socket)
+            .map_err(|_| std::io::Error::other("a worker thread has ended"))
+    }
+}
+
+async fn work(worker: Arc<Worker>, mut sockets: mpsc::UnboundedReceiver<NewSocket>) {
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = sweep.tick() => worker.pool.sweep(),
+            socket = sockets.recv() => {
+                let Some(NewSocket { socket, listener, closing }) = socket else {
+                    return;
+                };
+                match socket.register() {
+                    Ok(acceptor) => {
+                        let worker = Arc::clone(&worker);
+                        tokio::spawn(accept(worker, acceptor, listener, closing));
+                    }
+                    Err(error) => tracing::error!(%error, "a worker cannot accept connections"),
+                }
+            }
+        }
+    }
+}
+
+/// Accepts until the listener closes. Nothing slow happens here: a TLS handshake is the
+/// connection's own affair.
+async fn accept(
+    worker: Arc<Worker>,
+    mut acceptor: Acceptor,
+    listener: Arc<Listener>,
+    closing: Member,
+) {
+    loop {
+        let (socket, peer) = tokio::select! {
+            biased;
+            () = closing.reached(Phase::Draining) => return,
+            accepted = acceptor.accept() => accepted,
+        };
+        let limits = worker.snapshot().limits;
+        let admission = tokio::select! {
+            biased;
+            admission = worker.shared.admission.enter(limits.connections) => admission,
+            () = closing.reached(Phase::Draining) => return,
+        };
+        let Some(admission) = admission.of_client(peer.ip(), limits.connections_per_client) else {
+            listener.metrics.refused("connections_per_client");
+            continue;
+        };
+        tokio::spawn(flow::serve_connection(
+            Arc::clone(&worker),
+            Arc::clone(&listener),
+            socket,
+            peer,
+            admission.counted(listener.metrics.accepted()),
+            worker.shared.drain.join(),
+        ));
+    }
+}
+
+/// How often idle upstream connections past their time are closed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
