@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::time::{Instant, SystemTime};
 
 use crate::admin::AdminListener;
-use crate::config::model::{Action, Bind, Config, PathPattern, HostPattern};
+use crate::config::model::{Action, Bind, Config, HostPattern, PathPattern};
 use crate::listener::BoundListener;
 use crate::server::ListenerPolicy;
 use crate::snapshot::Snapshot;
@@ -50,7 +50,11 @@ impl Banner {
         };
         lines.title(&format!("sluicegate {}", env!("CARGO_PKG_VERSION")));
         for ((_, listener), (_, policy)) in bound.iter().zip(&snapshot.listeners) {
-            lines.line("listening", &listener.local_addr.to_string(), &protocols(policy));
+            lines.line(
+                "listening",
+                &listener.local_addr.to_string(),
+                &protocols(policy),
+            );
         }
         for loaded in &snapshot.plugins {
             let plugin = &loaded.plugin;
@@ -68,18 +72,29 @@ impl Banner {
             );
         }
         for route in &snapshot.config.routes {
-            lines.line("route", &condition(route), &outcome(route, &snapshot.config));
+            lines.line(
+                "route",
+                &condition(route),
+                &outcome(route, &snapshot.config),
+            );
         }
         for entry in &snapshot.upstreams {
             let endpoints: Vec<&str> = entry.upstream.endpoints().map(|e| e.name()).collect();
             lines.line("upstream", entry.upstream.name(), &endpoints.join(", "));
         }
-        match (admin.and_then(AdminListener::local_addr), &snapshot.config.admin) {
+        match (
+            admin.and_then(AdminListener::local_addr),
+            &snapshot.config.admin,
+        ) {
             (Some(addr), _) => lines.line("admin", &addr.to_string(), "/metrics /healthz /readyz"),
             (None, Some(admin)) => lines.line("admin", &admin.bind.value.to_string(), ""),
             (None, None) => {}
         }
-        let threads = if workers.get() == 1 { "worker" } else { "workers" };
+        let threads = if workers.get() == 1 {
+            "worker"
+        } else {
+            "workers"
+        };
         lines.line("workers", &workers.to_string(), threads);
         Banner {
             text: lines.text,
@@ -132,7 +147,11 @@ fn protocols(policy: &ListenerPolicy) -> String {
             None => "http/1.1".to_owned(),
         };
     };
-    let alpn = if tls.http2() { "h2, http/1.1" } else { "http/1.1" };
+    let alpn = if tls.http2() {
+        "h2, http/1.1"
+    } else {
+        "http/1.1"
+    };
     let now = SystemTime::now();
     let certs: Vec<String> = tls
         .certs()

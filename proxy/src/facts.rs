@@ -74,3 +74,30 @@ pub struct RequestFacts {
     /// 32 lower-case hex digits, or a trusted proxy's X-Request-Id.
     pub request_id: Arc<str>,
 }
+
+/// What came from one side of a tunnel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub bytes: u64,
+    /// Whole data messages; control frames do not count.
+    pub messages: u64,
+}
+
+/// Who began the end of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClosedBy {
+    Downstream,
+    Upstream,
+    Proxy,
+}
+
+impl ClosedBy {
+    /// For logs and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            ClosedBy::Downstream => "client",
+            ClosedBy::Upstream => "upstream",
+            ClosedBy::Proxy => "proxy",
+        }
+    }
+}

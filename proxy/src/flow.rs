@@ -109,7 +109,8 @@ async fn serve_http1(
     let guarded = guard.handle();
     let service = {
         let connection = Arc::clone(&connection);
-        service_fn(move |request| handle(Arc::clone(&connection), request))
+        // Boxed: an idle connection then does not hold room for a request.
+        service_fn(move |request| Box::pin(handle(Arc::clone(&connection), request)))
     };
     let mut server = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -120,7 +121,14 @@ async fn serve_http1(
         .max_headers(limits.head_fields)
         .max_buf_size(limits.head_size.max(MIN_HYPER_BUFFER))
         .serve_connection(TokioIo::new(guard), service);
-    let ended = drive_http1(&mut server, &connection, &guarded, &snapshot.timeouts, &member).await;
+    let ended = drive_http1(
+        &mut server,
+        &connection,
+        &guarded,
+        &snapshot.timeouts,
+        &member,
+    )
+    .await;
     let parts = server.into_parts();
     let stream = parts.io.into_inner().into_inner();
     // From here on this task is nobody's: a tunnel runs in a fresh one, which is smaller.

@@ -81,13 +81,19 @@ impl HandshakeFault {
     }
 }
 
+/// Whether Upgrade names `websocket`, rightly or wrongly: the answer, unless it is 101, closes an
+/// HTTP/1 connection.
+pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    tokens(headers, UPGRADE).any(|token| token.eq_ignore_ascii_case(WEBSOCKET))
+}
+
 /// Tells a WebSocket handshake from a plain request.
 ///
 /// Must see the client's own Connection and Upgrade fields. A rejection with status 426 is to be
 /// sent with `Sec-WebSocket-Version: 13`, and each rejection with `Connection: close`.
 pub fn classify(parts: &request::Parts, body_is_empty: bool) -> Result<Kind, Rejection> {
     let headers = &parts.headers;
-    if !tokens(headers, UPGRADE).any(|token| token.eq_ignore_ascii_case(WEBSOCKET)) {
+    if !asks_for_websocket(headers) {
         return Ok(Kind::Plain);
     }
     if !is_websocket_alone(headers) {
@@ -120,7 +126,8 @@ pub fn classify(parts: &request::Parts, body_is_empty: bool) -> Result<Kind, Rej
         .ok_or(Rejection::bad("websocket_key"))?;
     Ok(Kind::WebSocket(Offer {
         key: key.to_owned(),
-        subprotocols: subprotocols(headers).ok_or(Rejection::bad("websocket_subprotocol"))?,
+        subprotocols: offered_subprotocols(headers)
+            .ok_or(Rejection::bad("websocket_subprotocol"))?,
         extensions: Extension::parse_all(headers).ok_or(Rejection::bad("websocket_extension"))?,
     }))
 }
@@ -240,7 +247,8 @@ fn has_upgrade_option(headers: &HeaderMap) -> bool {
 }
 
 /// `None` for elements that are no tokens or come twice (RFC 6455 §4.1).
-fn subprotocols(headers: &HeaderMap) -> Option<Vec<String>> {
+/// The subprotocols that a request offers, in order; `None` if the list is malformed.
+pub fn offered_subprotocols(headers: &HeaderMap) -> Option<Vec<String>> {
     let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL);
     if lines.iter().any(|line| line.to_str().is_err()) {
         return None;

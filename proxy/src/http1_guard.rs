@@ -21,7 +21,7 @@ mod word;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -38,9 +38,15 @@ pub struct Guard<S> {
     seen: GuardHandle,
 }
 
-/// Tells, also after the guard went into hyper, whether and why a stream was refused.
-#[derive(Debug, Clone, Default)]
-pub struct GuardHandle(Arc<AtomicU8>);
+/// Tells, also after the guard went into hyper, how far the client's stream has come.
+#[derive(Debug, Clone)]
+pub struct GuardHandle(Arc<Seen>);
+
+#[derive(Debug)]
+struct Seen {
+    violation: AtomicU8,
+    between_messages: AtomicBool,
+}
 
 impl<S> Guard<S> {
     pub fn new(stream: S, limits: GuardLimits) -> Guard<S> {
@@ -48,7 +54,10 @@ impl<S> Guard<S> {
             stream,
             inspector: Inspector::new(limits),
             stop: None,
-            seen: GuardHandle::default(),
+            seen: GuardHandle(Arc::new(Seen {
+                violation: AtomicU8::new(0),
+                between_messages: AtomicBool::new(true),
+            })),
         }
     }
 
@@ -69,11 +78,20 @@ impl<S> Guard<S> {
 impl GuardHandle {
     /// Why the stream was refused, if it was.
     pub fn violation(&self) -> Option<Violation> {
-        Violation::from_code(self.0.load(Ordering::Relaxed))
+        Violation::from_code(self.0.violation.load(Ordering::Relaxed))
+    }
+
+    /// Whether all that was read are whole requests: not a byte of the next one has come.
+    pub fn is_between_messages(&self) -> bool {
+        self.0.between_messages.load(Ordering::Relaxed)
     }
 
     fn set(&self, violation: Violation) {
-        self.0.store(violation as u8, Ordering::Relaxed);
+        self.0.violation.store(violation as u8, Ordering::Relaxed);
+    }
+
+    fn set_between_messages(&self, between: bool) {
+        self.0.between_messages.store(between, Ordering::Relaxed);
     }
 }
 
@@ -87,7 +105,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
         if this.stop.is_none() {
             let before = buf.filled().len();
             ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-            let Err(refusal) = this.inspector.feed(&buf.filled()[before..]) else {
+            let inspected = this.inspector.feed(&buf.filled()[before..]);
+            this.seen
+                .set_between_messages(this.inspector.is_between_messages());
+            let Err(refusal) = inspected else {
                 return Poll::Ready(Ok(()));
             };
             this.seen.set(refusal.violation);

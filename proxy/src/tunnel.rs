@@ -20,7 +20,9 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::drain::{Member, Phase};
+use crate::facts::{ClosedBy, Traffic};
 use crate::stream::Stream;
+use crate::telemetry::metrics::{Direction, RouteMetrics};
 use crate::tunnel::way::{Broken, Way};
 use crate::ws::control::{CloseCode, encode_close};
 use crate::ws::frame::Side;
@@ -36,6 +38,8 @@ pub struct Tunnel {
     /// Time that a drain gives this tunnel, from the drain's start.
     pub drain: Duration,
     pub member: Member,
+    /// Where traffic is counted, from time to time and at the end.
+    pub metrics: Option<RouteMetrics>,
 }
 
 /// One side of a tunnel.
@@ -57,14 +61,6 @@ pub struct Summary {
     pub duration: Duration,
 }
 
-/// What came from one side.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Traffic {
-    pub bytes: u64,
-    /// Whole data messages; control frames do not count.
-    pub messages: u64,
-}
-
 /// Why a tunnel ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
@@ -81,13 +77,6 @@ pub enum Cause {
     Stopped,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClosedBy {
-    Downstream,
-    Upstream,
-    Proxy,
-}
-
 impl Cause {
     /// For logs and metrics.
     pub fn label(self) -> &'static str {
@@ -98,17 +87,6 @@ impl Cause {
             Cause::IdleTimeout => "idle_timeout",
             Cause::Drain => "drain",
             Cause::Stopped => "stopped",
-        }
-    }
-}
-
-impl ClosedBy {
-    /// For logs and metrics.
-    pub fn label(self) -> &'static str {
-        match self {
-            ClosedBy::Downstream => "client",
-            ClosedBy::Upstream => "upstream",
-            ClosedBy::Proxy => "proxy",
         }
     }
 }
@@ -132,8 +110,11 @@ impl Tunnel {
             drain: self.drain,
             member: self.member,
             registered: false,
+            metrics: self.metrics,
+            counted: (Traffic::default(), Traffic::default()),
         };
         let (cause, closed_by) = poll_fn(|cx| running.poll(cx, timer.as_mut())).await;
+        running.count_traffic();
         Summary {
             cause,
             closed_by,
@@ -163,6 +144,9 @@ struct Running {
     member: Member,
     /// The drain knows this task's waker.
     registered: bool,
+    metrics: Option<RouteMetrics>,
+    /// What the metrics have been told already, from downstream and from upstream.
+    counted: (Traffic, Traffic),
 }
 
 /// What the one timer is for.
@@ -255,6 +239,12 @@ impl Running {
         };
         if up.moved || down.moved {
             self.last_active = Instant::now();
+            let uncounted = self.from_downstream.bytes() + self.from_upstream.bytes()
+                - self.counted.0.bytes
+                - self.counted.1.bytes;
+            if uncounted >= COUNT_EVERY {
+                self.count_traffic();
+            }
         }
         if up.more || down.more {
             // Enough for one turn: the worker's other tasks come first.
@@ -296,6 +286,7 @@ impl Running {
         match self.stage {
             Stage::Open => {
                 let idle = self.last_active.elapsed();
+                self.count_traffic();
                 if idle < self.idle_timeout {
                     self.set_stage(Stage::Open, self.idle_timeout - idle, timer);
                 } else {
@@ -328,6 +319,20 @@ impl Running {
             .time_left(self.drain)
             .map_or(CLOSE_WAIT, |left| left.min(CLOSE_WAIT));
         self.set_stage(Stage::Closing, wait, timer);
+    }
+
+    fn count_traffic(&mut self) {
+        let now = (self.from_downstream.traffic(), self.from_upstream.traffic());
+        if let Some(metrics) = &self.metrics {
+            for (direction, now, before) in [
+                (Direction::FromDownstream, now.0, self.counted.0),
+                (Direction::FromUpstream, now.1, self.counted.1),
+            ] {
+                let bytes = now.bytes - before.bytes;
+                metrics.websocket_traffic(direction, bytes, now.messages - before.messages);
+            }
+        }
+        self.counted = now;
     }
 
     fn note_close_frames(&mut self) {
@@ -370,6 +375,8 @@ fn random_mask() -> [u8; 4] {
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// How long the second side may take to end its stream after the first.
 const LINGER: Duration = Duration::from_secs(5);
+/// Bytes that may pass before the metrics hear of them.
+const COUNT_EVERY: u64 = 64 * 1024;
 /// One read's worth; measured best at 16 KiB messages and free while idle.
 const SCRATCH_SIZE: usize = 64 * 1024;
 
@@ -411,6 +418,7 @@ mod tests {
                 idle_timeout,
                 drain: Duration::from_secs(3),
                 member: drain.join(),
+                metrics: None,
             };
             Rig {
                 client,

@@ -15,7 +15,7 @@ use super::Source;
 use super::model::{Located, Span};
 
 /// One mistake or warning.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     pub severity: Severity,
     /// Where; `None` when it is about the whole configuration.

@@ -20,7 +20,7 @@ use regex::Regex;
 pub type Span = Range<usize>;
 
 /// A value and where the user wrote it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located<T> {
     pub value: T,
     pub span: Span,

@@ -58,7 +58,8 @@ pub(super) async fn drive_http1<S>(
     member: &Member,
 ) -> Ended
 where
-    S: HttpService<Incoming, ResBody = ResponseBody>,
+    S: HttpService<Incoming, ResBody = ResponseBody> + Unpin,
+    S::Future: Unpin,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let waiting = || {

@@ -16,8 +16,8 @@ use crate::facts::RequestFacts;
 use crate::flow::connection::{Connection, InFlight};
 use crate::flow::websocket::Upgrade;
 use crate::snapshot::{Route, Snapshot};
-use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::access_log::{self, ErrorLabel, RequestEvent, WsCloseEvent, WsOpenEvent};
+use crate::telemetry::metrics::RouteMetrics;
 use crate::tunnel::Summary;
 use crate::upstream::Endpoint;
 
@@ -262,31 +262,35 @@ impl Drop for Exchange {
 pub(super) fn log_refused_head(connection: &Connection, label: &'static str) {
     let shared = &connection.worker.shared;
     shared.metrics.request_rejected(label);
-    connection.worker.snapshot().access_log.request(&RequestEvent {
-        exchange: access_log::Exchange {
-            connection: &connection.facts,
-            request_id: "",
-            client_ip: connection.facts.peer.ip(),
-            method: "",
-            host: "",
-            path: "",
-            query: None,
-            protocol: protocol(Version::HTTP_11),
-            route: None,
-            upstream: None,
-            endpoint: None,
-        },
-        status: StatusCode::BAD_REQUEST.as_u16(),
-        duration: Duration::ZERO,
-        upstream_duration: None,
-        bytes_in: 0,
-        bytes_out: 0,
-        refused: Some(label),
-        error: Some(ErrorLabel {
-            side: Side::Downstream.label(),
-            kind: label,
-        }),
-    });
+    connection
+        .worker
+        .snapshot()
+        .access_log
+        .request(&RequestEvent {
+            exchange: access_log::Exchange {
+                connection: &connection.facts,
+                request_id: "",
+                client_ip: connection.facts.peer.ip(),
+                method: "",
+                host: "",
+                path: "",
+                query: None,
+                protocol: protocol(Version::HTTP_11),
+                route: None,
+                upstream: None,
+                endpoint: None,
+            },
+            status: StatusCode::BAD_REQUEST.as_u16(),
+            duration: Duration::ZERO,
+            upstream_duration: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            refused: Some(label),
+            error: Some(ErrorLabel {
+                side: Side::Downstream.label(),
+                kind: label,
+            }),
+        });
 }
 
 fn protocol(version: Version) -> &'static str {

@@ -4,7 +4,6 @@
 //! connection that its server closed just as it was used is replaced by a fresh one, if hyper gives
 //! the request back unsent, or if the request may be repeated (RFC 9110 §9.2.2) and has no body.
 
-use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,7 +140,12 @@ pub(super) async fn connect(
     loop {
         exchange.sent_to(upstream.upstream.name(), leased.lease.endpoint());
         let started = Instant::now();
-        match leased.lease.endpoint().connect(route.timeouts.connect).await {
+        match leased
+            .lease
+            .endpoint()
+            .connect(route.timeouts.connect)
+            .await
+        {
             Ok(stream) => {
                 leased.metrics.connected(started.elapsed());
                 return Ok((leased, stream));
@@ -270,7 +274,12 @@ fn explain(missed: Missed, mut leased: Leased, watch: &BodyWatch) -> Failure {
 fn connect_failure(error: &ConnectError) -> Failure {
     let failure = match error.kind {
         ConnectErrorKind::Timeout => Failure::connect_timeout(),
-        kind => Failure::bad_gateway(kind.connect_label()),
+        ConnectErrorKind::Dns => Failure::bad_gateway("connect_dns"),
+        ConnectErrorKind::Refused => Failure::bad_gateway("connect_refused"),
+        ConnectErrorKind::Tls => Failure::bad_gateway("connect_tls"),
+        ConnectErrorKind::Unreachable | ConnectErrorKind::Other => {
+            Failure::bad_gateway("connect_failed")
+        }
     };
     failure.because(error)
 }

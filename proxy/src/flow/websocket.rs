@@ -21,6 +21,7 @@ use crate::forward;
 use crate::handshake::{self, Offer};
 use crate::snapshot::{Route, UpstreamEntry};
 use crate::stream::Stream;
+use crate::telemetry::metrics::RouteMetrics;
 use crate::tunnel::{Leg, Tunnel};
 use crate::upstream::Outcome;
 
@@ -54,8 +55,8 @@ pub(super) async fn open(
     mut offer: Offer,
 ) -> Result<Response<ResponseBody>, Failure> {
     // Filters may have taken subprotocols back.
-    offer.subprotocols = handshake::offered_subprotocols(&parts.headers)
-        .ok_or(Failure::internal("subprotocols"))?;
+    offer.subprotocols =
+        handshake::offered_subprotocols(&parts.headers).ok_or(Failure::internal("subprotocols"))?;
     let leased = forwarding::lease(upstream, exchange, &[])?;
     let (mut leased, stream) = forwarding::connect(route, upstream, exchange, leased).await?;
     let deadline = Instant::now() + route.timeouts.response_head;
@@ -147,7 +148,8 @@ impl Pending {
             drain,
         } = self.upgrade;
         self.exchange.begin_tunnel(subprotocol.as_deref());
-        let open = self.exchange.count_websocket();
+        let metrics = self.exchange.route_metrics();
+        let open = metrics.as_ref().map(RouteMetrics::websocket_open);
         let summary = Tunnel {
             downstream: Leg {
                 stream: downstream,
@@ -157,7 +159,7 @@ impl Pending {
             compressed,
             idle_timeout,
             drain,
-            metrics: self.exchange.route_metrics(),
+            metrics,
             member,
         }
         .run()

@@ -87,6 +87,11 @@ impl Inspector {
         Ok(())
     }
 
+    /// Whether what was fed are whole messages, without a byte of the next.
+    pub fn is_between_messages(&self) -> bool {
+        matches!(self.state, State::Head(HeadState::Idle { .. })) && !self.in_trailers
+    }
+
     /// The stream may have become a tunnel: what follows is passed on unexamined.
     pub fn is_tunnel(&self) -> bool {
         matches!(self.state, State::Tunnel)

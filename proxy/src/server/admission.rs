@@ -65,7 +65,11 @@ impl AdmissionControl {
 
 impl Admission {
     /// Counts the connection for its client too; `None` if the client has `limit` already.
-    pub(super) fn of_client(mut self, ip: IpAddr, limit: Option<NonZeroUsize>) -> Option<Admission> {
+    pub(super) fn of_client(
+        mut self,
+        ip: IpAddr,
+        limit: Option<NonZeroUsize>,
+    ) -> Option<Admission> {
         if let Some(limit) = limit {
             let mut clients = self.control.clients();
             let open = clients.entry(ip).or_insert(0);

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use super::log_writer::LogWriter;
 use crate::config::model::AccessFormat;
-use crate::facts::ConnectionFacts;
+use crate::facts::{ClosedBy, ConnectionFacts, Traffic};
 use crate::ws::CloseCode;
 use line::{JsonLine, Line, TextLine};
 
@@ -95,21 +95,6 @@ pub struct WsCloseEvent<'a> {
     pub closed_by: ClosedBy,
     /// What ended it, as a short label.
     pub cause: &'static str,
-}
-
-/// What passed through a tunnel in one direction.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Traffic {
-    pub bytes: u64,
-    pub messages: u64,
-}
-
-/// Who ended a tunnel first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClosedBy {
-    Client,
-    Upstream,
-    Proxy,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -259,16 +244,6 @@ fn write_exchange(exchange: &Exchange<'_>, query: bool, line: &mut dyn Line) {
     line.text("upstream", exchange.upstream.unwrap_or_default());
     line.text("endpoint", exchange.endpoint.unwrap_or_default());
     line.text("request_id", exchange.request_id);
-}
-
-impl ClosedBy {
-    pub fn label(self) -> &'static str {
-        match self {
-            ClosedBy::Client => "client",
-            ClosedBy::Upstream => "upstream",
-            ClosedBy::Proxy => "proxy",
-        }
-    }
 }
 
 thread_local! {

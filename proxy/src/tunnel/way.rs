@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::tunnel::Traffic;
+use crate::facts::Traffic;
 use crate::ws::control::{CloseCode, ControlFrame};
 use crate::ws::frame::{Follower, Side};
 
@@ -161,6 +161,10 @@ impl Way {
     /// The receiver has everything and was told that nothing more comes.
     pub(super) fn is_done(&self) -> bool {
         self.writer == WriterState::Shut
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(super) fn traffic(&self) -> Traffic {
