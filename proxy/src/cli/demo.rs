@@ -167,6 +167,9 @@ plugins = ["auth"]
 [admin]
 bind = "127.0.0.1:0"
 
+[timeouts]
+drain = "2s"
+
 [log]
 access = "text"
 "#
@@ -211,9 +214,12 @@ fn what_to_try(started: &Started, config: &Path) -> String {
         &format!("curl -ki https://{site}/ws/"),
     );
     if let Some(admin) = started.admin {
+        // As it was called: it need not be in the path.
+        let program = std::env::args().next();
+        let program = program.as_deref().unwrap_or("sluicegate");
         line(
             "change the file below, then",
-            &format!("sluicegate reload --admin {admin}"),
+            &format!("{program} reload --admin {admin}"),
         );
         line("metrics", &format!("curl http://{admin}/metrics"));
     }
