@@ -241,7 +241,7 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a Close waits to be sent and answered.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a client has for its request head, on a kept-alive connection as well.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const MAX_CONNECTIONS: usize = 4096;
 /// Bytes of a request head.
