@@ -36,11 +36,13 @@ mod generated {
 
 /// Stands for [`State::request`].
 #[derive(Debug)]
-pub(crate) struct RequestHandle;
+#[expect(unreachable_pub, reason = "the bindings export it again")]
+pub struct RequestHandle;
 
 /// Stands for [`State::response`].
 #[derive(Debug)]
-pub(crate) struct ResponseHandle;
+#[expect(unreachable_pub, reason = "the bindings export it again")]
+pub struct ResponseHandle;
 
 /// What belongs to one instance.
 pub(crate) struct State {
