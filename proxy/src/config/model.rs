@@ -136,7 +136,10 @@ pub struct Server {
 pub enum ServerAddress {
     Ip(SocketAddr),
     /// Looked up at each connect.
-    Name { host: Arc<str>, port: u16 },
+    Name {
+        host: Arc<str>,
+        port: u16,
+    },
     Unix(PathBuf),
 }
 
@@ -309,7 +312,10 @@ pub enum Action {
 pub enum Rewrite {
     StripPrefix(String),
     /// First match of the regex replaced; `$1` names a group.
-    Regex { regex: Regex, to: String },
+    Regex {
+        regex: Regex,
+        to: String,
+    },
 }
 
 /// Edits of a header map: removals first, then `set`, then `add`.
