@@ -113,16 +113,16 @@ mod tests {
     #[test]
     fn a_reply_is_checked_by_the_rules_of_the_proxy() {
         #[track_caller]
-        fn check(reply: Reply, expect: Result<(), &str>) {
+        fn check(reply: &Reply, expect: Result<(), &str>) {
             assert_eq!(reply.check(), expect.map_err(str::to_owned));
         }
-        check(Reply::new(403).header("x-why", "no").body("no"), Ok(()));
+        check(&Reply::new(403).header("x-why", "no").body("no"), Ok(()));
         check(
-            Reply::new(101),
+            &Reply::new(101),
             Err("status `101` is not between 200 and 599"),
         );
         check(
-            Reply::new(200).header("Connection", "close"),
+            &Reply::new(200).header("Connection", "close"),
             Err("header `Connection`: written by the proxy itself"),
         );
         assert_eq!(

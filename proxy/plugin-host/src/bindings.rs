@@ -36,12 +36,12 @@ mod generated {
 
 /// Stands for [`State::request`].
 #[derive(Debug)]
-#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
+#[expect(unreachable_pub, reason = "the bindings export it again")]
 pub struct RequestHandle;
 
 /// Stands for [`State::response`].
 #[derive(Debug)]
-#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
+#[expect(unreachable_pub, reason = "the bindings export it again")]
 pub struct ResponseHandle;
 
 /// What belongs to one instance.

@@ -4,6 +4,7 @@
 //! Everything is validated first, so that the tools behind never see malformed bytes.
 
 use wasmparser::{KnownCustom, Parser, Payload, Validator, WasmFeatures};
+use wit_component::ComponentEncoder;
 use wit_parser::decoding::DecodedWasm;
 use wit_parser::{WorldItem, WorldKey};
 
@@ -139,10 +140,10 @@ fn encode(module: &[u8]) -> Result<Vec<u8>, LoadError> {
     if !described {
         return Err(LoadError::NoInterface);
     }
-    wit_component::ComponentEncoder::default()
+    ComponentEncoder::default()
         .validate(true)
         .module(module)
-        .and_then(|encoder| encoder.encode())
+        .and_then(ComponentEncoder::encode)
         .map_err(|e| LoadError::Interface(format!("{e:#}")))
 }
 

@@ -1,5 +1,11 @@
 //! The host with real plugins: built from source by cargo, as an author's would be.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test support, outside of #[test] functions"
+)]
+
 mod calls;
 mod limits;
 mod load;

@@ -1,0 +1,252 @@
+//! The real binary, run from a configuration in a directory of its own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use crate::soon;
+
+/// A running sluicegate; killed when dropped.
+pub struct Proxy {
+    child: Child,
+    dir: TempDir,
+    stderr: Lines,
+    stdout: Lines,
+}
+
+/// What a stream of the child has said so far.
+#[derive(Clone)]
+struct Lines {
+    lines: Arc<Mutex<Vec<String>>>,
+    /// How many there are; closed at the stream's end.
+    count: watch::Receiver<usize>,
+}
+
+impl Proxy {
+    /// Starts with this configuration and waits until it serves.
+    ///
+    /// `{dir}` in the text stands for the directory that [`Proxy::dir`] gives.
+    pub async fn start(config: &str) -> Proxy {
+        Proxy::start_in(TempDir::new().unwrap(), config).await
+    }
+
+    /// As [`Proxy::start`], in a directory that holds certificates or plugins already.
+    pub async fn start_in(dir: TempDir, config: &str) -> Proxy {
+        Proxy::start_with(dir, config, |_| {}).await
+    }
+
+    /// As [`Proxy::start_in`], with changes to the command (environment, limits).
+    pub async fn start_with(
+        dir: TempDir,
+        config: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Proxy {
+        let mut proxy = Proxy::spawn(dir, config, change);
+        let ready = async {
+            loop {
+                if proxy
+                    .stderr
+                    .find(|line| line.starts_with("ready in"))
+                    .is_some()
+                {
+                    return true;
+                }
+                if !proxy.stderr.more().await {
+                    return false;
+                }
+            }
+        };
+        if !soon("the start of the proxy", ready).await {
+            let status = proxy.child.wait().await.unwrap();
+            panic!("the proxy ended with {status}:\n{}", proxy.stderr_text());
+        }
+        proxy
+    }
+
+    /// Starts without waiting, for configurations that must not serve.
+    pub fn spawn(dir: TempDir, config: &str, change: impl FnOnce(&mut Command)) -> Proxy {
+        let path = dir.path().join("sluicegate.toml");
+        write_config(dir.path(), &path, config);
+        let mut command = Command::new(binary());
+        command
+            .args(["run", "--config"])
+            .arg(&path)
+            .current_dir(dir.path())
+            .env("XDG_CACHE_HOME", dir.path().join("cache"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        change(&mut command);
+        let mut child = command.spawn().unwrap();
+        let stderr = Lines::of(child.stderr.take().unwrap());
+        let stdout = Lines::of(child.stdout.take().unwrap());
+        Proxy {
+            child,
+            dir,
+            stderr,
+            stdout,
+        }
+    }
+
+    /// Address of the listener at this place in the configuration.
+    pub fn addr(&self, index: usize) -> SocketAddr {
+        let lines = self.stderr.lines.lock().unwrap();
+        lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("listening "))
+            .nth(index)
+            .and_then(|rest| rest.split(' ').next()?.parse().ok())
+            .unwrap_or_else(|| panic!("no TCP listener {index} in the banner: {lines:?}"))
+    }
+
+    /// Address of the admin listener.
+    pub fn admin(&self) -> SocketAddr {
+        self.stderr
+            .find(|line| line.starts_with("admin "))
+            .and_then(|line| line.split(' ').nth(1)?.parse().ok())
+            .unwrap_or_else(|| panic!("no admin address in the banner"))
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.path().join("sluicegate.toml")
+    }
+
+    /// Replaces the configuration file; nothing reads it before a reload.
+    pub fn rewrite_config(&self, config: &str) {
+        write_config(self.dir.path(), &self.config_path(), config);
+    }
+
+    /// Sends HUP and waits until the reload has been applied or rejected; true if applied.
+    pub async fn reload(&self) -> bool {
+        let before = self.reloads();
+        self.signal(libc::SIGHUP);
+        let done = async {
+            while self.reloads() == before {
+                assert!(self.stderr.clone().more().await, "the proxy has ended");
+            }
+        };
+        soon("the reload", done).await;
+        self.stderr
+            .find_last(|line| line.contains("reloaded") || line.contains("reload rejected"))
+            .is_some_and(|line| line.contains("configuration reloaded"))
+    }
+
+    fn reloads(&self) -> usize {
+        let lines = self.stderr.lines.lock().unwrap();
+        lines
+            .iter()
+            .filter(|line| {
+                line.contains("configuration reloaded generation=")
+                    || line.contains("reload rejected")
+            })
+            .count()
+    }
+
+    pub fn signal(&self, signal: libc::c_int) {
+        let pid = libc::pid_t::try_from(self.pid()).unwrap();
+        // SAFETY: kill(2) takes any pid and signal; the child is ours and not yet reaped.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    pub async fn wait(&mut self) -> ExitStatus {
+        soon("the end of the proxy", self.child.wait())
+            .await
+            .unwrap()
+    }
+
+    pub fn stderr_text(&self) -> String {
+        self.stderr.lines.lock().unwrap().join("\n")
+    }
+
+    /// Waits for a line of the log (stderr).
+    pub async fn log_line(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        self.stderr.wait_for(what, wanted).await
+    }
+
+    /// Waits for a line of the access log (stdout).
+    pub async fn access_line(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        self.stdout.wait_for(what, wanted).await
+    }
+
+    /// The access log so far.
+    pub fn access_lines(&self) -> Vec<String> {
+        self.stdout.lines.lock().unwrap().clone()
+    }
+}
+
+impl Lines {
+    fn of(stream: impl AsyncRead + Unpin + Send + 'static) -> Lines {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (tell, count) = watch::channel(0);
+        let mut reader = BufReader::new(stream).lines();
+        let written = Arc::clone(&lines);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = reader.next_line().await {
+                written.lock().unwrap().push(line);
+                tell.send_modify(|count| *count += 1);
+            }
+        });
+        Lines { lines, count }
+    }
+
+    fn find(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        let lines = self.lines.lock().unwrap();
+        lines.iter().find(|line| wanted(line)).cloned()
+    }
+
+    fn find_last(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        let lines = self.lines.lock().unwrap();
+        lines.iter().rev().find(|line| wanted(line)).cloned()
+    }
+
+    /// Waits for another line; false at the end of the stream.
+    async fn more(&mut self) -> bool {
+        self.count.changed().await.is_ok()
+    }
+
+    async fn wait_for(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let mut lines = self.clone();
+        let found = async {
+            loop {
+                if let Some(line) = lines.find(&wanted) {
+                    return line;
+                }
+                assert!(lines.more().await, "{what}: the stream has ended");
+            }
+        };
+        soon(what, found).await
+    }
+}
+
+/// The binary that is built with these tests.
+pub fn binary() -> PathBuf {
+    // target/PROFILE/deps/TEST → target/PROFILE/sluicegate-under-test
+    let exe = std::env::current_exe().unwrap();
+    let profile = exe.ancestors().nth(2).unwrap();
+    profile.join("sluicegate-under-test")
+}
+
+/// The root of the source tree.
+pub fn source_root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+fn write_config(dir: &Path, path: &Path, config: &str) {
+    let text = config.replace("{dir}", dir.to_str().unwrap());
+    std::fs::write(path, text).unwrap();
+}

@@ -1,0 +1,186 @@
+//! Upstreams: one that answers with what it was asked, one that echoes WebSockets, and one that
+//! does byte for byte what a test says.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinHandle;
+use tokio_tungstenite::tungstenite::handshake::server;
+
+use crate::soon;
+
+/// An upstream on a port of its own; stops accepting when dropped.
+pub struct Upstream {
+    pub addr: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+/// An upstream whose connections the test itself plays.
+pub struct Script {
+    pub addr: SocketAddr,
+    accepted: Mutex<UnboundedReceiver<TcpStream>>,
+    task: JoinHandle<()>,
+}
+
+impl Upstream {
+    /// Answers every request with JSON: `server`, `method`, `target`, `headers` (a list of pairs in
+    /// the order of the wire), `body_len`.
+    pub async fn describing(name: &'static str) -> Upstream {
+        Upstream::serve(move |stream| async move {
+            let service = service_fn(move |request| describe(name, request));
+            let io = TokioIo::new(stream);
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(io, service)
+                .await;
+        })
+        .await
+    }
+
+    /// Echoes WebSocket messages; chooses the first subprotocol offered. A text message `whoami`
+    /// is answered with `name`.
+    pub async fn echoing(name: &'static str) -> Upstream {
+        Upstream::serve(move |stream| echo(name, stream)).await
+    }
+
+    /// How many connections were ever accepted.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    async fn serve<F, T>(handle: F) -> Upstream
+    where
+        F: Fn(TcpStream) -> T + Send + 'static,
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
+        let task = tokio::spawn(async move {
+            let mut tasks = tokio::task::JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                counted.fetch_add(1, Ordering::SeqCst);
+                tasks.spawn(handle(stream));
+            }
+        });
+        Upstream {
+            addr,
+            connections,
+            task,
+        }
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Script {
+    pub async fn new() -> Script {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (tell, accepted) = unbounded_channel();
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).unwrap();
+                if tell.send(stream).is_err() {
+                    return;
+                }
+            }
+        });
+        Script {
+            addr,
+            accepted: Mutex::new(accepted),
+            task,
+        }
+    }
+
+    /// The next connection from the proxy.
+    pub async fn accept(&self) -> TcpStream {
+        let accepting = async { self.accepted.lock().await.recv().await };
+        soon("a connection to the upstream", accepting)
+            .await
+            .unwrap()
+    }
+
+    /// Whether a connection has come that nobody took yet.
+    pub async fn was_contacted(&self) -> bool {
+        !self.accepted.lock().await.is_empty()
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn describe(
+    name: &'static str,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let headers: Vec<_> = parts
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes())))
+        .collect();
+    let text = json!({
+        "server": name,
+        "method": parts.method.as_str(),
+        "target": parts.uri.to_string(),
+        "headers": headers,
+        "body_len": body.len(),
+    });
+    let mut response = Response::new(Full::from(text.to_string()));
+    response
+        .headers_mut()
+        .insert("content-type", "application/json".parse().unwrap());
+    Ok(response)
+}
+
+// The callback's type is tungstenite's.
+#[expect(clippy::result_large_err)]
+async fn echo(name: &'static str, stream: TcpStream) {
+    let choose = |request: &server::Request, mut response: server::Response| {
+        let offered = request.headers().get("sec-websocket-protocol");
+        let first = offered.and_then(|value| value.to_str().ok()?.split(',').next());
+        if let Some(first) = first {
+            response
+                .headers_mut()
+                .insert("sec-websocket-protocol", first.trim().parse().unwrap());
+        }
+        Ok(response)
+    };
+    let Ok(mut socket) = tokio_tungstenite::accept_hdr_async(stream, choose).await else {
+        return;
+    };
+    while let Some(Ok(message)) = socket.next().await {
+        let answer = match &message {
+            message if message.to_text().is_ok_and(|text| text == "whoami") => name.into(),
+            message if message.is_text() || message.is_binary() => message.clone(),
+            _ => continue,
+        };
+        if socket.send(answer).await.is_err() {
+            return;
+        }
+    }
+}
