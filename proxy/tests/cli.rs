@@ -125,8 +125,13 @@ impl Running {
     }
 
     /// Ends it as an operator would.
-    fn terminate(mut self) {
+    fn terminate(self) {
         self.signal(Signal::TERM);
+        self.ended();
+    }
+
+    /// Waits for an orderly end.
+    fn ended(mut self) {
         let status = self.child.wait().expect("its status");
         assert_eq!(status.code(), Some(0));
     }
@@ -526,8 +531,14 @@ fn the_demo_takes_the_key_and_refuses_without_it() {
                 other => panic!("{other:?}"),
             }
         }
+
+        // A stop says goodbye to who is still there.
+        let (mut socket, _) = connect(&query, &[]).await.expect("accepted");
+        demo.signal(Signal::TERM);
+        let last = socket.next().await.expect("an answer").expect("a message");
+        assert!(matches!(&last, Message::Close(Some(_))), "{last:?}");
     });
-    demo.terminate();
+    demo.ended();
     assert!(!config.exists(), "the folder stays behind");
 }
 
