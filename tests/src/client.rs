@@ -64,14 +64,7 @@ pub async fn tls(
 
 /// Reads one response head, byte by byte: what follows stays in the stream.
 pub async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Head> {
-    let mut bytes = Vec::new();
-    let reading = async {
-        while !bytes.ends_with(b"\r\n\r\n") {
-            bytes.push(stream.read_u8().await?);
-        }
-        Ok::<_, std::io::Error>(())
-    };
-    soon("a response head", reading).await?;
+    let bytes = read_head_bytes(stream).await?;
     let text = String::from_utf8_lossy(&bytes);
     let mut lines = text.trim_end().split("\r\n");
     let status = lines
@@ -87,6 +80,23 @@ pub async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
     Ok(Head { status, fields })
+}
+
+/// Reads one request head, for upstreams that a test plays.
+pub async fn read_request_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let bytes = read_head_bytes(stream).await.unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+async fn read_head_bytes(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let reading = async {
+        while !bytes.ends_with(b"\r\n\r\n") {
+            bytes.push(stream.read_u8().await?);
+        }
+        Ok(bytes)
+    };
+    soon("a head", reading).await
 }
 
 /// Reads a head and the body that its Content-Length announces.

@@ -135,9 +135,14 @@ impl Proxy {
     pub async fn reload(&self) -> bool {
         let before = self.reloads();
         self.signal(libc::SIGHUP);
+        let mut stderr = self.stderr.clone();
         let done = async {
-            while self.reloads() == before {
-                assert!(self.stderr.clone().more().await, "the proxy has ended");
+            loop {
+                stderr.count.borrow_and_update();
+                if self.reloads() > before {
+                    return;
+                }
+                assert!(stderr.more().await, "the proxy has ended");
             }
         };
         soon("the reload", done).await;
