@@ -86,7 +86,11 @@ impl Proxy {
         change(&mut command);
         let mut child = command.spawn().unwrap();
         let stderr = Lines::of(child.stderr.take().unwrap());
-        let stdout = Lines::of(child.stdout.take().unwrap());
+        // A test may have sent it elsewhere.
+        let stdout = match child.stdout.take() {
+            Some(stdout) => Lines::of(stdout),
+            None => Lines::of(tokio::io::empty()),
+        };
         Proxy {
             child,
             dir,
@@ -191,6 +195,16 @@ impl Proxy {
     /// The access log so far.
     pub fn access_lines(&self) -> Vec<String> {
         self.stdout.lines.lock().unwrap().clone()
+    }
+
+    /// The whole access log of a process that ends.
+    pub async fn access_log(&self) -> Vec<String> {
+        let mut stdout = self.stdout.clone();
+        soon("the end of the access log", async {
+            while stdout.more().await {}
+        })
+        .await;
+        self.access_lines()
     }
 }
 
