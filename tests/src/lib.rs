@@ -6,6 +6,7 @@
 
 pub mod certs;
 pub mod client;
+pub mod plugins;
 pub mod proxy;
 pub mod upstream;
 

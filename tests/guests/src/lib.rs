@@ -31,6 +31,7 @@ pub enum Act {
     Trap,
     /// Edits the head, then panics.
     EditAndTrap,
+    /// Says so in the log, then never ends.
     Loop,
     Memory,
     Stack,
@@ -134,9 +135,12 @@ export!(Guest);
 fn act(act: Act) -> Verdict {
     match act {
         Act::Trap => trap_as_asked(),
-        Act::Loop => loop {
-            std::hint::spin_loop();
-        },
+        Act::Loop => {
+            sluicegate_plugin::info!("looping");
+            loop {
+                std::hint::spin_loop();
+            }
+        }
         Act::Memory => memory_bomb(),
         Act::Stack => {
             std::hint::black_box(deeper(std::hint::black_box(1)));
