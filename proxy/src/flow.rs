@@ -190,7 +190,10 @@ async fn handle(
             failure.response(exchange.request_id())
         }
     };
-    if let Some(upgrade) = exchange.take_upgrade() {
+    // A response filter may have taken the 101 back: the upgrade then ends here.
+    if let Some(upgrade) = exchange.take_upgrade()
+        && response.status() == StatusCode::SWITCHING_PROTOCOLS
+    {
         connection.put_upgrade(Pending { upgrade, exchange });
         return Ok(response);
     }
