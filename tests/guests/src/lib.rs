@@ -25,7 +25,7 @@ pub struct Config {
 pub enum Act {
     #[default]
     Continue,
-    /// 403 with what it saw of the head in the body.
+    /// 403; for a request with what it saw of the head in the body.
     Refuse,
     /// A panic.
     Trap,
@@ -134,6 +134,7 @@ export!(Guest);
 
 fn act(act: Act) -> Verdict {
     match act {
+        Act::Refuse => return Reply::new(403).header("x-reason", "as asked").into(),
         Act::Trap => trap_as_asked(),
         Act::Loop => {
             sluicegate_plugin::info!("looping");
