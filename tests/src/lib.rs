@@ -8,6 +8,7 @@ pub mod certs;
 pub mod client;
 pub mod proxy;
 pub mod upstream;
+pub mod wire;
 
 use std::future::Future;
 use std::time::Duration;

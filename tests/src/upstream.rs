@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -20,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::handshake::server;
 
 use crate::soon;
+use crate::wire::{self, Message};
 
 /// An upstream on a port of its own; stops accepting when dropped.
 pub struct Upstream {
@@ -53,6 +55,39 @@ impl Upstream {
     /// is answered with `name`.
     pub async fn echoing(name: &'static str) -> Upstream {
         Upstream::serve(move |stream| echo(name, stream)).await
+    }
+
+    /// Hands every whole request to the test and answers it with an empty 200. A request that
+    /// breaks off or is badly framed is handed to nobody.
+    pub async fn collecting() -> (Upstream, UnboundedReceiver<Message>) {
+        let (tell, requests) = unbounded_channel();
+        let upstream = Upstream::serve(move |mut stream| {
+            let tell = tell.clone();
+            async move {
+                while let Ok(request) = wire::read_request(&mut stream).await {
+                    let _ = tell.send(request);
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                    if stream.write_all(answer).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        })
+        .await;
+        (upstream, requests)
+    }
+
+    /// Answers every request with the body that it brought, while it comes in.
+    pub async fn mirroring() -> Upstream {
+        Upstream::serve(|stream| async move {
+            let service = service_fn(|request: Request<Incoming>| async {
+                Ok::<_, hyper::Error>(Response::new(request.into_body()))
+            });
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        })
+        .await
     }
 
     /// How many connections were ever accepted.
