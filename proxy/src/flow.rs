@@ -119,6 +119,7 @@ async fn serve_http1(
         // A client that ends its stream after the request is still answered.
         .half_close(true)
         .max_headers(limits.head_fields)
+        .max_header_size(limits.head_size)
         .max_buf_size(limits.head_size.max(MIN_HYPER_BUFFER))
         .serve_connection(TokioIo::new(guard), service);
     let ended = drive_http1(

@@ -11,6 +11,7 @@ pub mod client;
 pub mod plugins;
 pub mod proxy;
 pub mod upstream;
+pub mod wire;
 
 use std::future::Future;
 use std::time::Duration;
