@@ -180,6 +180,9 @@ async fn handle(
     let version = parts.version;
     // The guard stops looking after a head that asks for a WebSocket, see there.
     let mut must_close = handshake::asks_for_websocket(&parts.headers);
+    if must_close {
+        connection.note_handshake();
+    }
     let snapshot = connection.worker.snapshot();
     let mut exchange = Exchange::begin(&connection, &snapshot, &parts);
     let mut response = match answer(&connection, &snapshot, &mut exchange, parts, body).await {
