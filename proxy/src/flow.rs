@@ -31,7 +31,7 @@ use tokio::time::timeout;
 
 use crate::body::ResponseBody;
 use crate::config::model::Action;
-use crate::drain::Member;
+use crate::drain::{Member, Phase};
 use crate::error::{Failure, plain_response};
 use crate::facts::{ConnectionFacts, Peer};
 use crate::flow::chain::Chain;
@@ -62,7 +62,11 @@ pub async fn serve_connection(
     let (stream, tls) = match &policy.tls {
         None => (Stream::Plain(socket), None),
         Some(tls) => {
-            let accepted = timeout(snapshot.timeouts.tls_handshake, tls.accept(socket)).await;
+            let accepted = tokio::select! {
+                accepted = timeout(snapshot.timeouts.tls_handshake, tls.accept(socket)) => accepted,
+                // Nobody would be served behind it.
+                () = member.reached(Phase::Draining) => return,
+            };
             let failed = match accepted {
                 Ok(Ok((stream, facts))) => Ok((Stream::ServerTls(Box::new(stream)), Some(facts))),
                 Ok(Err(error)) => Err(error.to_string()),
