@@ -8,8 +8,10 @@
 pub mod admin;
 pub mod certs;
 pub mod client;
+pub mod plugins;
 pub mod proxy;
 pub mod upstream;
+pub mod wire;
 
 use std::future::Future;
 use std::time::Duration;

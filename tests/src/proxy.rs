@@ -36,6 +36,26 @@ impl Proxy {
         Proxy::start_in(TempDir::new().unwrap(), config).await
     }
 
+    /// Starts with one worker, one plain listener and one route to this server, which is never
+    /// taken out for its failures. `more` goes on with the route's table.
+    pub async fn in_front_of(server: SocketAddr, more: &str) -> Proxy {
+        Proxy::start(&format!(
+            r#"
+            [runtime]
+            workers = 1
+            [[listener]]
+            bind = "127.0.0.1:0"
+            [upstream.server]
+            servers = ["{server}"]
+            health = {{ fails = 60000 }}
+            [[route]]
+            to = "server"
+            {more}
+            "#
+        ))
+        .await
+    }
+
     /// As [`Proxy::start`], in a directory that holds certificates or plugins already.
     pub async fn start_in(dir: TempDir, config: &str) -> Proxy {
         Proxy::start_with(dir, config, |_| {}).await

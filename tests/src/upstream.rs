@@ -14,7 +14,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server;
 
+use crate::wire::{self, Message};
 use crate::{client, soon};
 
 /// An upstream on a port of its own; stops accepting when dropped.
@@ -54,7 +55,7 @@ impl Upstream {
     /// As [`Upstream::describing`], over TLS.
     pub async fn describing_tls(name: &'static str, config: Arc<ServerConfig>) -> Upstream {
         let acceptor = TlsAcceptor::from(config);
-        Upstream::serve("127.0.0.1:0".parse().unwrap(), move |stream| {
+        Upstream::serve(loopback(), move |stream| {
             let acceptor = acceptor.clone();
             async move {
                 if let Ok(stream) = acceptor.accept(stream).await {
@@ -68,8 +69,38 @@ impl Upstream {
     /// Echoes WebSocket messages; chooses the first subprotocol offered. A text message `whoami`
     /// is answered with `name`.
     pub async fn echoing(name: &'static str) -> Upstream {
-        Upstream::serve("127.0.0.1:0".parse().unwrap(), move |stream| {
-            echo(name, stream)
+        Upstream::serve(loopback(), move |stream| echo(name, stream)).await
+    }
+
+    /// Hands every whole request to the test and answers it with an empty 200. A request that
+    /// breaks off or is badly framed is handed to nobody.
+    pub async fn collecting() -> (Upstream, UnboundedReceiver<Message>) {
+        let (tell, requests) = unbounded_channel();
+        let upstream = Upstream::serve(loopback(), move |mut stream: TcpStream| {
+            let tell = tell.clone();
+            async move {
+                while let Ok(request) = wire::read_request(&mut stream).await {
+                    let _ = tell.send(request);
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                    if stream.write_all(answer).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        })
+        .await;
+        (upstream, requests)
+    }
+
+    /// Answers every request with the body that it brought, while it comes in.
+    pub async fn mirroring() -> Upstream {
+        Upstream::serve(loopback(), |stream| async move {
+            let service = service_fn(|request: Request<Incoming>| async {
+                Ok::<_, hyper::Error>(Response::new(request.into_body()))
+            });
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         })
         .await
     }
@@ -171,6 +202,11 @@ where
     let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(io, service)
         .await;
+}
+
+/// A free port.
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
 async fn describe(
