@@ -318,7 +318,10 @@ impl Server {
         if let Err(error) = self.telemetry.set_level(&log.level) {
             tracing::warn!(%error, "the log level stays as it was");
         }
-        let mut warnings = report.render(false);
+        let mut warnings = String::new();
+        if !report.diagnostics.is_empty() {
+            warnings = report.render(false);
+        }
         warnings.push_str(&reload::needs_restart(&previous.config, &snapshot.config));
         if !warnings.is_empty() {
             tracing::warn!(warnings, "configuration reloaded with warnings");
