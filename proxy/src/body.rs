@@ -1,4 +1,4 @@
-//! Bodies on their way through: streamed, counted, limited, never collected.
+//! Bodies on their way through: streamed, counted, limited, never collected; their trailers cleaned.
 //!
 //! A [`RequestBody`] enforces the size limit and the wait between two pieces, and leaves what went
 //! wrong in its [`BodyWatch`], because hyper reports a failed body only as "the request failed".
@@ -12,11 +12,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::error::BoxError;
+use crate::forward;
 
 /// A request body on its way to the upstream.
 pub struct RequestBody {
@@ -36,6 +38,10 @@ pub struct BodyWatch {
     last_progress: Mutex<Instant>,
     /// The next piece is the client's to send.
     waits_for_client: AtomicBool,
+    /// The last piece has gone on.
+    finished: AtomicBool,
+    abandoned: AtomicBool,
+    abandoning: AtomicWaker,
 }
 
 /// How a client's body failed.
@@ -77,18 +83,19 @@ impl RequestBody {
             left: None,
             wait_limit: Duration::MAX,
             waiting: None,
-            watch: Arc::new(BodyWatch::new()),
+            watch: Arc::new(BodyWatch::new(true)),
         }
     }
 
     /// `limit` in bytes; `wait_limit` bounds the wait for the next piece.
     pub fn new(inner: Incoming, limit: Option<u64>, wait_limit: Duration) -> RequestBody {
+        let watch = Arc::new(BodyWatch::new(inner.is_end_stream()));
         RequestBody {
             inner: Some(inner),
             left: limit,
             wait_limit,
             waiting: None,
-            watch: Arc::new(BodyWatch::new()),
+            watch,
         }
     }
 
@@ -98,9 +105,13 @@ impl RequestBody {
 
     fn fail(&mut self, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.watch.fault.store(fault as u8 + 1, Ordering::Release);
+        self.end();
+        Poll::Ready(Some(Err(fault.into())))
+    }
+
+    fn end(&mut self) {
         self.inner = None;
         self.waiting = None;
-        Poll::Ready(Some(Err(fault.into())))
     }
 }
 
@@ -116,10 +127,18 @@ impl Body for RequestBody {
         let Some(inner) = &mut this.inner else {
             return Poll::Ready(None);
         };
-        match Pin::new(inner).poll_frame(cx) {
+        this.watch.abandoning.register(cx.waker());
+        if this.watch.abandoned.load(Ordering::Acquire) {
+            this.end();
+            return Poll::Ready(Some(Err("the answer came before the request's end".into())));
+        }
+        match Pin::new(&mut *inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.waiting = None;
                 this.watch.progressed();
+                if inner.is_end_stream() {
+                    this.watch.finish();
+                }
                 if let Some(data) = frame.data_ref() {
                     let len = data.len() as u64;
                     this.watch.bytes.fetch_add(len, Ordering::Relaxed);
@@ -130,11 +149,12 @@ impl Body for RequestBody {
                         }
                     }
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(cleaned(frame))))
             }
             Poll::Ready(Some(Err(_))) => this.fail(BodyFault::Broken),
             Poll::Ready(None) => {
                 this.watch.progressed();
+                this.watch.finish();
                 Poll::Ready(None)
             }
             Poll::Pending => {
@@ -159,12 +179,15 @@ impl Body for RequestBody {
 }
 
 impl BodyWatch {
-    fn new() -> BodyWatch {
+    fn new(finished: bool) -> BodyWatch {
         BodyWatch {
             fault: AtomicU8::new(0),
             bytes: AtomicU64::new(0),
             last_progress: Mutex::new(Instant::now()),
             waits_for_client: AtomicBool::new(false),
+            finished: AtomicBool::new(finished),
+            abandoned: AtomicBool::new(false),
+            abandoning: AtomicWaker::new(),
         }
     }
 
@@ -193,6 +216,22 @@ impl BodyWatch {
     /// Whether everybody waits for the client to send more.
     pub fn waits_for_client(&self) -> bool {
         self.waits_for_client.load(Ordering::Acquire)
+    }
+
+    /// Whether the whole body has gone on to the upstream.
+    pub fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
+    }
+
+    /// Nobody wants the rest: the body fails, which closes the connection that it was sent on and
+    /// lets go of the client's.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+        self.abandoning.wake();
+    }
+
+    fn finish(&self) {
+        self.finished.store(true, Ordering::Release);
     }
 
     fn progressed(&self) {
@@ -257,7 +296,9 @@ impl Body for ResponseBody {
                 .take()
                 .filter(|bytes| !bytes.is_empty())
                 .map(|bytes| Ok(Frame::data(bytes))),
-            Inner::Upstream(incoming) => ready!(Pin::new(incoming).poll_frame(cx)),
+            Inner::Upstream(incoming) => {
+                ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map(cleaned))
+            }
         };
         match &frame {
             None => this.complete = true,
@@ -292,5 +333,16 @@ impl Drop for ResponseBody {
             // hyper does not poll a body again that has said it is at its end.
             on_end.ended(self.sent, self.complete || self.is_end_stream());
         }
+    }
+}
+
+/// The frame as it may go on: trailers hold nothing that only a head may say.
+fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            forward::clean_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(data) => data,
     }
 }

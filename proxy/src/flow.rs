@@ -119,6 +119,7 @@ async fn serve_http1(
         // A client that ends its stream after the request is still answered.
         .half_close(true)
         .max_headers(limits.head_fields)
+        .max_header_size(limits.head_size)
         .max_buf_size(limits.head_size.max(MIN_HYPER_BUFFER))
         .serve_connection(TokioIo::new(guard), service);
     let ended = drive_http1(
@@ -190,10 +191,9 @@ async fn handle(
             failure.response(exchange.request_id())
         }
     };
-    // A response filter may have taken the 101 back: the upgrade then ends here.
-    if let Some(upgrade) = exchange.take_upgrade()
-        && response.status() == StatusCode::SWITCHING_PROTOCOLS
-    {
+    // A response filter may have put its own answer in the place of the 101.
+    let upgrade = exchange.take_upgrade();
+    if let (Some(upgrade), StatusCode::SWITCHING_PROTOCOLS) = (upgrade, response.status()) {
         connection.put_upgrade(Pending { upgrade, exchange });
         return Ok(response);
     }

@@ -324,7 +324,8 @@ fn trusted_request_id(headers: &HeaderMap) -> Option<&str> {
         .then_some(id)
 }
 
-fn new_request_id() -> Result<Arc<str>, Rejection> {
+/// 32 lower-case hex digits that nobody can guess.
+pub fn new_request_id() -> Result<Arc<str>, Rejection> {
     let mut random = [0; 16];
     aws_lc_rs::rand::fill(&mut random)
         .map_err(|_| Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "no_random_bytes"))?;

@@ -15,6 +15,7 @@ use crate::error::{Failure, Side};
 use crate::facts::RequestFacts;
 use crate::flow::connection::{Connection, InFlight};
 use crate::flow::websocket::Upgrade;
+use crate::request;
 use crate::snapshot::{Route, Snapshot};
 use crate::telemetry::access_log::{self, ErrorLabel, RequestEvent, WsCloseEvent, WsOpenEvent};
 use crate::telemetry::metrics::RouteMetrics;
@@ -33,6 +34,8 @@ pub(super) struct Exchange {
     /// As sent, for requests that are refused before they have facts.
     raw_path: String,
     facts: Option<RequestFacts>,
+    /// Of a request that was refused before it had facts.
+    refused_id: Option<Arc<str>>,
     route: Option<Arc<Route>>,
     upstream: Option<Arc<str>>,
     endpoint: Option<Arc<Endpoint>>,
@@ -65,6 +68,7 @@ impl Exchange {
             version: parts.version,
             raw_path: parts.uri.path().to_owned(),
             facts: None,
+            refused_id: None,
             route: None,
             upstream: None,
             endpoint: None,
@@ -98,9 +102,10 @@ impl Exchange {
         self.facts.as_mut()
     }
 
-    /// Empty before the request was admitted.
+    /// Empty before the request was admitted or refused.
     pub(super) fn request_id(&self) -> &str {
-        self.facts.as_ref().map_or("", |facts| &facts.request_id)
+        let admitted = self.facts.as_ref().map(|facts| &facts.request_id);
+        admitted.or(self.refused_id.as_ref()).map_or("", |id| id)
     }
 
     pub(super) fn routed(&mut self, route: &Arc<Route>) {
@@ -127,6 +132,9 @@ impl Exchange {
 
     /// Notes why the proxy answers itself; the first reason counts.
     pub(super) fn fail(&mut self, failure: &Failure) {
+        if self.facts.is_none() {
+            self.refused_id = request::new_request_id().ok();
+        }
         if let Some(detail) = &failure.detail {
             tracing::info!(
                 request_id = self.request_id(),

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
@@ -37,6 +38,7 @@ pub(super) struct Leased {
 /// A connection that goes back to its pool when the response on it has been read.
 struct Loan {
     sender: Option<SendRequest<RequestBody>>,
+    request: Arc<BodyWatch>,
     leased: Leased,
     worker: Arc<Worker>,
     keep_alive: Duration,
@@ -58,12 +60,18 @@ pub(super) async fn send(
     route: &Route,
     upstream: &UpstreamEntry,
     exchange: &mut Exchange,
-    parts: Parts,
+    mut parts: Parts,
     body: Incoming,
 ) -> Result<Response<ResponseBody>, Failure> {
     let limit = snapshot.limits.request_body;
     if limit.is_some_and(|limit| body.size_hint().lower() > limit) {
         return Err(crate::body::BodyFault::TooLarge.into());
+    }
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        // Without a word about it hyper takes a GET for one that has no body, and drops it.
+        parts
+            .headers
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     let body = RequestBody::new(body, limit, snapshot.timeouts.request_body);
     let watch = body.watch();
@@ -77,7 +85,7 @@ pub(super) async fn send(
         exchange.sent_to(upstream.upstream.name(), leased.lease.endpoint());
         match attempt(&mut sender, request, &watch, patience).await {
             Ok(response) => {
-                let loan = Loan::new(connection, upstream, leased, sender);
+                let loan = Loan::new(connection, upstream, leased, sender, watch);
                 return take_answer(response, loan, exchange);
             }
             Err(Missed::Unsent(unsent)) => request = unsent,
@@ -99,7 +107,7 @@ pub(super) async fn send(
     tokio::spawn(driver);
     match attempt(&mut sender, request, &watch, patience).await {
         Ok(response) => {
-            let loan = Loan::new(connection, upstream, leased, sender);
+            let loan = Loan::new(connection, upstream, leased, sender, watch);
             take_answer(response, loan, exchange)
         }
         Err(missed) => Err(explain(missed, leased, &watch)),
@@ -182,9 +190,11 @@ impl Loan {
         upstream: &UpstreamEntry,
         leased: Leased,
         sender: SendRequest<RequestBody>,
+        request: Arc<BodyWatch>,
     ) -> Loan {
         Loan {
             sender: Some(sender),
+            request,
             leased,
             worker: Arc::clone(&connection.worker),
             keep_alive: upstream.upstream.keep_alive(),
@@ -195,7 +205,10 @@ impl Loan {
 
 impl OnEnd for Loan {
     fn ended(&mut self, _sent: u64, _complete: bool) {
-        if let Some(sender) = self.sender.take() {
+        if !self.request.is_finished() {
+            // Both connections would wait for the rest of a request that is over.
+            self.request.abandon();
+        } else if let Some(sender) = self.sender.take() {
             // The pool drops it if its response was not read to the end.
             let endpoint = self.leased.lease.endpoint();
             self.worker

@@ -347,6 +347,7 @@ impl Inspector {
                 _ => State::IDLE,
             }
         };
+        self.in_trailers = false;
         // Until the next head begins nothing is counted.
         self.room = usize::MAX;
     }

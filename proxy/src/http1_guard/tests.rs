@@ -384,6 +384,23 @@ fn valid_request() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     })
 }
 
+#[test]
+fn a_whole_message_leaves_nothing_open() {
+    for (bytes, whole) in [
+        (head(""), true),
+        (head("Content-Length: 1\r\n") + "a", true),
+        (head("Content-Length: 1\r\n"), false),
+        (chunked("1\r\na\r\n0\r\n\r\n"), true),
+        (chunked("0\r\nX: a\r\n\r\n"), true),
+        (chunked("1\r\na\r\n0\r\n"), false),
+        (chunked("0\r\n\r\nG"), false),
+    ] {
+        let mut inspector = Inspector::new(LIMITS);
+        inspector.feed(bytes.as_bytes()).unwrap();
+        assert_eq!(inspector.is_between_messages(), whole, "{bytes:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
