@@ -14,7 +14,7 @@ use sluicegate_tests::proxy::{Proxy, source_root};
 use sluicegate_tests::upstream::Upstream;
 use sluicegate_tests::{client, plugins, soon};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
@@ -42,7 +42,10 @@ fn every_example_is_a_sound_configuration_without_warnings() {
 
 #[tokio::test]
 async fn quickstart_serves_sockets_requests_and_its_own_health() {
-    let (one, two) = (Upstream::echoing("one").await, Upstream::echoing("two").await);
+    let (one, two) = (
+        Upstream::echoing("one").await,
+        Upstream::echoing("two").await,
+    );
     let proxy = run(
         TempDir::new().unwrap(),
         "quickstart/sluicegate.toml",
@@ -77,7 +80,12 @@ async fn the_nginx_howto_mixes_sockets_and_pages_on_sticky_servers_over_tls() {
         Upstream::serving_both("three").await,
     ];
     let authority = Authority::new("howto");
-    let proxy = nginx_howto(&authority, servers.each_ref().map(|s| s.addr.to_string()), "24h").await;
+    let proxy = nginx_howto(
+        &authority,
+        servers.each_ref().map(|s| s.addr.to_string()),
+        "24h",
+    )
+    .await;
     let tls = authority.client(&["http/1.1"]);
 
     // ip-hash: the same client has the same server, for sockets and pages, on /ws/ and on /.
@@ -89,10 +97,16 @@ async fn the_nginx_howto_mixes_sockets_and_pages_on_sticky_servers_over_tls() {
             assert_eq!(ask(&mut other, "whoami").await, home, "{path}");
             let (status, body) = howto_page(&proxy, &tls, path).await;
             let seen: Value = serde_json::from_slice(&body).unwrap();
-            assert_eq!((status, &seen["server"]), (200, &Value::from(&*home)), "{path}");
+            assert_eq!(
+                (status, &seen["server"]),
+                (200, &Value::from(&*home)),
+                "{path}"
+            );
             let header = |name: &str| {
                 let all = seen["headers"].as_array().unwrap();
-                all.iter().find(|pair| pair[0] == name).map(|pair| pair[1].clone())
+                all.iter()
+                    .find(|pair| pair[0] == name)
+                    .map(|pair| pair[1].clone())
             };
             assert_eq!(header("host").unwrap(), "ws.yourdomain.com");
             assert_eq!(header("x-real-ip").unwrap(), "127.0.0.1");
@@ -108,12 +122,18 @@ async fn the_nginx_howto_mixes_sockets_and_pages_on_sticky_servers_over_tls() {
     let head = client::read_head(&mut plain).await.unwrap();
     assert_eq!(head.status, 308);
     let location = head.get("location").unwrap();
-    assert!(location.starts_with("https://ws.yourdomain.com"), "{location}");
+    assert!(
+        location.starts_with("https://ws.yourdomain.com"),
+        "{location}"
+    );
     assert!(location.ends_with("/page?a=1"), "{location}");
 
     // HTTP/2 is offered where the client can take it; another name is another site.
     let stream = client::tls(proxy.addr(1), NAME, authority.client(&["h2", "http/1.1"])).await;
-    assert_eq!(stream.unwrap().get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    assert_eq!(
+        stream.unwrap().get_ref().1.alpn_protocol(),
+        Some(&b"h2"[..])
+    );
     let mut stream = client::tls(proxy.addr(1), NAME, tls.clone()).await.unwrap();
     let request = "GET / HTTP/1.1\r\nHost: else.where\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -146,7 +166,16 @@ async fn the_nginx_howto_answers_502_while_its_servers_are_down() {
         upstream.addr.to_string()
     };
     // Bound and closed again: connections are refused.
-    let proxy = nginx_howto(&authority, [gone.clone(), gone.replace(".1:", ".2:"), gone.replace(".1:", ".3:")], "24h").await;
+    let proxy = nginx_howto(
+        &authority,
+        [
+            gone.clone(),
+            gone.replace(".1:", ".2:"),
+            gone.replace(".1:", ".3:"),
+        ],
+        "24h",
+    )
+    .await;
     let tls = authority.client(&["http/1.1"]);
     let (status, _) = howto_page(&proxy, &tls, "/").await;
     assert_eq!(status, 502);
@@ -166,7 +195,12 @@ async fn the_nginx_howto_keeps_a_socket_alive_by_traffic_and_drops_it_when_idle(
         Upstream::echoing("three").await,
     ];
     let authority = Authority::new("howto");
-    let proxy = nginx_howto(&authority, servers.each_ref().map(|s| s.addr.to_string()), "1s").await;
+    let proxy = nginx_howto(
+        &authority,
+        servers.each_ref().map(|s| s.addr.to_string()),
+        "1s",
+    )
+    .await;
     let tls = authority.client(&["http/1.1"]);
     let mut socket = howto_socket(&proxy, &tls, "/ws/").await;
     // Traffic for more than three idle timeouts.
@@ -182,7 +216,9 @@ async fn the_nginx_howto_keeps_a_socket_alive_by_traffic_and_drops_it_when_idle(
     soon("the idle timeout", end).await;
     let idle = quiet.elapsed();
     assert!(idle >= Duration::from_millis(900), "too early: {idle:?}");
-    let line = proxy.access_line("its end", |line| line.contains("ws.close")).await;
+    let line = proxy
+        .access_line("its end", |line| line.contains("ws.close"))
+        .await;
     assert!(line.contains("idle"), "{line}");
 }
 
@@ -232,17 +268,25 @@ async fn tls_chooses_certificates_by_name_and_speaks_mutual_tls_to_the_backend()
         let config = authority.client_with(&["http/1.1"], identity);
         // The client verifies that the certificate is for this name.
         let mut stream = client::tls(front.addr(0), name, config).await.unwrap();
-        let request = format!(
-            "GET / HTTP/1.1\r\nHost: {name}\r\nX-Client-Cert-Subject: CN=forged\r\n\r\n"
-        );
+        let request =
+            format!("GET / HTTP/1.1\r\nHost: {name}\r\nX-Client-Cert-Subject: CN=forged\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let (head, body) = client::read_response(&mut stream).await.unwrap();
         assert_eq!(head.status, 200, "{name}");
         let seen: Value = serde_json::from_slice(&body).unwrap();
         let headers = seen["headers"].as_array().unwrap();
-        let header = |name: &str| headers.iter().find(|pair| pair[0] == name).map(|pair| &pair[1]);
+        let header = |name: &str| {
+            headers
+                .iter()
+                .find(|pair| pair[0] == name)
+                .map(|pair| &pair[1])
+        };
         assert_eq!(header("x-client-cert-subject").unwrap(), "CN=sluicegate");
-        assert_eq!(header("x-device").and_then(Value::as_str), subject, "{name}");
+        assert_eq!(
+            header("x-device").and_then(Value::as_str),
+            subject,
+            "{name}"
+        );
     }
 }
 
@@ -275,13 +319,22 @@ async fn auth_runs_an_authors_own_filter_before_the_api_key() {
         ("evil.example.com", "/ws/", Some("try-me"), 404, ""),
         ("acme.example.com", "/ws/", None, 401, ""),
         ("acme.example.com", "/ws/", Some("guess"), 403, ""),
-        ("acme.example.com", "/admin/", Some("key-of-ops"), 200, "ops"),
+        (
+            "acme.example.com",
+            "/admin/",
+            Some("key-of-ops"),
+            200,
+            "ops",
+        ),
         ("acme.example.com", "/admin/", Some("try-me"), 403, ""),
         ("globex.example.com", "/admin/", Some("key-of-ops"), 404, ""),
     ] {
         let mut stream = client::tcp(proxy.addr(0)).await;
-        let key = key.map(|key| format!("X-Api-Key: {key}\r\n")).unwrap_or_default();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Tenant: forged\r\n{key}\r\n");
+        let key = key
+            .map(|key| format!("X-Api-Key: {key}\r\n"))
+            .unwrap_or_default();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Tenant: forged\r\n{key}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let (head, body) = client::read_response(&mut stream).await.unwrap();
         assert_eq!(head.status, status, "{host} {path} {key}");
