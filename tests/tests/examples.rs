@@ -296,9 +296,11 @@ async fn auth_runs_an_authors_own_filter_before_the_api_key() {
     let dir = TempDir::new().unwrap();
     let wasm = dir.path().join("plugins");
     std::fs::create_dir(&wasm).unwrap();
-    for package in ["tenant-gate", "sluicegate-api-key"] {
-        let built = plugins::wasm(package);
-        std::fs::copy(&built, wasm.join(built.file_name().unwrap())).unwrap();
+    for (package, file) in [
+        ("tenant-gate", "tenant_gate.wasm"),
+        ("sluicegate-api-key", "api_key.wasm"),
+    ] {
+        std::fs::copy(plugins::wasm(package), wasm.join(file)).unwrap();
     }
     std::fs::write(dir.path().join("ops.key"), "key-of-ops\n").unwrap();
     let config = example(
