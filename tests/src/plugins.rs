@@ -37,6 +37,7 @@ fn build(package: &str) -> PathBuf {
     cargo
         .current_dir(root)
         .args(["build", "--release", "--lib", "--target", TARGET])
+        .arg("--message-format=json-render-diagnostics")
         .args(["--package", package, "--target-dir"])
         .arg(&target)
         // Flags for the machine under test are not for wasm.
@@ -49,8 +50,9 @@ fn build(package: &str) -> PathBuf {
     let output = cargo.output().expect("cargo runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{package}: {said}");
-    let file = format!("{TARGET}/release/{}.wasm", package.replace('-', "_"));
-    target.join(file)
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let made = messages.split('"').rfind(|text| text.ends_with(".wasm"));
+    PathBuf::from(made.expect("cargo names what it made, last of all"))
 }
 
 const TARGET: &str = "wasm32-unknown-unknown";

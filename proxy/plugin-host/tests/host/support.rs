@@ -8,6 +8,10 @@ use sluicegate_plugin_host::{
 };
 
 #[path = "../../../../tests/src/plugins.rs"]
+#[expect(
+    unreachable_pub,
+    reason = "the end-to-end tests have it in their library"
+)]
 mod plugins;
 
 /// The misbehaving guest of `tests/guests`.
