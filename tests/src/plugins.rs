@@ -33,6 +33,7 @@ fn build(package: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| root.join("target"), PathBuf::from)
         .join("plugins");
+    ensure_target(root);
     let mut cargo = Command::new(env!("CARGO"));
     cargo
         .current_dir(root)
@@ -50,9 +51,25 @@ fn build(package: &str) -> PathBuf {
     let output = cargo.output().expect("cargo runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{package}: {said}");
+    // The package's own artifact is the last one.
     let messages = String::from_utf8_lossy(&output.stdout);
-    let made = messages.split('"').rfind(|text| text.ends_with(".wasm"));
-    PathBuf::from(made.expect("cargo names what it made, last of all"))
+    let file = messages
+        .lines()
+        .rev()
+        .filter_map(|line| line.split_once("\"filenames\":[\""))
+        .filter_map(|(_, rest)| rest.split('"').next())
+        .find(|file| file.ends_with(".wasm"));
+    PathBuf::from(file.expect("cargo names the .wasm it made"))
+}
+
+/// On a fresh machine the first test to need the target installs it.
+fn ensure_target(root: &Path) {
+    let script = Command::new("bash")
+        .arg(root.join(".ci/wasm-target.sh"))
+        .output()
+        .expect("bash runs");
+    let said = String::from_utf8_lossy(&script.stderr);
+    assert!(script.status.success(), "{said}");
 }
 
 const TARGET: &str = "wasm32-unknown-unknown";

@@ -7,6 +7,7 @@ use sluicegate_plugin_host::{
     CallFacts, Filter, Host, HostSettings, Limits, Plugin, RequestHead, ResponseHead,
 };
 
+#[allow(unreachable_pub, reason = "a library of another crate")]
 #[path = "../../../../tests/src/plugins.rs"]
 #[expect(
     unreachable_pub,
