@@ -9,10 +9,6 @@ use sluicegate_plugin_host::{
 
 #[allow(unreachable_pub, reason = "a library of another crate")]
 #[path = "../../../../tests/src/plugins.rs"]
-#[expect(
-    unreachable_pub,
-    reason = "the end-to-end tests have it in their library"
-)]
 mod plugins;
 
 /// The misbehaving guest of `tests/guests`.
