@@ -97,9 +97,7 @@ pub(super) async fn send(
     }
 
     let (leased, stream) = connect(route, upstream, exchange, leased).await?;
-    let (mut sender, driver) = http1::Builder::new()
-        .max_headers(RESPONSE_FIELDS)
-        .max_buf_size(RESPONSE_HEAD)
+    let (mut sender, driver) = client()
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| Failure::bad_gateway("upstream_broken").because(error))?;
@@ -112,6 +110,16 @@ pub(super) async fn send(
         }
         Err(missed) => Err(explain(missed, leased, &watch)),
     }
+}
+
+/// How to speak HTTP/1.1 to an upstream, with heads that have a limit.
+pub(super) fn client() -> http1::Builder {
+    let mut client = http1::Builder::new();
+    client
+        .max_headers(RESPONSE_FIELDS)
+        .max_header_size(RESPONSE_HEAD)
+        .max_buf_size(RESPONSE_HEAD);
+    client
 }
 
 /// Leases an endpoint, leaving out the tried ones.
@@ -264,6 +272,10 @@ fn take_answer(
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         loan.leased.report(Outcome::Failure);
         return Err(Failure::bad_gateway("unasked_upgrade"));
+    }
+    if !forward::has_clear_framing(&parts.headers) {
+        loan.leased.report(Outcome::Failure);
+        return Err(Failure::bad_gateway("upstream_framing"));
     }
     loan.leased.report(Outcome::Success);
     forward::downstream_response(&mut parts, false);
