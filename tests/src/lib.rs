@@ -6,6 +6,7 @@
 
 pub mod certs;
 pub mod client;
+pub mod http2;
 pub mod proxy;
 pub mod upstream;
 pub mod wire;
