@@ -40,6 +40,25 @@ async fn requests_become_http1_requests() {
 }
 
 #[tokio::test]
+async fn an_end_in_a_frame_of_its_own_costs_no_upstream_connection() {
+    let upstream = Upstream::describing("pages").await;
+    let site = Site::in_front_of(upstream.addr, "").await;
+    let mut client = site.connect().await;
+    for length in [Some("3"), None] {
+        for _ in 0..5 {
+            let mut asked = request("POST", "/");
+            if let Some(length) = length {
+                let length = HeaderValue::from_static(length);
+                asked.headers_mut().insert("content-length", length);
+            }
+            let answer = exchange(&mut client, asked, &[b"abc", b""], None).await;
+            assert_eq!(answer.unwrap().head.status(), 200);
+        }
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
 async fn large_bodies_pass_both_ways_at_once() {
     let upstream = Upstream::mirroring().await;
     let site = Site::in_front_of(upstream.addr, "").await;

@@ -213,15 +213,23 @@ impl Loan {
 
 impl OnEnd for Loan {
     fn ended(&mut self, _sent: u64, _complete: bool) {
-        if !self.request.is_finished() {
-            // Both connections would wait for the rest of a request that is over.
-            self.request.abandon();
-        } else if let Some(sender) = self.sender.take() {
+        if self.request.is_finished()
+            && let Some(sender) = self.sender.take()
+        {
             // The pool drops it if its response was not read to the end.
             let endpoint = self.leased.lease.endpoint();
             self.worker
                 .pool
                 .put_back(endpoint, sender, self.keep_alive, self.limit);
+        }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if !self.request.is_finished() {
+            // Both connections would wait for the rest of a request that is over.
+            self.request.abandon();
         }
     }
 }
