@@ -24,8 +24,9 @@ mod schema;
 mod values;
 
 pub use diagnostic::{Diagnostic, Report, Severity};
-use model::Config;
+use model::{Bind, Config};
 use reader::Reader;
+use values::FromText;
 
 /// The text of a configuration and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +111,17 @@ pub fn json_schema() -> serde_json::Value {
     schemars::schema_for!(schema::File).to_value()
 }
 
+/// Reads an address to listen on, as `bind` has it in the file.
+///
+/// # Errors
+/// What is wrong with it, with a hint.
+pub fn parse_bind(text: &str) -> Result<Bind, String> {
+    Bind::from_text(text).map_err(|mistake| match mistake.hint {
+        Some(hint) => format!("{}: {hint}", mistake.message),
+        None => mistake.message,
+    })
+}
+
 /// The configuration of `run --from FROM --to TO…`: one listener, one route, the servers `to`.
 ///
 /// It is text like any other, so the two arguments are checked by [`parse`].
@@ -132,6 +144,9 @@ pub fn quick(from: &str, to: &[String]) -> Arc<Source> {
         dir: PathBuf::new(),
     })
 }
+
+/// The configuration file of commands that were given none.
+pub const DEFAULT_FILE: &str = "sluicegate.toml";
 
 /// A hand-written file is a thousand times smaller; this keeps a wrong path from filling memory.
 const MAX_FILE_BYTES: u64 = 4 << 20;

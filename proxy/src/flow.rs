@@ -191,7 +191,9 @@ async fn handle(
             failure.response(exchange.request_id())
         }
     };
-    if let Some(upgrade) = exchange.take_upgrade() {
+    // A response filter may have put its own answer in the place of the 101.
+    let upgrade = exchange.take_upgrade();
+    if let (Some(upgrade), StatusCode::SWITCHING_PROTOCOLS) = (upgrade, response.status()) {
         connection.put_upgrade(Pending { upgrade, exchange });
         return Ok(response);
     }

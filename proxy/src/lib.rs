@@ -8,6 +8,7 @@ pub mod body;
 pub mod cli;
 pub mod config;
 pub mod drain;
+pub mod echo;
 pub mod error;
 pub mod facts;
 pub mod flow;

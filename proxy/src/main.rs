@@ -1,1 +1,7 @@
-fn main() {}
+//! The `sluicegate` command. Everything is in [`sluicegate::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sluicegate::cli::main()
+}

@@ -12,6 +12,7 @@ mod admission;
 mod worker;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -29,7 +30,7 @@ use crate::admin::{self, AdminActions, AdminListener, AdminState, Readiness, Rel
 use crate::banner;
 use crate::config::model::{Bind, Config};
 use crate::drain::Drain;
-use crate::listener::{BindError, BoundListener};
+use crate::listener::{BindError, BoundListener, LocalAddr};
 use crate::reload::{self, Origin, Rejected};
 use crate::snapshot::{Snapshot, Workshop};
 use crate::telemetry::metrics::{ListenerMetrics, Metrics};
@@ -81,14 +82,24 @@ pub enum RunError {
     Runtime(#[from] std::io::Error),
 }
 
-/// Runs until a signal ends it.
-pub fn run(origin: Origin) -> Result<(), RunError> {
+/// Where a server that has just started is reached.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// In the order of the configuration; a port of 0 is resolved.
+    pub listeners: Vec<LocalAddr>,
+    /// `None` without `[admin]`, or when it is a unix socket.
+    pub admin: Option<SocketAddr>,
+}
+
+/// Runs until a signal ends it; `ready` is called once everything serves.
+pub fn run(origin: Origin, ready: impl FnOnce(&Started)) -> Result<(), RunError> {
     let began = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let (server, control) = Server::start(origin, began).await?;
+        let (server, control, started) = Server::start(origin, began).await?;
+        ready(&started);
         server.control(control).await
     })
 }
@@ -133,7 +144,7 @@ impl Listener {
 }
 
 impl Server {
-    async fn start(origin: Origin, began: Instant) -> Result<(Server, Control), RunError> {
+    async fn start(origin: Origin, began: Instant) -> Result<(Server, Control, Started), RunError> {
         // Signals first: one that comes during a long start must not be lost.
         let (tell_reload, reloads) = mpsc::channel(RELOADS_WAITING);
         let mut control = Control {
@@ -199,6 +210,13 @@ impl Server {
             telemetry,
         };
         let snapshot = server.shared.snapshot();
+        let started = Started {
+            listeners: bound
+                .iter()
+                .map(|(_, own)| own.local_addr.clone())
+                .collect(),
+            admin: admin.as_ref().and_then(AdminListener::local_addr),
+        };
         for (bind, listener) in bound {
             server.listen(bind, listener, &snapshot)?;
         }
@@ -206,7 +224,7 @@ impl Server {
             control.stop_admin = Some(server.serve_admin(admin));
         }
         lines.print();
-        Ok((server, control))
+        Ok((server, control, started))
     }
 
     /// Hands a bound listener's sockets to the workers.
@@ -318,7 +336,10 @@ impl Server {
         if let Err(error) = self.telemetry.set_level(&log.level) {
             tracing::warn!(%error, "the log level stays as it was");
         }
-        let mut warnings = report.render(false);
+        let mut warnings = match report.diagnostics.as_slice() {
+            [] => String::new(),
+            _ => report.render(false),
+        };
         warnings.push_str(&reload::needs_restart(&previous.config, &snapshot.config));
         if !warnings.is_empty() {
             tracing::warn!(warnings, "configuration reloaded with warnings");

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 /// A certificate authority.
 pub struct Authority {
@@ -55,33 +57,73 @@ impl Authority {
 
     /// As [`Authority::client`], with a certificate of its own.
     pub fn client_with(&self, alpn: &[&str], identity: Option<&Identity>) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap())
-            .unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+        self.client_of(rustls::ALL_VERSIONS, alpn, identity)
+    }
+
+    /// As [`Authority::client_with`], for these versions of TLS.
+    pub fn client_of(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        alpn: &[&str],
+        identity: Option<&Identity>,
+    ) -> Arc<ClientConfig> {
+        let roots = self.roots();
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
         let mut config = match identity {
             None => builder.with_no_client_auth(),
             Some(identity) => builder
-                .with_client_auth_cert(
-                    vec![CertificateDer::from_pem_slice(identity.cert.as_bytes()).unwrap()],
-                    PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap(),
-                )
+                .with_client_auth_cert(vec![identity.der()], identity.key_der())
                 .unwrap(),
         };
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Arc::new(config)
     }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap())
+            .unwrap();
+        roots
+    }
 }
 
 impl Identity {
+    /// A server with this certificate; `clients` is the authority whose certificates it demands.
+    pub fn server(&self, clients: Option<&Authority>) -> Arc<ServerConfig> {
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let roots = Arc::new(authority.roots());
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        let config = builder.with_single_cert(vec![self.der()], self.key_der());
+        Arc::new(config.unwrap())
+    }
+
+    pub fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.cert.as_bytes()).unwrap()
+    }
+
+    fn key_der(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
+    }
+
     /// Writes `NAME.crt` and `NAME.key`.
     pub fn write(&self, dir: &Path, name: &str) {
         std::fs::write(dir.join(format!("{name}.crt")), &self.cert).unwrap();
         std::fs::write(dir.join(format!("{name}.key")), &self.key).unwrap();
     }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }

@@ -1,17 +1,19 @@
 //! Clients: raw bytes over plain TCP or TLS, and WebSockets on top of either.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::handshake::client::{Request, Response};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use crate::soon;
 
@@ -40,6 +42,15 @@ pub async fn tcp(addr: SocketAddr) -> TcpStream {
     stream
 }
 
+/// Connects over TCP from this address of our own.
+pub async fn tcp_from(source: IpAddr, addr: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(source, 0)).unwrap();
+    soon("a TCP connection", socket.connect(addr))
+        .await
+        .unwrap()
+}
+
 /// Connects over TLS with this server name.
 pub async fn tls(
     addr: SocketAddr,
@@ -53,14 +64,7 @@ pub async fn tls(
 
 /// Reads one response head, byte by byte: what follows stays in the stream.
 pub async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Head> {
-    let mut bytes = Vec::new();
-    let reading = async {
-        while !bytes.ends_with(b"\r\n\r\n") {
-            bytes.push(stream.read_u8().await?);
-        }
-        Ok::<_, std::io::Error>(())
-    };
-    soon("a response head", reading).await?;
+    let bytes = read_head_bytes(stream).await?;
     let text = String::from_utf8_lossy(&bytes);
     let mut lines = text.trim_end().split("\r\n");
     let status = lines
@@ -76,6 +80,23 @@ pub async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
     Ok(Head { status, fields })
+}
+
+/// Reads one request head, for upstreams that a test plays.
+pub async fn read_request_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let bytes = read_head_bytes(stream).await.unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+async fn read_head_bytes(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let reading = async {
+        while !bytes.ends_with(b"\r\n\r\n") {
+            bytes.push(stream.read_u8().await?);
+        }
+        Ok(bytes)
+    };
+    soon("a head", reading).await
 }
 
 /// Reads a head and the body that its Content-Length announces.
@@ -126,7 +147,7 @@ where
 {
     soon(
         "a handshake",
-        tokio_tungstenite::client_async(request, stream),
+        tokio_tungstenite::client_async_with_config(request, stream, Some(config())),
     )
     .await
 }
@@ -139,4 +160,31 @@ pub fn ws_request(url: &str, fields: &[(&'static str, &str)]) -> Request {
         request.headers_mut().append(*name, value.parse().unwrap());
     }
     request
+}
+
+/// `GET path` over a connection that stays open, with these extra field lines (each with its line
+/// end); the body is parsed as JSON if it is.
+pub async fn ask(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    host: &str,
+    path: &str,
+    fields: &str,
+) -> std::io::Result<(Head, Value)> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
+    let (head, body) = read_response(stream).await?;
+    Ok((head, serde_json::from_slice(&body).unwrap_or(Value::Null)))
+}
+
+/// The values of a header field in a description (see `Upstream::describing`).
+pub fn values_of<'a>(described: &'a Value, name: &str) -> Vec<&'a str> {
+    let headers = described["headers"].as_array().unwrap();
+    let named = headers.iter().filter(|pair| pair[0] == name);
+    named.map(|pair| pair[1].as_str().unwrap()).collect()
+}
+
+/// Small buffers, so that thousands of sockets fit into a test.
+pub fn config() -> WebSocketConfig {
+    WebSocketConfig::default().read_buffer_size(4096)
 }

@@ -106,7 +106,11 @@ impl Proxy {
         change(&mut command);
         let mut child = command.spawn().unwrap();
         let stderr = Lines::of(child.stderr.take().unwrap());
-        let stdout = Lines::of(child.stdout.take().unwrap());
+        // A test may have sent it elsewhere.
+        let stdout = match child.stdout.take() {
+            Some(stdout) => Lines::of(stdout),
+            None => Lines::of(tokio::io::empty()),
+        };
         Proxy {
             child,
             dir,
@@ -155,9 +159,14 @@ impl Proxy {
     pub async fn reload(&self) -> bool {
         let before = self.reloads();
         self.signal(libc::SIGHUP);
+        let mut stderr = self.stderr.clone();
         let done = async {
-            while self.reloads() == before {
-                assert!(self.stderr.clone().more().await, "the proxy has ended");
+            loop {
+                stderr.count.borrow_and_update();
+                if self.reloads() > before {
+                    return;
+                }
+                assert!(stderr.more().await, "the proxy has ended");
             }
         };
         soon("the reload", done).await;
@@ -206,6 +215,16 @@ impl Proxy {
     /// The access log so far.
     pub fn access_lines(&self) -> Vec<String> {
         self.stdout.lines.lock().unwrap().clone()
+    }
+
+    /// The whole access log of a process that ends.
+    pub async fn access_log(&self) -> Vec<String> {
+        let mut stdout = self.stdout.clone();
+        soon("the end of the access log", async {
+            while stdout.more().await {}
+        })
+        .await;
+        self.access_lines()
     }
 }
 

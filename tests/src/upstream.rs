@@ -12,16 +12,19 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server;
 
-use crate::soon;
 use crate::wire::{self, Message};
+use crate::{client, soon};
 
 /// An upstream on a port of its own; stops accepting when dropped.
 pub struct Upstream {
@@ -41,12 +44,24 @@ impl Upstream {
     /// Answers every request with JSON: `server`, `method`, `target`, `headers` (a list of pairs in
     /// the order of the wire), `body_len`.
     pub async fn describing(name: &'static str) -> Upstream {
-        Upstream::serve(move |stream| async move {
-            let service = service_fn(move |request| describe(name, request));
-            let io = TokioIo::new(stream);
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(io, service)
-                .await;
+        Upstream::describing_at(name, "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    /// As [`Upstream::describing`], on an address that the test chooses.
+    pub async fn describing_at(name: &'static str, addr: SocketAddr) -> Upstream {
+        Upstream::serve(addr, move |stream| describe_all(name, stream)).await
+    }
+
+    /// As [`Upstream::describing`], over TLS.
+    pub async fn describing_tls(name: &'static str, config: Arc<ServerConfig>) -> Upstream {
+        let acceptor = TlsAcceptor::from(config);
+        Upstream::serve(loopback(), move |stream| {
+            let acceptor = acceptor.clone();
+            async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    describe_all(name, stream).await;
+                }
+            }
         })
         .await
     }
@@ -54,14 +69,14 @@ impl Upstream {
     /// Echoes WebSocket messages; chooses the first subprotocol offered. A text message `whoami`
     /// is answered with `name`.
     pub async fn echoing(name: &'static str) -> Upstream {
-        Upstream::serve(move |stream| echo(name, stream)).await
+        Upstream::serve(loopback(), move |stream| echo(name, stream)).await
     }
 
     /// Hands every whole request to the test and answers it with an empty 200. A request that
     /// breaks off or is badly framed is handed to nobody.
     pub async fn collecting() -> (Upstream, UnboundedReceiver<Message>) {
         let (tell, requests) = unbounded_channel();
-        let upstream = Upstream::serve(move |mut stream| {
+        let upstream = Upstream::serve(loopback(), move |mut stream: TcpStream| {
             let tell = tell.clone();
             async move {
                 while let Ok(request) = wire::read_request(&mut stream).await {
@@ -79,7 +94,7 @@ impl Upstream {
 
     /// Answers every request with the body that it brought, while it comes in.
     pub async fn mirroring() -> Upstream {
-        Upstream::serve(|stream| async move {
+        Upstream::serve(loopback(), |stream| async move {
             let service = service_fn(|request: Request<Incoming>| async {
                 Ok::<_, hyper::Error>(Response::new(request.into_body()))
             });
@@ -95,12 +110,12 @@ impl Upstream {
         self.connections.load(Ordering::SeqCst)
     }
 
-    async fn serve<F, T>(handle: F) -> Upstream
+    async fn serve<F, T>(addr: SocketAddr, handle: F) -> Upstream
     where
         F: Fn(TcpStream) -> T + Send + 'static,
         T: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&connections);
@@ -155,6 +170,15 @@ impl Script {
             .unwrap()
     }
 
+    /// As [`Script::accept`], past the upgrade to a WebSocket.
+    pub async fn accept_websocket(&self) -> WebSocketStream<TcpStream> {
+        let config = Some(client::config());
+        let accepting = tokio_tungstenite::accept_async_with_config(self.accept().await, config);
+        soon("the handshake with the upstream", accepting)
+            .await
+            .unwrap()
+    }
+
     /// Whether a connection has come that nobody took yet.
     pub async fn was_contacted(&self) -> bool {
         !self.accepted.lock().await.is_empty()
@@ -165,6 +189,24 @@ impl Drop for Script {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Describes every request of one connection, as [`Upstream::describing`] does.
+pub async fn describe_all<S>(name: &'static str, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let service = service_fn(move |request| describe(name, request));
+    let io = TokioIo::new(stream);
+    // However the proxy ends the connection is its own affair.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .serve_connection(io, service)
+        .await;
+}
+
+/// A free port.
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
 async fn describe(
@@ -205,7 +247,9 @@ async fn echo(name: &'static str, stream: TcpStream) {
         }
         Ok(response)
     };
-    let Ok(mut socket) = tokio_tungstenite::accept_hdr_async(stream, choose).await else {
+    let config = Some(client::config());
+    let accepted = tokio_tungstenite::accept_hdr_async_with_config(stream, choose, config);
+    let Ok(mut socket) = accepted.await else {
         return;
     };
     while let Some(Ok(message)) = socket.next().await {

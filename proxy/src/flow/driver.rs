@@ -89,7 +89,8 @@ where
                 }
                 _ => {}
             }
-            if leaving && !connection.is_busy() && guard.is_between_messages() {
+            if leaving && !connection.is_used() && guard.is_between_messages() {
+                // hyper waits for the first request whatever it is told.
                 return Poll::Ready(Ended::Done);
             }
             if watch.now_waits_for(waiting()) {

@@ -67,7 +67,12 @@ impl Way {
         Way {
             follower: Follower::new(side, compressed),
             bytes: 0,
-            early,
+            // An empty slice of hyper's buffer would keep all of it for the tunnel's life.
+            early: if early.is_empty() {
+                Bytes::new()
+            } else {
+                early
+            },
             held: Vec::new(),
             held_at: 0,
             interruption: None,

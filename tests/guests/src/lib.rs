@@ -25,12 +25,13 @@ pub struct Config {
 pub enum Act {
     #[default]
     Continue,
-    /// 403 with what it saw of the head in the body.
+    /// 403; for a request with what it saw of the head in the body.
     Refuse,
     /// A panic.
     Trap,
     /// Edits the head, then panics.
     EditAndTrap,
+    /// Says so in the log, then never ends.
     Loop,
     Memory,
     Stack,
@@ -133,10 +134,14 @@ export!(Guest);
 
 fn act(act: Act) -> Verdict {
     match act {
+        Act::Refuse => return Reply::new(403).header("x-reason", "as asked").into(),
         Act::Trap => trap_as_asked(),
-        Act::Loop => loop {
-            std::hint::spin_loop();
-        },
+        Act::Loop => {
+            sluicegate_plugin::info!("looping");
+            loop {
+                std::hint::spin_loop();
+            }
+        }
         Act::Memory => memory_bomb(),
         Act::Stack => {
             std::hint::black_box(deeper(std::hint::black_box(1)));

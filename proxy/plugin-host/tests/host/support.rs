@@ -1,7 +1,5 @@
 //! Builds plugins once, and makes hosts, filters and heads for tests.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, LazyLock};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -9,54 +7,17 @@ use sluicegate_plugin_host::{
     CallFacts, Filter, Host, HostSettings, Limits, Plugin, RequestHead, ResponseHead,
 };
 
+#[allow(unreachable_pub, reason = "a library of another crate")]
+#[path = "../../../../tests/src/plugins.rs"]
+mod plugins;
+
 /// The misbehaving guest of `tests/guests`.
 pub(crate) static GUEST: LazyLock<Vec<u8>> = LazyLock::new(|| wasm("sluicegate-test-guests"));
 pub(crate) static API_KEY: LazyLock<Vec<u8>> = LazyLock::new(|| wasm("sluicegate-api-key"));
 pub(crate) static HEADERS: LazyLock<Vec<u8>> = LazyLock::new(|| wasm("sluicegate-headers"));
 
-/// Builds a package of this workspace for wasm; cargo's own lock keeps two builds apart.
 fn wasm(package: &str) -> Vec<u8> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root.join("target"), PathBuf::from)
-        .join("plugins");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo
-        .current_dir(&root)
-        .args([
-            "build",
-            "--release",
-            "--target",
-            "wasm32-unknown-unknown",
-            "--package",
-            package,
-        ])
-        .arg("--target-dir")
-        .arg(&target)
-        .env_remove("RUSTFLAGS");
-    for setting in [
-        "opt-level=\"s\"",
-        "lto=\"fat\"",
-        "codegen-units=1",
-        "panic=\"abort\"",
-        "debug=false",
-        "strip=\"debuginfo\"",
-    ] {
-        cargo
-            .arg("--config")
-            .arg(format!("profile.release.{setting}"));
-    }
-    let output = cargo.output().expect("cargo runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let file = format!(
-        "wasm32-unknown-unknown/release/{}.wasm",
-        package.replace('-', "_")
-    );
-    std::fs::read(target.join(file)).expect("cargo wrote it")
+    std::fs::read(plugins::wasm(package)).expect("cargo wrote it")
 }
 
 pub(crate) fn host(instances: u32) -> Arc<Host> {

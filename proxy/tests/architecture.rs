@@ -1,0 +1,95 @@
+//! Keeps the invariants of ARCHITECTURE.md that can be seen in the source.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// All Rust files under a folder of the workspace.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .join(folder);
+    let mut found = Vec::new();
+    let mut folders = vec![root];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no sources under {folder}");
+    found
+}
+
+/// Fails if code (not comments) outside of `except` names one of `words`.
+fn check(folder: &str, words: &[&str], except: &[&str]) {
+    for (path, text) in sources(folder) {
+        let shown = path.display().to_string();
+        if except.iter().any(|allowed| shown.contains(allowed)) {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or("");
+            for word in words {
+                assert!(
+                    !code.contains(word),
+                    "{shown}:{}: `{word}` does not belong here",
+                    number + 1
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_codec_does_no_io_and_reads_no_clock() {
+    check(
+        "proxy/src/ws",
+        &["std::io", "std::net", "std::time", "tokio", "Instant"],
+        &["tests.rs"],
+    );
+}
+
+#[test]
+fn the_configuration_opens_nothing() {
+    check(
+        "proxy/src/config",
+        &[
+            "std::fs",
+            "File::open",
+            "rustls",
+            "wasmtime",
+            "plugin_host",
+            "tokio",
+        ],
+        &["tests.rs"],
+    );
+}
+
+#[test]
+fn only_the_plugin_host_names_wasmtime_and_only_tls_names_rustls() {
+    check("proxy/src", &["wasmtime"], &[]);
+    check("proxy/src", &["rustls"], &["src/tls"]);
+}
+
+#[test]
+fn the_plugin_host_and_the_sdk_do_not_look_up() {
+    check("proxy/plugin-host/src", &["use sluicegate::"], &[]);
+    check("plugin-sdk/src", &["plugin_host", "use sluicegate::"], &[]);
+}
+
+#[test]
+fn files_stay_readable() {
+    for folder in ["proxy", "plugin-sdk", "plugins", "tests"] {
+        for (path, text) in sources(folder) {
+            let lines = text.lines().count();
+            assert!(lines <= 800, "{} has {lines} lines", path.display());
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! What the proxy says about itself: the access log, the metrics, the admin listener.
+
+use std::fs::OpenOptions;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::Value;
+use sluicegate_tests::certs::Authority;
+use sluicegate_tests::client;
+use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::soon;
+use sluicegate_tests::upstream::{Script, Upstream};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+fn config(log: &str, rest: &str) -> String {
+    format!(
+        r#"
+        [[listener]]
+        bind = "127.0.0.1:0"
+        [admin]
+        bind = "127.0.0.1:0"
+        [log]
+        {log}
+        {rest}
+        "#
+    )
+}
+
+type Socket = WebSocketStream<TcpStream>;
+
+async fn open_pair(proxy: &Proxy, script: &Script, path: &str) -> (Socket, Socket) {
+    let opening = async {
+        let stream = client::tcp(proxy.addr(0)).await;
+        let request = client::ws_request(&format!("ws://a.test{path}"), &[]);
+        client::websocket(stream, request).await.unwrap().0
+    };
+    tokio::join!(opening, script.accept_websocket())
+}
+
+async fn pass(from: &mut Socket, to: &mut Socket, message: Message) {
+    from.send(message.clone()).await.unwrap();
+    let heard = soon("a message", to.next()).await.unwrap().unwrap();
+    assert_eq!(heard, message);
+}
+
+/// Says Close with this code and waits for both ends.
+async fn close(mut from: Socket, mut to: Socket, code: u16) {
+    let frame = CloseFrame {
+        code: code.into(),
+        reason: "".into(),
+    };
+    from.close(Some(frame)).await.unwrap();
+    let (a, b) = (
+        async { while soon("the end", from.next()).await.is_some() {} },
+        async { while soon("the end", to.next()).await.is_some() {} },
+    );
+    tokio::join!(a, b);
+}
+
+fn millis(event: &Value, key: &str) -> f64 {
+    let value = event[key].as_f64();
+    value.unwrap_or_else(|| panic!("no {key} in {event}"))
+}
+
+#[tokio::test]
+async fn a_websocket_is_logged_when_it_opens_and_when_it_closes() {
+    let script = Script::new().await;
+    let proxy = Proxy::start(&config(
+        "access = \"json\"",
+        &format!(
+            "[[route]]\nname = \"chat\"\npath = \"/ws/\"\nto = \"back\"\nidle_timeout = \"400ms\"\n\
+             [upstream.back]\nservers = [\"{}\"]\n",
+            script.addr
+        ),
+    ))
+    .await;
+    // Who, with which code, and the log's words for it.
+    for (who, code, closed_by, cause) in [
+        ("client", Some(1000), "client", "close"),
+        ("upstream", Some(4321), "upstream", "close"),
+        ("nobody", Some(1001), "proxy", "idle_timeout"),
+        ("client breaks", None, "client", "eof"),
+        ("upstream breaks", None, "upstream", "eof"),
+    ] {
+        let path = format!("/ws/{}", who.replace(' ', "-"));
+        let (mut down, mut up) = open_pair(&proxy, &script, &path).await;
+        let opened = proxy
+            .access_event("ws.open", |event| event["path"] == *path)
+            .await;
+        assert_eq!(opened["status"], 101);
+        assert_eq!(opened["route"], "chat");
+        assert_eq!(opened["upstream"], "back");
+        assert_eq!(opened["endpoint"], script.addr.to_string());
+        assert_eq!(opened["client_ip"], "127.0.0.1");
+        assert_eq!(opened["host"], "a.test");
+        assert!(millis(&opened, "upstream_ms") <= millis(&opened, "duration_ms"));
+
+        // Two messages up, a ping that is none, one message down.
+        pass(&mut down, &mut up, "hello".into()).await;
+        pass(&mut down, &mut up, Message::binary(vec![7; 200])).await;
+        pass(&mut down, &mut up, Message::Ping("ping".into())).await;
+        pass(&mut up, &mut down, "hi".into()).await;
+        // tungstenite answers the ping with its next write.
+        let (mut bytes_in, mut bytes_out) = (6 + 5 + 8 + 200 + 6 + 4, 2 + 2);
+        bytes_out += 2 + 4;
+        match who {
+            "client" => close(down, up, 1000).await,
+            "upstream" => close(up, down, 4321).await,
+            "client breaks" => {
+                drop(down);
+                client::read_to_end(up.get_mut()).await;
+                drop(up);
+            }
+            "upstream breaks" => {
+                drop(up);
+                client::read_to_end(down.get_mut()).await;
+                drop(down);
+            }
+            _ => {
+                let (a, b) = (
+                    async { while soon("the end", down.next()).await.is_some() {} },
+                    async { while soon("the end", up.next()).await.is_some() {} },
+                );
+                tokio::join!(a, b);
+            }
+        }
+        let closed = proxy
+            .access_event("ws.close", |event| event["path"] == *path)
+            .await;
+        assert_eq!(closed["request_id"], opened["request_id"]);
+        assert_eq!(closed["close_code"].as_u64(), code, "{who}: {closed}");
+        assert_eq!(closed["closed_by"], closed_by, "{who}: {closed}");
+        assert_eq!(closed["cause"], cause, "{who}: {closed}");
+        assert_eq!(closed["messages_in"], 2, "{who}: {closed}");
+        assert_eq!(closed["messages_out"], 1, "{who}: {closed}");
+        if code.is_some() {
+            // The Close frames of both sides.
+            bytes_in += 6 + 2;
+            bytes_out += 2 + 2;
+        }
+        if closed_by != "proxy" {
+            assert_eq!(closed["bytes_in"], bytes_in, "{who}: {closed}");
+            assert_eq!(closed["bytes_out"], bytes_out, "{who}: {closed}");
+        } else {
+            assert!(millis(&closed, "duration_ms") >= 400.0);
+        }
+        assert!(millis(&closed, "duration_ms") > 0.0);
+    }
+}
+
+#[tokio::test]
+async fn requests_are_logged_without_their_query_unless_it_is_asked_for() {
+    let pages = Upstream::describing("pages").await;
+    let routes = format!(
+        "[[route]]\nname = \"pages\"\npath = \"/p\"\nto = \"{}\"\n",
+        pages.addr
+    );
+    let secret = "token=hunter2";
+    for (log, expected) in [
+        ("access = \"json\"", "?…"),
+        ("access = \"json\"\nquery = true", secret),
+    ] {
+        let mut proxy = Proxy::start(&config(log, &routes)).await;
+        let (head, body) = client::get(proxy.addr(0), &format!("/p?{secret}")).await;
+        assert_eq!(head.status, 200);
+        let (missing, _) = client::get(proxy.addr(0), &format!("/missing?{secret}")).await;
+        assert_eq!(missing.status, 404);
+
+        let event = proxy
+            .access_event("request", |event| event["status"] == 200)
+            .await;
+        assert_eq!(event["method"], "GET");
+        assert_eq!(event["path"], "/p");
+        assert_eq!(event["query"], expected);
+        assert_eq!(event["route"], "pages");
+        assert_eq!(event["protocol"], "HTTP/1.1");
+        assert_eq!(event["bytes_out"], body.len());
+        assert!(millis(&event, "duration_ms") >= millis(&event, "upstream_ms"));
+
+        let event = proxy
+            .access_event("request", |event| event["status"] == 404)
+            .await;
+        assert_eq!(event["refused"], "no_route");
+        assert_eq!(event["query"], expected);
+        proxy.signal(libc::SIGTERM);
+        proxy.wait().await;
+        let everything = proxy.access_log().await.join("\n") + &proxy.stderr_text();
+        assert_eq!(everything.contains("hunter2"), expected == secret);
+    }
+}
+
+#[tokio::test]
+async fn the_access_log_is_text_by_default_and_can_be_off() {
+    let pages = Upstream::describing("pages").await;
+    for (log, expected) in [
+        ("", true),
+        ("access = \"text\"", true),
+        ("access = \"off\"", false),
+    ] {
+        let route = format!("[[route]]\nname = \"all\"\nto = \"{}\"\n", pages.addr);
+        let mut proxy = Proxy::start(&config(log, &route)).await;
+        assert_eq!(client::get(proxy.addr(0), "/a%20b?q").await.0.status, 200);
+        proxy.signal(libc::SIGTERM);
+        proxy.wait().await;
+        let lines = proxy.access_log().await;
+        assert_eq!(lines.len(), usize::from(expected), "{lines:?}");
+        for line in lines {
+            let words = [
+                "request status=200",
+                "method=GET",
+                "path=/a%20b",
+                "route=all",
+            ];
+            for word in words {
+                assert!(line.contains(word), "no {word} in {line}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_costs_lines_and_nothing_else() {
+    let pages = Upstream::describing("pages").await;
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut proxy = Proxy::start_with(
+        TempDir::new().unwrap(),
+        &config(
+            "access = \"json\"",
+            &format!("[[route]]\nto = \"{}\"\n", pages.addr),
+        ),
+        |command| {
+            command.stdout(full);
+        },
+    )
+    .await;
+    let mut stream = client::tcp(proxy.addr(0)).await;
+    for _ in 0..100 {
+        let (head, _) = client::ask(&mut stream, "a.test", "/", "").await.unwrap();
+        assert_eq!(head.status, 200);
+    }
+    let dropped = r#"sluicegate_log_lines_dropped_total{stream="access"}"#;
+    proxy.until_metric(dropped, 100.0).await;
+    drop(stream);
+    proxy.signal(libc::SIGTERM);
+    assert_eq!(proxy.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn metrics_tell_what_happened() {
+    let (authority, dir) = (Authority::new("ca"), TempDir::new().unwrap());
+    authority.issue(&["a.test"]).write(dir.path(), "a");
+    let (echo, pages) = (
+        Upstream::echoing("echo").await,
+        Upstream::describing("pages").await,
+    );
+    let dead = sluicegate_tests::free_port();
+    let proxy = Proxy::start_in(
+        dir,
+        &config(
+            "",
+            &format!(
+                r#"
+                [[listener]]
+                bind = "127.0.0.2:0"
+                tls = {{ cert = "a.crt", key = "a.key" }}
+                [[route]]
+                name = "ws"
+                path = "/ws/"
+                to = "{}"
+                [[route]]
+                name = "pages"
+                path = "/pages"
+                to = "{}"
+                [[route]]
+                name = "dead"
+                path = "/dead"
+                to = "127.0.0.1:{dead}"
+                "#,
+                echo.addr, pages.addr
+            ),
+        ),
+    )
+    .await;
+    let stream = client::tls(proxy.addr(1), "a.test", authority.client(&[])).await;
+    let request = client::ws_request("wss://a.test/ws/", &[]);
+    let (mut socket, _) = client::websocket(stream.unwrap(), request).await.unwrap();
+    socket.send("hello".into()).await.unwrap();
+    soon("an echo", socket.next()).await.unwrap().unwrap();
+    let request = client::ws_request("ws://a.test/pages", &[]);
+    let stream = client::tcp(proxy.addr(0)).await;
+    client::websocket(stream, request).await.unwrap_err();
+    for (path, status) in [("/pages", 200), ("/dead", 502), ("/nowhere", 404)] {
+        assert_eq!(client::get(proxy.addr(0), path).await.0.status, status);
+    }
+    assert!(proxy.reload().await);
+    assert_eq!(
+        proxy
+            .metric(r#"sluicegate_websockets_open{route="ws"}"#)
+            .await,
+        Some(1.0)
+    );
+    socket.close(None).await.unwrap();
+    while soon("the end", socket.next()).await.is_some() {}
+    proxy
+        .until_metric(r#"sluicegate_websockets_open{route="ws"}"#, 0.0)
+        .await;
+
+    let (head, text) = proxy.admin_request("GET", "/metrics", "").await;
+    let content_type = head.get("content-type").unwrap();
+    assert!(content_type.starts_with("application/openmetrics-text"));
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    for (series, value) in [
+        (r#"connections_accepted_total{listener="127.0.0.2:0"}"#, "1"),
+        (r#"connections_open{listener="127.0.0.2:0"}"#, "0"),
+        (
+            r#"tls_handshakes_total{listener="127.0.0.2:0",result="ok"}"#,
+            "1",
+        ),
+        (r#"handshakes_total{route="ws",result="accepted"}"#, "1"),
+        (
+            r#"handshakes_total{route="pages",result="answered_otherwise"}"#,
+            "1",
+        ),
+        (
+            r#"websocket_messages_total{route="ws",direction="from_downstream"}"#,
+            "1",
+        ),
+        (
+            r#"requests_total{route="dead",method="GET",status="5xx"}"#,
+            "1",
+        ),
+        (r#"request_duration_seconds_count{route="dead"}"#, "1"),
+        (r#"requests_rejected_total{reason="no_route"}"#, "1"),
+        (r#"reloads_total{result="applied"}"#, "1"),
+        ("config_generation", "2"),
+        ("draining", "0"),
+    ] {
+        let line = format!("sluicegate_{series} {value}");
+        assert!(text.lines().any(|own| own == line), "no {line}");
+    }
+    for prefix in [
+        "websocket_bytes_total{",
+        "websocket_duration_seconds_bucket{",
+        "upstream_up{",
+        "upstream_leases{",
+        "upstream_connect_errors_total{",
+        "upstream_connect_duration_seconds_bucket{",
+        "certificate_expiry_timestamp_seconds{",
+        "build_info{",
+        "last_reload_success_timestamp_seconds ",
+        "start_time_seconds ",
+        "resident_memory_bytes ",
+        "open_fds ",
+    ] {
+        let line = format!("sluicegate_{prefix}");
+        assert!(text.lines().any(|own| own.starts_with(&line)), "no {line}");
+    }
+}
+
+#[tokio::test]
+async fn a_web_page_cannot_ask_for_a_reload() {
+    let proxy = Proxy::start(&config("", "[[route]]\nrespond = {}\n")).await;
+    let own = "X-Sluicegate-Admin: 1\r\n";
+    for (method, fields, status) in [
+        ("POST", "", 403),
+        (
+            "POST",
+            "Origin: http://evil.example\r\nX-Sluicegate-Admin: 1\r\n",
+            403,
+        ),
+        ("POST", "Origin: null\r\nX-Sluicegate-Admin: 1\r\n", 403),
+        (
+            "POST",
+            "Host: evil.example\r\nX-Sluicegate-Admin: 1\r\n",
+            403,
+        ),
+        ("GET", own, 405),
+        ("OPTIONS", "Origin: http://evil.example\r\n", 405),
+    ] {
+        let (head, _) = proxy.admin_request(method, "/reload", fields).await;
+        assert_eq!(head.status, status, "{method} {fields}");
+        assert_eq!(head.get("access-control-allow-origin"), None);
+    }
+    assert_eq!(
+        proxy.metric("sluicegate_config_generation").await,
+        Some(1.0)
+    );
+    assert_eq!(proxy.post_reload().await.0, 200);
+    assert_eq!(
+        proxy.metric("sluicegate_config_generation").await,
+        Some(2.0)
+    );
+}

@@ -1,0 +1,197 @@
+//! Tunnels: idle timeouts, back-pressure, and big messages both ways.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt, StreamExt};
+use sluicegate_tests::client;
+use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::upstream::{Script, Upstream};
+use sluicegate_tests::{soon, until};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+
+async fn start(to: std::net::SocketAddr, idle_timeout: &str) -> Proxy {
+    Proxy::start(&format!(
+        r#"
+        [[listener]]
+        bind = "127.0.0.1:0"
+        [admin]
+        bind = "127.0.0.1:0"
+        [log]
+        access = "json"
+        [[route]]
+        to = "{to}"
+        idle_timeout = "{idle_timeout}"
+        "#
+    ))
+    .await
+}
+
+async fn open(proxy: &Proxy) -> WebSocketStream<TcpStream> {
+    let stream = client::tcp(proxy.addr(0)).await;
+    let request = client::ws_request("ws://a.test/", &[]);
+    client::websocket(stream, request).await.unwrap().0
+}
+
+/// Both ends of one tunnel.
+async fn open_pair(
+    proxy: &Proxy,
+    script: &Script,
+) -> (WebSocketStream<TcpStream>, WebSocketStream<TcpStream>) {
+    tokio::join!(open(proxy), script.accept_websocket())
+}
+
+/// The code of the Close that comes next, with its reason.
+async fn closed_with<S>(socket: &mut WebSocketStream<S>) -> (u16, String)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match soon("a Close", socket.next()).await {
+        Some(Ok(Message::Close(Some(frame)))) => (frame.code.into(), frame.reason.to_string()),
+        other => panic!("no Close but {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_idle_tunnel_is_closed_on_both_sides() {
+    let script = Script::new().await;
+    let proxy = start(script.addr, "400ms").await;
+    let (mut client, mut server) = open_pair(&proxy, &script).await;
+    let began = Instant::now();
+    let (down, up) = tokio::join!(closed_with(&mut client), closed_with(&mut server));
+    assert!(began.elapsed() >= Duration::from_millis(400));
+    let expected = (1001, "idle timeout".to_owned());
+    assert_eq!((down, up), (expected.clone(), expected));
+    // Both answers go out, both streams end.
+    let (down, up) = tokio::join!(client.next(), server.next());
+    assert!(down.is_none() && up.is_none(), "{down:?}, {up:?}");
+    let line = proxy.access_event("ws.close", |_| true).await;
+    assert_eq!(line["closed_by"], "proxy");
+    assert_eq!(line["cause"], "idle_timeout");
+    assert_eq!(line["close_code"], 1001);
+}
+
+#[tokio::test]
+async fn traffic_in_either_direction_puts_the_idle_timeout_off() {
+    let script = Script::new().await;
+    let idle = Duration::from_millis(900);
+    let proxy = start(script.addr, "900ms").await;
+    for from_client in [true, false] {
+        let (mut client, mut server) = open_pair(&proxy, &script).await;
+        let began = Instant::now();
+        let mut pace = tokio::time::interval(idle / 4);
+        for _ in 0..8 {
+            pace.tick().await;
+            let (from, to) = match from_client {
+                true => (&mut client, &mut server),
+                false => (&mut server, &mut client),
+            };
+            from.send("tick".into()).await.unwrap();
+            let heard = soon("a message", to.next()).await.unwrap().unwrap();
+            assert_eq!(heard.to_text().unwrap(), "tick");
+        }
+        let last = Instant::now();
+        assert!(last - began > idle);
+        assert_eq!(closed_with(&mut client).await.0, 1001);
+        // Counted from the last byte, give or take the way through the kernel.
+        assert!(last.elapsed() >= idle - Duration::from_millis(50));
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_holds_back_the_sender_and_not_in_our_memory() {
+    const PIECE: usize = 256 * 1024;
+    const PIECES: usize = 512;
+    let script = Script::new().await;
+    let proxy = start(script.addr, "1h").await;
+    let (mut client, mut server) = open_pair(&proxy, &script).await;
+    let before = proxy.resident_kib();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sent);
+    let sender = tokio::spawn(async move {
+        for number in 0..PIECES {
+            let piece = vec![u8::try_from(number % 251).unwrap(); PIECE];
+            server.send(Message::binary(piece)).await.unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+        server
+    });
+    // Stuck: nothing moves for twenty looks in a row.
+    let (last, still) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    until("back-pressure", || async {
+        let now = sent.load(Ordering::SeqCst);
+        if now == 0 || last.swap(now, Ordering::SeqCst) != now {
+            still.store(0, Ordering::SeqCst);
+        }
+        (still.fetch_add(1, Ordering::SeqCst) >= 20).then_some(())
+    })
+    .await;
+    let held = sent.load(Ordering::SeqCst) * PIECE;
+    assert!(held < PIECES * PIECE / 2, "{held} bytes were taken");
+    let grown = proxy.resident_kib().saturating_sub(before);
+    assert!(grown < 4096, "the proxy has grown by {grown} KiB");
+
+    for number in 0..PIECES {
+        let piece = soon("a piece", client.next()).await.unwrap().unwrap();
+        let piece = piece.into_data();
+        assert_eq!(piece.len(), PIECE);
+        assert!(piece.iter().all(|&byte| usize::from(byte) == number % 251));
+    }
+    sender.await.unwrap();
+    let grown = proxy.resident_kib().saturating_sub(before);
+    assert!(grown < 4096, "the proxy has grown by {grown} KiB");
+}
+
+#[tokio::test]
+async fn sixteen_mebibytes_pass_intact_in_both_directions_at_once() {
+    const SIZE: usize = 16 << 20;
+    let script = Script::new().await;
+    let proxy = start(script.addr, "1h").await;
+    let (client, server) = open_pair(&proxy, &script).await;
+    // Neither constant nor periodic in a power of two: a byte lost or swapped shows.
+    let payload = |seed: usize| -> Vec<u8> {
+        let byte = |at: usize| (at.wrapping_mul(31).wrapping_add(at >> 8) + seed) as u8;
+        (0..SIZE).map(byte).collect()
+    };
+    let (up, down) = (payload(1), payload(2));
+    let ((mut to_proxy, mut from_proxy), (mut to_back, mut from_back)) =
+        (client.split(), server.split());
+    let (sent_up, sent_down, got_down, got_up) = soon("both messages", async {
+        tokio::join!(
+            to_proxy.send(Message::binary(up.clone())),
+            to_back.send(Message::binary(down.clone())),
+            from_proxy.next(),
+            from_back.next(),
+        )
+    })
+    .await;
+    sent_up.unwrap();
+    sent_down.unwrap();
+    assert!(got_down.unwrap().unwrap().into_data() == down);
+    assert!(got_up.unwrap().unwrap().into_data() == up);
+}
+
+#[tokio::test]
+async fn sixteen_mebibytes_are_echoed_while_more_go_up() {
+    const SIZE: usize = 16 << 20;
+    let echo = Upstream::echoing("echo").await;
+    let proxy = start(echo.addr, "1h").await;
+    let (mut to, mut from) = open(&proxy).await.split();
+    let messages: Vec<Vec<u8>> = (1..=3).map(|n| vec![n; SIZE]).collect();
+    let sending = async {
+        for message in &messages {
+            to.send(Message::binary(message.clone())).await.unwrap();
+        }
+    };
+    let receiving = async {
+        for message in &messages {
+            let echoed = from.next().await.unwrap().unwrap();
+            assert!(echoed.into_data() == *message);
+        }
+    };
+    soon("the echoes", async { tokio::join!(sending, receiving) }).await;
+}
