@@ -8,7 +8,7 @@ use h2::client::SendRequest;
 use http::{HeaderMap, Request, Response};
 use rustls::ClientConfig;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
@@ -178,17 +178,7 @@ impl Raw {
     pub async fn frame(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
         let reading = async {
             loop {
-                let mut head = [0; 9];
-                self.stream.read_exact(&mut head).await.unwrap();
-                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-                let mut payload = vec![0; length as usize];
-                self.stream.read_exact(&mut payload).await.unwrap();
-                let frame = Frame {
-                    kind: head[3],
-                    flags: head[4],
-                    stream: u32::from_be_bytes([head[5], head[6], head[7], head[8]]),
-                    payload,
-                };
+                let frame = read_frame(&mut self.stream).await.unwrap();
                 if wanted(&frame) {
                     return frame;
                 }
@@ -204,6 +194,21 @@ impl Frame {
         // `:status: 200` is an entry of HPACK's static table.
         self.kind == HEADERS && self.payload.first() == Some(&0x88)
     }
+}
+
+/// Reads the next frame.
+pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Frame> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; length as usize];
+    stream.read_exact(&mut payload).await?;
+    Ok(Frame {
+        kind: head[3],
+        flags: head[4],
+        stream: u32::from_be_bytes([head[5], head[6], head[7], head[8]]),
+        payload,
+    })
 }
 
 /// A frame's bytes.

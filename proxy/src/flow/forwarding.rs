@@ -48,7 +48,7 @@ struct Loan {
 /// Why an attempt brought no answer.
 enum Missed {
     /// Not a byte of it was written.
-    Unsent(Request<RequestBody>),
+    Unsent(Box<Request<RequestBody>>),
     Broken(hyper::Error),
     TimedOut,
 }
@@ -88,7 +88,7 @@ pub(super) async fn send(
                 let loan = Loan::new(connection, upstream, leased, sender, watch);
                 return take_answer(response, loan, exchange);
             }
-            Err(Missed::Unsent(unsent)) => request = unsent,
+            Err(Missed::Unsent(unsent)) => request = *unsent,
             Err(missed) => match (missed, spare) {
                 (Missed::Broken(_), Some(spare)) => request = spare,
                 (missed, _) => return Err(explain(missed, leased, &watch)),
@@ -251,7 +251,7 @@ async fn attempt(
             biased;
             answered = &mut answer => return answered.map_err(|mut error| {
                 match error.take_message() {
-                    Some(unsent) => Missed::Unsent(unsent),
+                    Some(unsent) => Missed::Unsent(Box::new(unsent)),
                     None => Missed::Broken(error.into_error()),
                 }
             }),
