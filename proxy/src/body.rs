@@ -136,7 +136,8 @@ impl Body for RequestBody {
             Poll::Ready(Some(Ok(frame))) => {
                 this.waiting = None;
                 this.watch.progressed();
-                if inner.is_end_stream() {
+                // HTTP/2 may say the end in a frame of its own, which nobody waits for.
+                if inner.is_end_stream() || inner.size_hint().exact() == Some(0) {
                     this.watch.finish();
                 }
                 if let Some(data) = frame.data_ref() {

@@ -132,6 +132,24 @@ pub fn downstream_response(parts: &mut response::Parts, upgraded: bool) {
     }
 }
 
+/// Whether an upstream's head says in one way, or not at all, where its body ends: one decimal
+/// Content-Length, or `chunked` alone. Whoever read another end than we did could be made to take
+/// a body for the next response (RFC 9112 §6.3).
+pub fn has_clear_framing(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (lengths.next(), codings.next()) {
+        (None, None) => true,
+        (Some(length), None) => {
+            lengths.next().is_none() && length.as_bytes().iter().all(u8::is_ascii_digit)
+        }
+        (None, Some(coding)) => {
+            codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+        }
+        (Some(_), Some(_)) => false,
+    }
+}
+
 /// Takes out of trailers, in either direction, what only a head may say (RFC 9110 §6.5.1):
 /// framing, routing, forwarding, credentials, content format. Some servers merge trailers into the
 /// head, where such a field would pass for one that was checked.

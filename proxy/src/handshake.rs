@@ -246,8 +246,8 @@ fn has_upgrade_option(headers: &HeaderMap) -> bool {
     tokens(headers, CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"))
 }
 
-/// `None` for elements that are no tokens or come twice (RFC 6455 §4.1).
-/// The subprotocols that a request offers, in order; `None` if the list is malformed.
+/// The subprotocols that a request offers, in order; `None` if the list is malformed: empty, or with
+/// elements that are no tokens or come twice (RFC 6455 §4.1).
 pub fn offered_subprotocols(headers: &HeaderMap) -> Option<Vec<String>> {
     let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL);
     if lines.iter().any(|line| line.to_str().is_err()) {

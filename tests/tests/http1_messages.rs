@@ -92,6 +92,28 @@ async fn an_early_answer_reaches_a_client_that_is_still_sending() {
 }
 
 #[tokio::test]
+async fn an_early_answer_that_is_refused_lets_go_of_the_request_too() {
+    let upstream = Script::new().await;
+    let proxy = Proxy::in_front_of(upstream.addr, "").await;
+    for answer in [
+        "101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade",
+        "200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked",
+    ] {
+        let mut client = tcp(proxy.addr(0)).await;
+        let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\nabc";
+        client.write_all(head).await.unwrap();
+        let mut server = upstream.accept().await;
+        wire::read_head(&mut server).await.unwrap();
+        let answer = format!("HTTP/1.1 {answer}\r\n\r\n");
+        server.write_all(answer.as_bytes()).await.unwrap();
+        let answer = read_response(&mut client).await.unwrap();
+        assert_eq!(answer.head.status(), 502);
+        assert_eq!(read_to_end(&mut client).await, b"", "closed");
+        assert_eq!(read_to_end(&mut server).await, b"abc", "closed");
+    }
+}
+
+#[tokio::test]
 async fn interim_responses_do_not_end_a_request() {
     let upstream = Script::new().await;
     let proxy = Proxy::in_front_of(upstream.addr, "").await;

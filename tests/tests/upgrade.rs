@@ -387,6 +387,25 @@ async fn bytes_right_behind_the_101_are_not_lost() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_the_proxy_answers_itself_is_the_last_request() {
+    let upstream = Script::new().await;
+    let proxy = Proxy::in_front_of(
+        upstream.addr,
+        "path = \"/other\"\n[[route]]\npath = \"/ws\"\nrespond = { body = \"here\" }\n",
+    )
+    .await;
+    for (path, status) in [("/ws", "200"), ("/none", "404")] {
+        let request = handshake_with("").replace("/ws", path);
+        let request = request + "GET /other HTTP/1.1\r\nHost: a\r\n\r\n";
+        let answer = exchange(proxy.addr(0), request.as_bytes()).await;
+        let text = String::from_utf8(answer).unwrap();
+        assert_eq!(text.matches("HTTP/1.").count(), 1, "{text}");
+        assert_eq!(&text[9..12], status);
+    }
+    assert!(!upstream.was_contacted().await);
+}
+
+#[tokio::test]
 async fn an_interim_response_may_precede_the_101() {
     let upstream = Script::new().await;
     let proxy = Proxy::in_front_of(upstream.addr, "").await;

@@ -48,7 +48,7 @@ struct Loan {
 /// Why an attempt brought no answer.
 enum Missed {
     /// Not a byte of it was written.
-    Unsent(Request<RequestBody>),
+    Unsent(Box<Request<RequestBody>>),
     Broken(hyper::Error),
     TimedOut,
 }
@@ -88,7 +88,7 @@ pub(super) async fn send(
                 let loan = Loan::new(connection, upstream, leased, sender, watch);
                 return take_answer(response, loan, exchange);
             }
-            Err(Missed::Unsent(unsent)) => request = unsent,
+            Err(Missed::Unsent(unsent)) => request = *unsent,
             Err(missed) => match (missed, spare) {
                 (Missed::Broken(_), Some(spare)) => request = spare,
                 (missed, _) => return Err(explain(missed, leased, &watch)),
@@ -97,9 +97,7 @@ pub(super) async fn send(
     }
 
     let (leased, stream) = connect(route, upstream, exchange, leased).await?;
-    let (mut sender, driver) = http1::Builder::new()
-        .max_headers(RESPONSE_FIELDS)
-        .max_buf_size(RESPONSE_HEAD)
+    let (mut sender, driver) = client()
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| Failure::bad_gateway("upstream_broken").because(error))?;
@@ -112,6 +110,16 @@ pub(super) async fn send(
         }
         Err(missed) => Err(explain(missed, leased, &watch)),
     }
+}
+
+/// How to speak HTTP/1.1 to an upstream, with heads that have a limit.
+pub(super) fn client() -> http1::Builder {
+    let mut client = http1::Builder::new();
+    client
+        .max_headers(RESPONSE_FIELDS)
+        .max_header_size(RESPONSE_HEAD)
+        .max_buf_size(RESPONSE_HEAD);
+    client
 }
 
 /// Leases an endpoint, leaving out the tried ones.
@@ -209,15 +217,23 @@ impl Loan {
 
 impl OnEnd for Loan {
     fn ended(&mut self, _sent: u64, _complete: bool) {
-        if !self.request.is_finished() {
-            // Both connections would wait for the rest of a request that is over.
-            self.request.abandon();
-        } else if let Some(sender) = self.sender.take() {
+        if self.request.is_finished()
+            && let Some(sender) = self.sender.take()
+        {
             // The pool drops it if its response was not read to the end.
             let endpoint = self.leased.lease.endpoint();
             self.worker
                 .pool
                 .put_back(endpoint, sender, self.keep_alive, self.limit);
+        }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if !self.request.is_finished() {
+            // Both connections would wait for the rest of a request that is over.
+            self.request.abandon();
         }
     }
 }
@@ -239,7 +255,7 @@ async fn attempt(
             biased;
             answered = &mut answer => return answered.map_err(|mut error| {
                 match error.take_message() {
-                    Some(unsent) => Missed::Unsent(unsent),
+                    Some(unsent) => Missed::Unsent(Box::new(unsent)),
                     None => Missed::Broken(error.into_error()),
                 }
             }),
@@ -268,6 +284,10 @@ fn take_answer(
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         loan.leased.report(Outcome::Failure);
         return Err(Failure::bad_gateway("unasked_upgrade"));
+    }
+    if !forward::has_clear_framing(&parts.headers) {
+        loan.leased.report(Outcome::Failure);
+        return Err(Failure::bad_gateway("upstream_framing"));
     }
     loan.leased.report(Outcome::Success);
     forward::downstream_response(&mut parts, false);

@@ -77,6 +77,9 @@ pub(super) async fn open(
     leased.report(Outcome::Success);
     let (mut parts, body) = response.into_parts();
     if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+        if !forward::has_clear_framing(&parts.headers) {
+            return Err(Failure::bad_gateway("upstream_framing"));
+        }
         tokio::spawn(upstream_connection);
         forward::downstream_response(&mut parts, false);
         let body = ResponseBody::upstream(body).on_end(Box::new(leased));
@@ -109,7 +112,7 @@ async fn shake_hands(
     stream: Stream,
     request: Request<RequestBody>,
 ) -> hyper::Result<(Response<hyper::body::Incoming>, UpstreamConnection)> {
-    let (mut sender, mut connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, mut connection) = forwarding::client().handshake(TokioIo::new(stream)).await?;
     let mut answer = pin!(sender.send_request(request));
     let response = poll_fn(|cx| {
         if let Poll::Ready(response) = answer.as_mut().poll(cx) {

@@ -454,3 +454,26 @@ fn rewrites() {
     assert_eq!(regex("x", "\r\n", "/axb"), Err(PathFault::BadCharacter));
     assert_eq!(regex("20", "2f", "/a%20b"), Err(PathFault::HiddenSlash));
 }
+
+#[test]
+fn a_response_has_one_end() {
+    let check = |fields: &[(&'static str, &str)], clear: bool| {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, value.parse().unwrap());
+        }
+        assert_eq!(has_clear_framing(&headers), clear, "{fields:?}");
+    };
+    const LENGTH: &str = "content-length";
+    const CODING: &str = "transfer-encoding";
+    check(&[], true);
+    check(&[(LENGTH, "3")], true);
+    check(&[(CODING, "Chunked")], true);
+    check(&[(LENGTH, "3"), (LENGTH, "3")], false);
+    check(&[(LENGTH, "3, 3")], false);
+    check(&[(LENGTH, "+3")], false);
+    check(&[(CODING, "chunked"), (CODING, "chunked")], false);
+    check(&[(CODING, "gzip, chunked")], false);
+    check(&[(CODING, "identity")], false);
+    check(&[(LENGTH, "3"), (CODING, "chunked")], false);
+}
