@@ -106,6 +106,40 @@ async fn traffic_in_either_direction_puts_the_idle_timeout_off() {
 }
 
 #[tokio::test]
+async fn the_end_of_one_side_reaches_the_other_at_once() {
+    let script = Script::new().await;
+    let proxy = start(script.addr, "1h").await;
+    for (from_client, reset) in [(true, false), (true, true), (false, false), (false, true)] {
+        let (client, server) = open_pair(&proxy, &script).await;
+        let (going, mut staying) = match from_client {
+            true => (client.into_inner(), server.into_inner()),
+            false => (server.into_inner(), client.into_inner()),
+        };
+        let began = Instant::now();
+        if reset {
+            // No time to linger: the kernel answers with RST.
+            socket2::SockRef::from(&going)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+        }
+        drop(going);
+        assert!(client::read_to_end(&mut staying).await.is_empty());
+        assert!(began.elapsed() < Duration::from_secs(2));
+        drop(staying);
+        let (who, cause) = (
+            if from_client { "client" } else { "upstream" },
+            if reset { "reset" } else { "eof" },
+        );
+        let closed = proxy
+            .access_event("ws.close", |event| {
+                event["closed_by"] == who && event["cause"] == cause
+            })
+            .await;
+        assert_eq!(closed.get("close_code"), None);
+    }
+}
+
+#[tokio::test]
 async fn a_slow_reader_holds_back_the_sender_and_not_in_our_memory() {
     const PIECE: usize = 256 * 1024;
     const PIECES: usize = 512;

@@ -204,6 +204,22 @@ async fn a_refused_connection_fails_over_with_the_request_intact() {
 }
 
 #[tokio::test]
+async fn a_name_is_looked_up_and_all_its_addresses_are_tried() {
+    // `localhost` may be ::1 as well, where nobody listens.
+    let upstream = Upstream::describing("named").await;
+    let port = upstream.addr.port();
+    let proxy = start(&format!(r#"servers = ["localhost:{port}"]"#)).await;
+    let answer = who_answers(&proxy, Ipv4Addr::LOCALHOST).await;
+    assert_eq!(answer.unwrap(), "named");
+
+    // RFC 6761: a name that never exists.
+    let proxy = start(r#"servers = ["nowhere.invalid:80"]"#).await;
+    assert_eq!(who_answers(&proxy, Ipv4Addr::LOCALHOST).await, Err(502));
+    let errors = r#"sluicegate_upstream_connect_errors_total{upstream="it",endpoint="nowhere.invalid:80",kind="dns"}"#;
+    assert_eq!(proxy.metric(errors).await, Some(1.0));
+}
+
+#[tokio::test]
 async fn an_endpoint_that_fails_is_out_at_once_and_comes_back() {
     let port = free_port();
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
