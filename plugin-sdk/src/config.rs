@@ -98,15 +98,22 @@ impl From<&str> for Secret {
 pub(crate) fn parse<T: DeserializeOwned>(json: &str) -> Result<T, String> {
     // It runs in every instance: straight from the text as long as all is well.
     serde_json::from_str(json).or_else(|_| {
-        let value: serde_json::Value = serde_json::from_str(json).map_err(|e| e.to_string())?;
-        serde_path_to_error::deserialize(value).map_err(|error| {
-            let path = error.path().to_string();
-            // The path is `.` at the top, where serde's message names the key by itself.
+        let mut json = serde_json::Deserializer::from_str(json);
+        let config = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let (path, error) = (error.path().to_string(), error.inner());
+            let message = error.to_string();
+            // The operator wrote TOML: a place in the JSON means nothing to them.
+            let place = format!(" at line {} column {}", error.line(), error.column());
+            let message = message.strip_suffix(&place).unwrap_or(&message);
+            // The path is `.` at the top, where serde's message names the key by itself, and `?`
+            // where the JSON breaks off.
             match path.as_str() {
-                "." => error.inner().to_string(),
-                path => format!("`{path}`: {}", error.inner()),
+                "." | "?" => message.to_owned(),
+                path => format!("`{path}`: {message}"),
             }
-        })
+        })?;
+        json.end().map_err(|error| error.to_string())?;
+        Ok(config)
     })
 }
 
@@ -142,6 +149,11 @@ mod tests {
         check(
             r#"{"header":"h","keys":{"ci":true}}"#,
             "`keys.ci`: invalid type: boolean `true`, expected a string",
+        );
+        check(r#"{"header":"#, "`header`: EOF while parsing a value");
+        check(
+            r#"{"header":"h"} {}"#,
+            "trailing characters at line 1 column 16",
         );
         let config: Config = parse(r#"{"header":"h","keys":{"ci":"s3"}}"#).unwrap();
         assert!(config.keys["ci"].matches("s3"));

@@ -31,7 +31,7 @@ use tokio::time::timeout;
 
 use crate::body::ResponseBody;
 use crate::config::model::Action;
-use crate::drain::Member;
+use crate::drain::{Member, Phase};
 use crate::error::{Failure, plain_response};
 use crate::facts::{ConnectionFacts, Peer};
 use crate::flow::chain::Chain;
@@ -62,7 +62,11 @@ pub async fn serve_connection(
     let (stream, tls) = match &policy.tls {
         None => (Stream::Plain(socket), None),
         Some(tls) => {
-            let accepted = timeout(snapshot.timeouts.tls_handshake, tls.accept(socket)).await;
+            let accepted = tokio::select! {
+                accepted = timeout(snapshot.timeouts.tls_handshake, tls.accept(socket)) => accepted,
+                // Nobody would be served behind it.
+                () = member.reached(Phase::Draining) => return,
+            };
             let failed = match accepted {
                 Ok(Ok((stream, facts))) => Ok((Stream::ServerTls(Box::new(stream)), Some(facts))),
                 Ok(Err(error)) => Err(error.to_string()),
@@ -181,6 +185,9 @@ async fn handle(
     let version = parts.version;
     // The guard stops looking after a head that asks for a WebSocket, see there.
     let mut must_close = handshake::asks_for_websocket(&parts.headers);
+    if must_close {
+        connection.note_handshake();
+    }
     let snapshot = connection.worker.snapshot();
     let mut exchange = Exchange::begin(&connection, &snapshot, &parts);
     let mut response = match answer(&connection, &snapshot, &mut exchange, parts, body).await {

@@ -2,7 +2,7 @@
 //!
 //! On TCP every worker gets a socket of its own (SO_REUSEPORT) and the kernel spreads the
 //! connections. SO_REUSEPORT would also let a second server of the same user steal half of them,
-//! so a plain socket is bound first, as a probe: a port that is taken is an error here. A unix
+//! so the first socket is bound without it: a port that is taken is an error here. A unix
 //! socket is one socket that the workers share; the file of a server that died is replaced, that of
 //! a live one is an error. The file stays behind on exit, for the next start to replace.
 //!
@@ -186,20 +186,21 @@ impl Acceptor {
 }
 
 fn bind_tcp(mut address: SocketAddr, only_v6: bool, workers: usize) -> io::Result<BoundListener> {
-    if address.port() != 0 {
-        drop(tcp_socket(address, only_v6, false)?);
-    }
     let mut sockets = Vec::with_capacity(workers);
     for _ in 0..workers {
-        let socket = tcp_socket(address, only_v6, true)?;
-        if address.port() == 0 {
-            // The others must join the port that the first one was given.
-            let port = socket
-                .local_addr()?
-                .as_socket()
-                .map_or(0, |local| local.port());
-            address.set_port(port);
+        let socket = tcp_socket(&address, only_v6)?;
+        if sockets.is_empty() {
+            // Alone: a port that anybody listens on is an error, and a port of 0 becomes one that
+            // is really free. Only then may the other workers' sockets join.
+            socket.bind(&address.into())?;
+            socket.set_reuse_port(true)?;
+            let port = socket.local_addr()?.as_socket().map(|local| local.port());
+            address.set_port(port.unwrap_or(address.port()));
+        } else {
+            socket.set_reuse_port(true)?;
+            socket.bind(&address.into())?;
         }
+        socket.listen(BACKLOG)?;
         sockets.push(ListenSocket {
             socket,
             unix: false,
@@ -211,19 +212,14 @@ fn bind_tcp(mut address: SocketAddr, only_v6: bool, workers: usize) -> io::Resul
     })
 }
 
-fn tcp_socket(address: SocketAddr, only_v6: bool, reuse_port: bool) -> io::Result<RawSocket> {
-    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
+fn tcp_socket(address: &SocketAddr, only_v6: bool) -> io::Result<RawSocket> {
+    let socket = RawSocket::new(Domain::for_address(*address), Type::STREAM, None)?;
     // Connections of a former process that linger in TIME_WAIT must not block a restart.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(only_v6)?;
     }
-    if reuse_port {
-        socket.set_reuse_port(true)?;
-    }
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
     Ok(socket)
 }
 

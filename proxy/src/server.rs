@@ -359,6 +359,9 @@ impl Server {
 
     async fn drain(self, patient: bool, control: &mut Control) {
         let drain = &self.shared.drain;
+        // Whoever asks for a reload now is told at once that there will be none.
+        control.reloads.close();
+        while control.reloads.try_recv().is_ok() {}
         self.actions.set_readiness(Readiness::Draining);
         self.shared.metrics.set_draining(true);
         for listener in self.listeners.values() {

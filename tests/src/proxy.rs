@@ -202,6 +202,14 @@ impl Proxy {
         self.stderr.lines.lock().unwrap().join("\n")
     }
 
+    /// Everything on stderr, once the proxy has closed it.
+    pub async fn stderr_to_end(&self) -> String {
+        let mut lines = self.stderr.clone();
+        let ended = async { while lines.more().await {} };
+        soon("the end of stderr", ended).await;
+        self.stderr_text()
+    }
+
     /// Waits for a line of the log (stderr).
     pub async fn log_line(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         self.stderr.wait_for(what, wanted).await

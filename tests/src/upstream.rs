@@ -21,7 +21,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::server;
+use tokio_tungstenite::tungstenite::handshake::{derive_accept_key, server};
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::wire::{self, Message};
 use crate::{client, soon};
@@ -70,6 +71,18 @@ impl Upstream {
     /// is answered with `name`.
     pub async fn echoing(name: &'static str) -> Upstream {
         Upstream::serve(loopback(), move |stream| echo(name, stream)).await
+    }
+
+    /// As [`Upstream::echoing`] and, for what asks for no WebSocket, as [`Upstream::describing`].
+    pub async fn serving_both(name: &'static str) -> Upstream {
+        Upstream::serve(loopback(), move |stream| async move {
+            let service = service_fn(move |request| describe_or_echo(name, request));
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
+                .await;
+        })
+        .await
     }
 
     /// Hands every whole request to the test and answers it with an empty 200. A request that
@@ -234,6 +247,34 @@ async fn describe(
     Ok(response)
 }
 
+async fn describe_or_echo(
+    name: &'static str,
+    mut request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let Some(key) = request.headers().get("sec-websocket-key") else {
+        return describe(name, request).await;
+    };
+    let accept = derive_accept_key(key.as_bytes());
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        if let Ok(stream) = upgrade.await {
+            let config = Some(client::config());
+            let stream = TokioIo::new(stream);
+            echo_all(
+                name,
+                WebSocketStream::from_raw_socket(stream, Role::Server, config).await,
+            )
+            .await;
+        }
+    });
+    let response = Response::builder()
+        .status(101)
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-accept", accept);
+    Ok(response.body(Full::default()).unwrap())
+}
+
 // The callback's type is tungstenite's.
 #[expect(clippy::result_large_err)]
 async fn echo(name: &'static str, stream: TcpStream) {
@@ -249,9 +290,15 @@ async fn echo(name: &'static str, stream: TcpStream) {
     };
     let config = Some(client::config());
     let accepted = tokio_tungstenite::accept_hdr_async_with_config(stream, choose, config);
-    let Ok(mut socket) = accepted.await else {
-        return;
-    };
+    if let Ok(socket) = accepted.await {
+        echo_all(name, socket).await;
+    }
+}
+
+async fn echo_all<S>(name: &'static str, mut socket: WebSocketStream<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     while let Some(Ok(message)) = socket.next().await {
         let answer = match &message {
             message if message.to_text().is_ok_and(|text| text == "whoami") => name.into(),

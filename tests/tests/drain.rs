@@ -170,6 +170,8 @@ async fn quit_lets_tunnels_live_and_takes_nothing_new() {
     );
     assert_eq!(proxy.admin_get("/healthz").await.0, 200);
     assert_eq!(proxy.metric("sluicegate_draining").await, Some(1.0));
+    let (status, outcome) = soon("the answer to a reload", proxy.post_reload()).await;
+    assert_eq!((status, &outcome["result"]), (422, &"rejected".into()));
 
     let mut pace = tokio::time::interval(Duration::from_millis(100));
     for _ in 0..5 {
@@ -177,6 +179,8 @@ async fn quit_lets_tunnels_live_and_takes_nothing_new() {
         echoes(&mut socket).await;
     }
     socket.close(None).await.unwrap();
+    while soon("the end", socket.next()).await.is_some() {}
+    drop(socket);
     assert_eq!(proxy.exit_code().await, Some(0));
     assert!(!proxy.stderr_text().contains("connections were cut"));
 }
@@ -184,7 +188,9 @@ async fn quit_lets_tunnels_live_and_takes_nothing_new() {
 #[tokio::test]
 async fn what_is_under_way_is_finished() {
     let script = Script::new().await;
-    let mut proxy = start("127.0.0.1:0", script.addr, "4s").await;
+    // One worker, which hears of the drain on all its connections in one turn.
+    let text = config("127.0.0.1:0", script.addr, "4s") + "[runtime]\nworkers = 1\n";
+    let mut proxy = Proxy::start(&text).await;
     let request = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
     // One request waits for its head, one is in the middle of its body, one is a handshake.
     let mut waiting = client::tcp(proxy.addr(0)).await;
@@ -208,8 +214,11 @@ async fn what_is_under_way_is_finished() {
 
     let (mut shaking, mut shaken) = tokio::join!(open(&proxy), async {
         let upstream = script.accept().await;
+        let mut idle = client::tcp(proxy.addr(0)).await;
+        let open = r#"sluicegate_connections_open{listener="127.0.0.1:0"}"#;
+        proxy.until_metric(open, 4.0).await;
         proxy.signal(libc::SIGTERM);
-        draining(&proxy).await;
+        assert!(client::read_to_end(&mut idle).await.is_empty());
         tokio_tungstenite::accept_async(upstream).await.unwrap()
     });
     waiting_upstream
@@ -246,6 +255,25 @@ async fn start_http2(to: SocketAddr) -> (Proxy, tokio_rustls::client::TlsStream<
     let tls = authority.client(&["h2"]);
     let stream = client::tls(proxy.addr(0), "a.test", tls).await.unwrap();
     (proxy, stream)
+}
+
+#[tokio::test]
+async fn a_tls_handshake_that_never_ends_does_not_hold_up_a_stop() {
+    let upstream = Upstream::describing("pages").await;
+    let (mut proxy, stream) = start_http2(upstream.addr).await;
+    drop(stream);
+    let mut half_open = client::tcp(proxy.addr(0)).await;
+    half_open
+        .write_all(b"\x16\x03\x01\x02\x00\x01")
+        .await
+        .unwrap();
+    let open = r#"sluicegate_connections_open{listener="127.0.0.1:0"}"#;
+    proxy.until_metric(open, 1.0).await;
+    let began = Instant::now();
+    proxy.signal(libc::SIGQUIT);
+    assert_eq!(proxy.exit_code().await, Some(0));
+    // Neither the handshake's ten seconds nor a drain's.
+    assert!(began.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]

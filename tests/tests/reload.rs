@@ -289,6 +289,47 @@ async fn a_tunnel_keeps_the_idle_timeout_it_began_with() {
     echoes(&mut long).await;
 }
 
+#[tokio::test]
+async fn endpoints_keep_their_leases_and_their_health() {
+    let echo = Upstream::echoing("echo").await;
+    let dead = free_port();
+    let with_limit = |limit: usize| {
+        config(&format!(
+            r#"
+            [upstream.live]
+            servers = ["{}"]
+            max_connections = {limit}
+            [upstream.dead]
+            servers = ["127.0.0.1:{dead}"]
+            health = {{ fails = 1, out_for = "1h" }}
+            [[route]]
+            to = "live"
+            [[route]]
+            path = "/dead"
+            to = "dead"
+            "#,
+            echo.addr
+        ))
+    };
+    let proxy = Proxy::start(&with_limit(1)).await;
+    let mut before = open(&proxy, "/").await;
+    assert_eq!(client::get(proxy.addr(0), "/dead").await.0.status, 502);
+    for (limit, status) in [(1, 503), (2, 101)] {
+        proxy.rewrite_config(&with_limit(limit));
+        assert!(proxy.reload().await);
+        let stream = client::tcp(proxy.addr(0)).await;
+        let request = client::ws_request("ws://a.test/", &[]);
+        let opened = client::websocket(stream, request).await;
+        match status {
+            101 => echoes(&mut opened.unwrap().0).await,
+            _ => assert!(opened.unwrap_err().to_string().contains("503")),
+        }
+        // Out before, out afterwards: nobody tries to connect.
+        assert_eq!(client::get(proxy.addr(0), "/dead").await.0.status, 503);
+    }
+    echoes(&mut before).await;
+}
+
 /// What keeps the proxy busy until it is told to stop.
 struct Load {
     stop: Arc<AtomicBool>,

@@ -46,18 +46,19 @@ async fn pass(from: &mut Socket, to: &mut Socket, message: Message) {
     assert_eq!(heard, message);
 }
 
+/// Reads until the other side has ended, then ends this one.
+async fn ended(mut socket: Socket) {
+    while soon("the end", socket.next()).await.is_some() {}
+}
+
 /// Says Close with this code and waits for both ends.
-async fn close(mut from: Socket, mut to: Socket, code: u16) {
+async fn close(mut from: Socket, to: Socket, code: u16) {
     let frame = CloseFrame {
         code: code.into(),
         reason: "".into(),
     };
     from.close(Some(frame)).await.unwrap();
-    let (a, b) = (
-        async { while soon("the end", from.next()).await.is_some() {} },
-        async { while soon("the end", to.next()).await.is_some() {} },
-    );
-    tokio::join!(a, b);
+    tokio::join!(ended(from), ended(to));
 }
 
 fn millis(event: &Value, key: &str) -> f64 {
@@ -120,11 +121,7 @@ async fn a_websocket_is_logged_when_it_opens_and_when_it_closes() {
                 drop(down);
             }
             _ => {
-                let (a, b) = (
-                    async { while soon("the end", down.next()).await.is_some() {} },
-                    async { while soon("the end", up.next()).await.is_some() {} },
-                );
-                tokio::join!(a, b);
+                tokio::join!(ended(down), ended(up));
             }
         }
         let closed = proxy
@@ -304,6 +301,7 @@ async fn metrics_tell_what_happened() {
     );
     socket.close(None).await.unwrap();
     while soon("the end", socket.next()).await.is_some() {}
+    drop(socket);
     proxy
         .until_metric(r#"sluicegate_websockets_open{route="ws"}"#, 0.0)
         .await;

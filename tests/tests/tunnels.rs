@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
+use sluicegate_tests::certs::Authority;
 use sluicegate_tests::client;
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::{Script, Upstream};
 use sluicegate_tests::{soon, until};
+use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -146,12 +149,13 @@ async fn a_slow_reader_holds_back_the_sender_and_not_in_our_memory() {
     assert!(grown < 4096, "the proxy has grown by {grown} KiB");
 }
 
-#[tokio::test]
-async fn sixteen_mebibytes_pass_intact_in_both_directions_at_once() {
+/// Sends a big message from each end at the same time.
+async fn exchange_big_messages<C, S>(client: WebSocketStream<C>, server: WebSocketStream<S>)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     const SIZE: usize = 16 << 20;
-    let script = Script::new().await;
-    let proxy = start(script.addr, "1h").await;
-    let (client, server) = open_pair(&proxy, &script).await;
     // Neither constant nor periodic in a power of two: a byte lost or swapped shows.
     let payload = |seed: usize| -> Vec<u8> {
         let byte = |at: usize| (at.wrapping_mul(31).wrapping_add(at >> 8) + seed) as u8;
@@ -173,6 +177,50 @@ async fn sixteen_mebibytes_pass_intact_in_both_directions_at_once() {
     sent_down.unwrap();
     assert!(got_down.unwrap().unwrap().into_data() == down);
     assert!(got_up.unwrap().unwrap().into_data() == up);
+}
+
+#[tokio::test]
+async fn sixteen_mebibytes_pass_intact_in_both_directions_at_once() {
+    let script = Script::new().await;
+    let proxy = start(script.addr, "1h").await;
+    let (client, server) = open_pair(&proxy, &script).await;
+    exchange_big_messages(client, server).await;
+}
+
+#[tokio::test]
+async fn sixteen_mebibytes_pass_intact_through_tls_on_both_sides() {
+    let (authority, dir) = (Authority::new("ca"), TempDir::new().unwrap());
+    let identity = authority.issue(&["a.test", "127.0.0.1"]);
+    identity.write(dir.path(), "a");
+    std::fs::write(dir.path().join("ca.pem"), &authority.pem).unwrap();
+    let script = Script::new().await;
+    let config = format!(
+        r#"
+        [[listener]]
+        bind = "127.0.0.1:0"
+        tls = {{ cert = "a.crt", key = "a.key" }}
+        [upstream.back]
+        servers = ["https://{}"]
+        tls = {{ ca = "ca.pem" }}
+        [[route]]
+        to = "back"
+        "#,
+        script.addr
+    );
+    let proxy = Proxy::start_in(dir, &config).await;
+    let connecting = async {
+        let tls = authority.client(&["http/1.1"]);
+        let stream = client::tls(proxy.addr(0), "a.test", tls).await.unwrap();
+        let request = client::ws_request("wss://a.test/", &[]);
+        client::websocket(stream, request).await.unwrap().0
+    };
+    let accepting = async {
+        let acceptor = TlsAcceptor::from(identity.server(None));
+        let stream = acceptor.accept(script.accept().await).await.unwrap();
+        tokio_tungstenite::accept_async(stream).await.unwrap()
+    };
+    let (client, server) = tokio::join!(connecting, accepting);
+    exchange_big_messages(client, server).await;
 }
 
 #[tokio::test]

@@ -87,8 +87,8 @@ impl Host {
 
     /// Makes a plugin of a component, or of the core module that cargo wrote.
     ///
-    /// Blocks for as long as compiling takes (tens of milliseconds and more; under one from the
-    /// cache): call it on a blocking thread, under a timeout of the caller's own.
+    /// Blocks for as long as compiling takes, or reading from the cache: call it on a blocking
+    /// thread, under a timeout of the caller's own.
     ///
     /// # Errors
     /// See [`LoadError`]; it names the import or export that is wrong.

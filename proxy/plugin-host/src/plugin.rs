@@ -24,8 +24,8 @@ use crate::log::{LogGate, escape};
 pub struct Limits {
     /// Linear memory of one instance, bytes.
     pub memory: u64,
-    /// CPU time of one call, in steps of a millisecond. Wall-clock time is bounded as well, by
-    /// twenty times as much or a second, whichever is longer.
+    /// CPU time of one call, in steps of a millisecond. Wall-clock time, the wait for an instance
+    /// included, is bounded as well: by twenty times as much or two seconds, whichever is longer.
     pub call_timeout: Duration,
     /// Wall-clock time `configure` may take when the plugin is loaded.
     pub configure_timeout: Duration,

@@ -19,6 +19,8 @@ pub(super) struct Connection {
     in_flight: AtomicUsize,
     /// At least one request has begun.
     used: AtomicBool,
+    /// A request asks for a WebSocket: nothing but its answer comes after it on this connection.
+    shakes_hands: AtomicBool,
     /// The verified upgrade that waits for its 101 to be sent.
     upgrade: Mutex<Option<Pending>>,
 }
@@ -40,6 +42,7 @@ impl Connection {
             _admission: admission,
             in_flight: AtomicUsize::new(0),
             used: AtomicBool::new(false),
+            shakes_hands: AtomicBool::new(false),
             upgrade: Mutex::new(None),
         }
     }
@@ -69,6 +72,14 @@ impl Connection {
 
     pub(super) fn is_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_handshake(&self) {
+        self.shakes_hands.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn shakes_hands(&self) -> bool {
+        self.shakes_hands.load(Ordering::Relaxed)
     }
 
     pub(super) fn put_upgrade(&self, upgrade: Pending) {

@@ -84,8 +84,12 @@ where
                 Phase::Stopped => return Poll::Ready(Ended::Cut),
                 Phase::Draining if !leaving => {
                     leaving = true;
-                    Pin::new(&mut *server).graceful_shutdown();
-                    continue;
+                    // hyper would put `Connection: close` into a 101. After a handshake the
+                    // connection is closed or upgraded in any case.
+                    if !connection.shakes_hands() {
+                        Pin::new(&mut *server).graceful_shutdown();
+                        continue;
+                    }
                 }
                 _ => {}
             }

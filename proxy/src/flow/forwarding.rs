@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep};
 
 use crate::body::{BodyWatch, OnEnd, RequestBody, ResponseBody, ResponseEnd};
-use crate::error::Failure;
+use crate::error::{Failure, Side};
 use crate::flow::connection::Connection;
 use crate::flow::exchange::Exchange;
 use crate::forward;
@@ -168,6 +168,10 @@ pub(super) async fn connect(
             }
             Err(error) => {
                 leased.metrics.connect_error(error.kind.label());
+                if error.kind == ConnectErrorKind::Local {
+                    // No endpoint's fault, and no other endpoint would do better.
+                    return Err(connect_failure(&error));
+                }
                 leased.report(Outcome::Failure);
                 tried.push(leased.lease.index());
                 leased = match lease(upstream, exchange, &tried) {
@@ -313,6 +317,11 @@ fn connect_failure(error: &ConnectError) -> Failure {
         ConnectErrorKind::Dns => Failure::bad_gateway("connect_dns"),
         ConnectErrorKind::Refused => Failure::bad_gateway("connect_refused"),
         ConnectErrorKind::Tls => Failure::bad_gateway("connect_tls"),
+        ConnectErrorKind::Local => Failure::new(
+            Side::Proxy,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "out_of_resources",
+        ),
         ConnectErrorKind::Unreachable | ConnectErrorKind::Other => {
             Failure::bad_gateway("connect_failed")
         }

@@ -83,7 +83,7 @@ async fn work(worker: Arc<Worker>, mut sockets: mpsc::UnboundedReceiver<NewSocke
                 match socket.register() {
                     Ok(acceptor) => {
                         let worker = Arc::clone(&worker);
-                        tokio::spawn(accept(worker, acceptor, listener, closing));
+                        tokio::spawn(accept(closing, worker, acceptor, listener));
                     }
                     Err(error) => tracing::error!(%error, "a worker cannot accept connections"),
                 }
@@ -94,11 +94,13 @@ async fn work(worker: Arc<Worker>, mut sockets: mpsc::UnboundedReceiver<NewSocke
 
 /// Accepts until the listener closes. Nothing slow happens here: a TLS handshake is the
 /// connection's own affair.
+///
+/// `closing` comes first, so that it is dropped last: who waits for it finds the socket closed.
 async fn accept(
+    closing: Member,
     worker: Arc<Worker>,
     mut acceptor: Acceptor,
     listener: Arc<Listener>,
-    closing: Member,
 ) {
     loop {
         let (socket, peer) = tokio::select! {

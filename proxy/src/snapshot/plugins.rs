@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::Value;
-use sluicegate_plugin_host::{Filter, Limits, Plugin};
+use sluicegate_plugin_host::{ConfigureError, Filter, Limits, Plugin};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -158,14 +158,41 @@ async fn filter(
         .and_then(|before| before.filters.get(&json));
     let filter = match before {
         Some(filter) => filter.clone(),
-        None => loaded.plugin.configure(&json).await.map_err(|error| {
-            let name = loaded.plugin.name();
-            let message = format!("plugin `{name}` does not take this config: {error}");
-            vec![Diagnostic::error(config.span.clone(), message)]
-        })?,
+        None => match loaded.plugin.configure(&json).await {
+            Ok(filter) => filter,
+            Err(error) => {
+                let name = loaded.plugin.name();
+                let reason = told_without_secrets(&loaded.plugin, config, error).await;
+                let message = format!("plugin `{name}` does not take this config: {reason}");
+                return Err(vec![Diagnostic::error(config.span.clone(), message)]);
+            }
+        },
     };
     loaded.filters.insert(json, filter.clone());
     Ok(filter)
+}
+
+/// Why a guest refuses a config, in words that it found without knowing the secrets: guests quote
+/// what they do not like.
+async fn told_without_secrets(
+    plugin: &Arc<Plugin>,
+    config: &PluginConfig,
+    error: ConfigureError,
+) -> String {
+    if config.secrets.is_empty() || !matches!(error, ConfigureError::Rejected(_)) {
+        return error.to_string();
+    }
+    match plugin.configure(&config.json.to_string()).await {
+        Err(ConfigureError::Rejected(text)) => text,
+        _ => {
+            let keys = config.secrets.iter().map(|secret| {
+                let key = secret.pointer.trim_start_matches('/').replace('/', ".");
+                format!("`{key}`")
+            });
+            let keys = keys.collect::<Vec<_>>().join(", ");
+            format!("it refuses the value of a secret ({keys})")
+        }
+    }
 }
 
 fn resolve_secrets(config: &PluginConfig) -> Result<Value, Vec<Diagnostic>> {

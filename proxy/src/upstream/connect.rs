@@ -51,6 +51,8 @@ pub enum ConnectErrorKind {
     Timeout,
     /// The TLS handshake failed, or the certificate did not verify.
     Tls,
+    /// We ran out of descriptors, ports or memory: says nothing about the endpoint.
+    Local,
     Other,
 }
 
@@ -63,6 +65,7 @@ impl ConnectErrorKind {
             ConnectErrorKind::Unreachable => "unreachable",
             ConnectErrorKind::Timeout => "timeout",
             ConnectErrorKind::Tls => "tls",
+            ConnectErrorKind::Local => "local",
             ConnectErrorKind::Other => "other",
         }
     }
@@ -159,6 +162,9 @@ impl Endpoint {
             ServerAddress::Name { host, port } => {
                 let found = match timeout_at(deadline, lookup_host((&**host, *port))).await {
                     Ok(Ok(found)) => found.take(MAX_ADDRESSES).collect::<Vec<_>>(),
+                    Ok(Err(error)) if is_lack_of_our_own(&error) => {
+                        return Err((ConnectErrorKind::Local, error));
+                    }
                     Ok(Err(error)) => return Err((ConnectErrorKind::Dns, error)),
                     Err(_) => return Err(timed_out("the name look-up took too long")),
                 };
@@ -233,8 +239,17 @@ fn kind(error: &io::Error) -> ConnectErrorKind {
             ConnectErrorKind::Unreachable
         }
         io::ErrorKind::TimedOut => ConnectErrorKind::Timeout,
+        _ if is_lack_of_our_own(error) => ConnectErrorKind::Local,
         _ => ConnectErrorKind::Other,
     }
+}
+
+/// No descriptor, no free port of ours, no memory.
+fn is_lack_of_our_own(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
+    )
 }
 
 fn timed_out(what: &'static str) -> (ConnectErrorKind, io::Error) {

@@ -118,7 +118,7 @@ async fn a_refused_config_says_which_key() {
             r#"{"nonsense":1}"#,
             "`nonsense`: unknown field `nonsense`, expected one of `request`, `response`, `configure`",
         ),
-        ("{", "EOF while parsing an object at line 1 column 1"),
+        ("{", "EOF while parsing an object"),
     ] {
         match guest.configure(config).await {
             Err(ConfigureError::Rejected(text)) => assert_eq!(text, expect),

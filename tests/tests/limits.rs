@@ -1,0 +1,255 @@
+//! Limits: how many connections, whose, and what happens when the system has no more to give.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt, StreamExt, stream};
+use sluicegate_tests::certs::Authority;
+use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::upstream::Upstream;
+use sluicegate_tests::{client, raise_descriptor_limit, soon, until};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio_tungstenite::WebSocketStream;
+
+fn config(limits: &str, echo: &Upstream, pages: &Upstream) -> String {
+    format!(
+        r#"
+        [[listener]]
+        bind = "127.0.0.1:0"
+        [admin]
+        bind = "127.0.0.1:0"
+        [limits]
+        {limits}
+        [[route]]
+        path = "/ws/"
+        to = "{}"
+        [[route]]
+        to = "{}"
+        "#,
+        echo.addr, pages.addr
+    )
+}
+
+async fn upstreams() -> (Upstream, Upstream) {
+    (
+        Upstream::echoing("echo").await,
+        Upstream::describing("pages").await,
+    )
+}
+
+async fn open(proxy: &Proxy) -> WebSocketStream<TcpStream> {
+    let stream = client::tcp(proxy.addr(0)).await;
+    let request = client::ws_request("ws://a.test/ws/", &[]);
+    client::websocket(stream, request).await.unwrap().0
+}
+
+async fn echoes(socket: &mut WebSocketStream<TcpStream>) {
+    socket.send("ping".into()).await.unwrap();
+    let answer = soon("an echo", socket.next()).await.unwrap().unwrap();
+    assert_eq!(answer.to_text().unwrap(), "ping");
+}
+
+/// Makes the child's limit of descriptors this small.
+fn descriptors(limit: u64) -> impl FnOnce(&mut Command) {
+    move |command| {
+        let limit = libc::rlimit {
+            rlim_cur: limit,
+            rlim_max: limit,
+        };
+        let lower = move || {
+            // SAFETY: setrlimit(2) only reads the struct that it is given.
+            match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        };
+        // SAFETY: the closure makes one system call, which is safe between fork and exec.
+        unsafe { command.pre_exec(lower) };
+    }
+}
+
+/// Sends a request and looks for a while whether the proxy answers it.
+async fn stays_unanswered(stream: &mut TcpStream) {
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        .await
+        .unwrap();
+    let answer = tokio::time::timeout(Duration::from_millis(300), stream.read_u8()).await;
+    assert!(answer.is_err(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn one_connection_too_many_waits_until_another_goes() {
+    let (echo, pages) = upstreams().await;
+    let proxy = Proxy::start(&config("connections = 3", &echo, &pages)).await;
+    let mut tunnels = [open(&proxy).await, open(&proxy).await];
+    let mut idle = client::tcp(proxy.addr(0)).await;
+    client::ask(&mut idle, "a.test", "/", "").await.unwrap();
+
+    let mut waiting = client::tcp(proxy.addr(0)).await;
+    stays_unanswered(&mut waiting).await;
+    for tunnel in &mut tunnels {
+        echoes(tunnel).await;
+    }
+    // Tunnels count for as long as they live.
+    drop(tunnels);
+    let (head, _) = client::read_response(&mut waiting).await.unwrap();
+    assert_eq!(head.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_has_only_its_own_connections() {
+    let (echo, pages) = upstreams().await;
+    let proxy = Proxy::start(&config("connections_per_client = 2", &echo, &pages)).await;
+    let first = open(&proxy).await;
+    let mut second = client::tcp(proxy.addr(0)).await;
+    client::ask(&mut second, "a.test", "/", "").await.unwrap();
+
+    let mut third = client::tcp(proxy.addr(0)).await;
+    assert!(client::read_to_end(&mut third).await.is_empty());
+    let other = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    let mut stream = client::tcp_from(other, proxy.addr(0)).await;
+    let (head, _) = client::ask(&mut stream, "a.test", "/", "").await.unwrap();
+    assert_eq!(head.status, 200);
+    let refused = proxy
+        .metric(
+            r#"sluicegate_connections_refused_total{listener="127.0.0.1:0",reason="connections_per_client"}"#,
+        )
+        .await;
+    assert_eq!(refused, Some(1.0));
+
+    drop(first);
+    until("room for another connection", || async {
+        let mut again = client::tcp(proxy.addr(0)).await;
+        let answer = client::ask(&mut again, "a.test", "/", "").await;
+        answer.ok().filter(|(head, _)| head.status == 200)
+    })
+    .await;
+    // The other client's connection and the second one were never touched.
+    client::ask(&mut stream, "a.test", "/", "").await.unwrap();
+    client::ask(&mut second, "a.test", "/", "").await.unwrap();
+}
+
+#[tokio::test]
+async fn by_default_connections_leave_descriptors_for_their_upstreams() {
+    let (echo, pages) = upstreams().await;
+    // 64 are set aside, a proxied connection takes two: there is room for 8.
+    let proxy = Proxy::start_with(
+        TempDir::new().unwrap(),
+        &config("", &echo, &pages),
+        descriptors(80),
+    )
+    .await;
+    let mut tunnels = Vec::new();
+    for _ in 0..8 {
+        tunnels.push(open(&proxy).await);
+    }
+    let mut waiting = client::tcp(proxy.addr(0)).await;
+    stays_unanswered(&mut waiting).await;
+    for tunnel in &mut tunnels {
+        echoes(tunnel).await;
+    }
+    tunnels.pop();
+    let (head, _) = client::read_response(&mut waiting).await.unwrap();
+    assert_eq!(head.status, 200);
+    let log = proxy.stderr_text();
+    assert!(!log.contains("cannot accept"), "{log}");
+}
+
+#[tokio::test]
+async fn without_descriptors_nothing_crashes_or_spins_and_it_recovers() {
+    let (echo, pages) = upstreams().await;
+    let proxy = Proxy::start_with(
+        TempDir::new().unwrap(),
+        &config("connections = 100000", &echo, &pages),
+        descriptors(80),
+    )
+    .await;
+    let mut tunnel = open(&proxy).await;
+    let mut crowd = Vec::new();
+    for _ in 0..120 {
+        crowd.push(client::tcp(proxy.addr(0)).await);
+    }
+    proxy
+        .log_line("the lack of descriptors", |line| {
+            line.contains("cannot accept connections for the moment")
+        })
+        .await;
+    assert!(proxy.descriptors() >= 80);
+    echoes(&mut tunnel).await;
+    // What is connected is told that there is nothing left, again and again.
+    for stream in crowd.iter_mut().take(10) {
+        let (head, _) = client::ask(stream, "a.test", "/", "").await.unwrap();
+        assert_eq!(head.status, 503);
+    }
+
+    let (began, before) = (Instant::now(), proxy.cpu_ticks());
+    for _ in 0..10 {
+        echoes(&mut tunnel).await;
+    }
+    until("a second", || async {
+        (began.elapsed() > Duration::from_secs(1)).then_some(())
+    })
+    .await;
+    let ticks = proxy.cpu_ticks() - before;
+    assert!(ticks < 25, "{ticks} hundredths of a second of CPU time");
+
+    drop(crowd);
+    // At once: the upstream was never at fault.
+    let mut stream = client::tcp(proxy.addr(0)).await;
+    until("the release of the descriptors", || async {
+        (proxy.descriptors() < 60).then_some(())
+    })
+    .await;
+    let (head, _) = client::ask(&mut stream, "a.test", "/", "").await.unwrap();
+    assert_eq!(head.status, 200);
+    echoes(&mut open(&proxy).await).await;
+    echoes(&mut tunnel).await;
+}
+
+#[tokio::test]
+async fn hundreds_of_half_open_tls_handshakes_hold_up_nobody() {
+    const HALF_OPEN: usize = 500;
+    raise_descriptor_limit();
+    let (authority, dir) = (Authority::new("ca"), TempDir::new().unwrap());
+    authority.issue(&["a.test"]).write(dir.path(), "a");
+    let (echo, pages) = upstreams().await;
+    let text = config("", &echo, &pages).replacen(
+        "[admin]",
+        "tls = { cert = 'a.crt', key = 'a.key' }\n[admin]",
+        1,
+    );
+    let proxy = Proxy::start_in(dir, &text).await;
+    let addr = proxy.addr(0);
+    let half_open: Vec<_> = stream::iter(0..HALF_OPEN)
+        .map(|number| async move {
+            let mut stream = client::tcp(addr).await;
+            if number % 2 == 0 {
+                // The start of a record that announces 512 bytes of ClientHello.
+                stream.write_all(b"\x16\x03\x01\x02\x00\x01").await.unwrap();
+            }
+            stream
+        })
+        .buffer_unordered(50)
+        .collect()
+        .await;
+    let open = r#"sluicegate_connections_open{listener="127.0.0.1:0"}"#;
+    proxy.until_metric(open, HALF_OPEN as f64).await;
+
+    let began = Instant::now();
+    for _ in 0..10 {
+        let stream = client::tls(addr, "a.test", authority.client(&[])).await;
+        let (head, _) = client::ask(&mut stream.unwrap(), "a.test", "/", "")
+            .await
+            .unwrap();
+        assert_eq!(head.status, 200);
+    }
+    // Far below the ten seconds that each of the others may still take.
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    drop(half_open);
+    proxy.until_metric(open, 0.0).await;
+}

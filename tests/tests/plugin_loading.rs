@@ -1,0 +1,262 @@
+//! From a .wasm and a config to a filter: what is refused at start and at a reload, how the report
+//! names it, and that secrets are resolved and never told.
+
+use std::path::Path;
+
+use futures_util::{SinkExt, StreamExt};
+use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::upstream::Upstream;
+use sluicegate_tests::{client, plugins, soon};
+use tempfile::TempDir;
+
+#[tokio::test]
+async fn what_is_no_usable_plugin_stops_the_start_with_code_3_and_its_place() {
+    let api_key = std::fs::read(plugins::wasm("sluicegate-api-key")).unwrap();
+    let good = r#"{ keys = { ci = "k" } }"#;
+    // A core module that imports from WASI: \0asm, one type, one import.
+    let wasi = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x02\x23\x01\x16wasi_snapshot_preview1\x08fd_write\0\0";
+    for (bytes, config, place, message) in [
+        (None, good, "4:8", "cannot read"),
+        (
+            Some(&b"#!/bin/sh\n"[..]),
+            good,
+            "4:8",
+            "not a WebAssembly file",
+        ),
+        (Some(b""), good, "4:8", "not a WebAssembly file"),
+        (
+            Some(&api_key[..api_key.len() / 2]),
+            good,
+            "4:8",
+            "invalid or truncated WebAssembly",
+        ),
+        (
+            Some(wasi),
+            good,
+            "4:8",
+            "imports `wasi_snapshot_preview1.fd_write`, which sluicegate does not offer",
+        ),
+        (Some(&api_key), "{}", "5:10", "missing field `keys`"),
+        (
+            Some(&api_key),
+            "{ keys = {} }",
+            "5:10",
+            "`keys`: names no consumer",
+        ),
+        (
+            Some(&api_key),
+            r#"{ keys = { ci = "k" }, haeder = "X" }"#,
+            "5:10",
+            "unknown field `haeder`",
+        ),
+        (
+            Some(&api_key),
+            r#"{ keys = { ci = "env:SLUICEGATE_TEST_NOT_SET" } }"#,
+            "5:26",
+            "the environment variable `SLUICEGATE_TEST_NOT_SET` is not set",
+        ),
+        (
+            Some(&api_key),
+            r#"{ keys = { ci = "file:no.key" } }"#,
+            "5:26",
+            "cannot read the secret in",
+        ),
+    ] {
+        let dir = TempDir::new().unwrap();
+        if let Some(bytes) = bytes {
+            std::fs::write(dir.path().join("filter.wasm"), bytes).unwrap();
+        }
+        let mut proxy = Proxy::spawn(dir, &config_with(config, ""), |_| {});
+        let status = proxy.wait().await;
+        let report = proxy.stderr_to_end().await;
+        assert_eq!(status.code(), Some(3), "{message}: {report}");
+        assert!(report.contains(message), "{message}: {report}");
+        let place = format!("sluicegate.toml:{place}");
+        assert!(report.contains(&place), "{place}: {report}");
+    }
+}
+
+#[tokio::test]
+async fn a_routes_own_config_is_reported_at_the_route() {
+    let dir = TempDir::new().unwrap();
+    copy("sluicegate-api-key", dir.path());
+    let config = config_with(r#"{ keys = { ci = "k" } }"#, ", config = { query = \"\" }");
+    let mut proxy = Proxy::spawn(dir, &config, |_| {});
+    assert_eq!(proxy.wait().await.code(), Some(3));
+    let report = proxy.stderr_to_end().await;
+    assert!(report.contains("`query`: is empty"), "{report}");
+    assert!(report.contains("sluicegate.toml:8:39"), "{report}");
+}
+
+#[tokio::test]
+async fn a_reload_takes_a_changed_wasm_and_keeps_the_old_one_when_it_is_broken() {
+    let upstream = Upstream::echoing("echo").await;
+    let dir = TempDir::new().unwrap();
+    copy("sluicegate-test-guests", dir.path());
+    let config = config_to(&upstream.addr.to_string(), "{}", "");
+    let proxy = Proxy::start_in(dir, &config).await;
+    let open = || async {
+        let stream = client::tcp(proxy.addr(0)).await;
+        client::websocket(stream, client::ws_request("ws://localhost/", &[])).await
+    };
+    let (mut live, _) = open().await.unwrap();
+
+    let file = proxy.dir().join("filter.wasm");
+    let whole = std::fs::read(&file).unwrap();
+    let key_config = config_to(&upstream.addr.to_string(), r#"{ keys = { ci = "k" } }"#, "");
+    for broken in ["truncated", "missing", "rejects"] {
+        match broken {
+            "truncated" => std::fs::write(&file, &whole[..whole.len() / 2]).unwrap(),
+            "missing" => std::fs::remove_file(&file).unwrap(),
+            // The new plugin wants keys, which the unchanged configuration does not give.
+            _ => copy("sluicegate-api-key", proxy.dir()),
+        }
+        assert!(!proxy.reload().await, "{broken}");
+        let reason = match broken {
+            "truncated" => "truncated WebAssembly",
+            "missing" => "cannot read",
+            _ => "missing field `keys`",
+        };
+        proxy
+            .log_line("the reason", |line| line.contains(reason))
+            .await;
+        open()
+            .await
+            .unwrap_or_else(|error| panic!("{broken}: {error}"));
+    }
+    proxy.rewrite_config(&key_config);
+    assert!(proxy.reload().await);
+    assert!(open().await.is_err(), "the new plugin asks for a key");
+    live.send("whoami".into()).await.unwrap();
+    let answer = soon("an echo", live.next()).await.unwrap().unwrap();
+    assert_eq!(answer.to_text().unwrap(), "echo", "live sockets go on");
+
+    // The same configuration, another file.
+    copy("sluicegate-test-guests", proxy.dir());
+    assert!(!proxy.reload().await, "the old plugin does not know `keys`");
+    assert!(open().await.is_err());
+    proxy.rewrite_config(&config);
+    assert!(proxy.reload().await);
+    open().await.unwrap();
+    let log = proxy.stderr_text();
+    assert!(!log.contains("with warnings"), "there are none: {log}");
+}
+
+#[tokio::test]
+async fn secrets_from_the_environment_and_from_files_work_and_are_never_told() {
+    let upstream = Upstream::describing("pages").await;
+    let dir = TempDir::new().unwrap();
+    copy("sluicegate-api-key", dir.path());
+    std::fs::write(dir.path().join("ops.key"), "secret-in-a-file\n").unwrap();
+    let secrets = ["secret-in-the-environment", "secret-in-a-file"];
+    let config = |keys: &str| {
+        format!(
+            "[admin]\nbind = \"127.0.0.1:0\"\n[log]\nlevel = \"trace\"\n{}",
+            config_to(
+                &upstream.addr.to_string(),
+                &format!(r#"{{ keys = {{ {keys} }}, query = "key" }}"#),
+                ""
+            )
+        )
+    };
+    let both = r#"ci = "env:SLUICEGATE_TEST_KEY", ops = "file:ops.key""#;
+    let mut proxy = Proxy::start_with(dir, &config(both), |command| {
+        command.env("SLUICEGATE_TEST_KEY", secrets[0]);
+    })
+    .await;
+    for (secret, consumer) in secrets.iter().zip(["ci", "ops"]) {
+        let (head, body) = client::get(proxy.addr(0), &format!("/?key={secret}")).await;
+        assert_eq!(head.status, 200);
+        let body = String::from_utf8(body).unwrap();
+        assert!(
+            body.contains(&format!(r#"["x-consumer","{consumer}"]"#)),
+            "{body}"
+        );
+        assert!(!body.contains(secret), "{body}");
+    }
+    assert_eq!(
+        client::get(proxy.addr(0), "/?key=env:SLUICEGATE_TEST_KEY")
+            .await
+            .0
+            .status,
+        403
+    );
+
+    // A changed secret counts from the next reload on.
+    std::fs::write(proxy.dir().join("ops.key"), "rotated-secret").unwrap();
+    assert!(proxy.reload().await);
+    assert_eq!(
+        client::get(proxy.addr(0), "/?key=secret-in-a-file")
+            .await
+            .0
+            .status,
+        403
+    );
+    assert_eq!(
+        client::get(proxy.addr(0), "/?key=rotated-secret")
+            .await
+            .0
+            .status,
+        200
+    );
+
+    // Configs that the plugin refuses, and whose errors quote the values.
+    std::fs::write(proxy.dir().join("marks.key"), "secret \"with, marks\"").unwrap();
+    for (wrong, quoted) in [
+        (
+            r#"bearer = "env:SLUICEGATE_TEST_KEY""#,
+            "expected a boolean",
+        ),
+        (r#"consumer_header = "file:marks.key""#, "not a field name"),
+        (
+            r#"subprotocol = "file:marks.key""#,
+            "cannot begin a subprotocol",
+        ),
+    ] {
+        proxy.rewrite_config(&config(both).replace("query = \"key\"", wrong));
+        assert!(!proxy.reload().await, "{wrong}");
+        proxy
+            .log_line("the reason", |line| line.contains(quoted))
+            .await;
+    }
+    std::fs::write(proxy.dir().join("ops.key"), "").unwrap();
+    proxy.rewrite_config(&config(both));
+    assert!(!proxy.reload().await, "an empty key");
+    let reason = "refuses the value of a secret (`keys.ci`, `keys.ops`)";
+    proxy
+        .log_line("the reason", |line| line.contains(reason))
+        .await;
+
+    let (_, metrics) = client::get(proxy.admin(), "/metrics").await;
+    proxy.signal(libc::SIGTERM);
+    proxy.wait().await;
+    let told = [
+        proxy.stderr_to_end().await,
+        proxy.access_lines().join("\n"),
+        String::from_utf8(metrics).unwrap(),
+    ]
+    .concat();
+    for secret in [secrets[0], secrets[1], "rotated-secret", "with, marks"] {
+        assert!(!told.contains(secret), "`{secret}` is in: {told}");
+    }
+}
+
+/// Line 4 names the .wasm, line 5 holds the config, line 8 the chain.
+fn config_with(config: &str, more: &str) -> String {
+    config_to("127.0.0.1:9", config, more)
+}
+
+fn config_to(to: &str, config: &str, more: &str) -> String {
+    format!(
+        "[[listener]]\nbind = \"127.0.0.1:0\"\n[plugin.filter]\nwasm = \"filter.wasm\"\n\
+         config = {config}\n[[route]]\nto = \"{to}\"\n\
+         plugins = [{{ use = \"filter\"{more} }}]\n"
+    )
+}
+
+/// Puts a plugin where the configuration looks for it, whole or not at all.
+fn copy(package: &str, dir: &Path) {
+    let new = dir.join("new.wasm");
+    std::fs::copy(plugins::wasm(package), &new).unwrap();
+    std::fs::rename(new, dir.join("filter.wasm")).unwrap();
+}
