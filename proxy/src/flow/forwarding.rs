@@ -17,7 +17,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep};
 
-use crate::body::{BodyWatch, OnEnd, RequestBody, ResponseBody};
+use crate::body::{BodyWatch, OnEnd, RequestBody, ResponseBody, ResponseEnd};
 use crate::error::{Failure, Side};
 use crate::flow::connection::Connection;
 use crate::flow::exchange::Exchange;
@@ -193,7 +193,7 @@ impl Leased {
 
 /// A response holds its lease until it is over.
 impl OnEnd for Leased {
-    fn ended(&mut self, _sent: u64, _complete: bool) {}
+    fn ended(&mut self, _sent: u64, _end: ResponseEnd) {}
 }
 
 impl Loan {
@@ -216,7 +216,10 @@ impl Loan {
 }
 
 impl OnEnd for Loan {
-    fn ended(&mut self, _sent: u64, _complete: bool) {
+    fn ended(&mut self, _sent: u64, end: ResponseEnd) {
+        if end == ResponseEnd::UpstreamBroke {
+            self.leased.report(Outcome::Failure);
+        }
         if self.request.is_finished()
             && let Some(sender) = self.sender.take()
         {
