@@ -17,8 +17,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::error::BoxError;
 use crate::forward;
+
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A request body on its way to the upstream.
 pub struct RequestBody {

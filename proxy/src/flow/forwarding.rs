@@ -22,11 +22,11 @@ use crate::error::{Failure, Side};
 use crate::flow::connection::Connection;
 use crate::flow::exchange::Exchange;
 use crate::forward;
-use crate::server::Worker;
 use crate::snapshot::{Route, Snapshot, UpstreamEntry};
 use crate::stream::Stream;
 use crate::telemetry::metrics::{EndpointMetrics, OpenGuard};
 use crate::upstream::{ConnectError, ConnectErrorKind, Lease, Outcome, PickError};
+use crate::worker::Worker;
 
 /// A lease whose use and outcome the metrics show.
 pub(super) struct Leased {
