@@ -1,7 +1,8 @@
 //! Bodies on their way through: streamed, counted, limited, never collected; their trailers cleaned.
 //!
 //! A [`RequestBody`] enforces the size limit and the wait between two pieces, and leaves what went
-//! wrong in its [`BodyWatch`], because hyper reports a failed body only as "the request failed".
+//! wrong in its [`BodyWatch`], because hyper reports a failed body only as "the request failed". The
+//! watch also ends it from outside, once nobody wants the rest.
 //! A [`ResponseBody`] carries whatever must happen when the last byte is out (or the client has
 //! gone): the upstream connection goes back to its pool, the access log gets its line.
 

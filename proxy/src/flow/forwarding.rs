@@ -3,6 +3,9 @@
 //! Another endpoint is tried only while nothing was sent: after a failed connect. A kept-alive
 //! connection that its server closed just as it was used is replaced by a fresh one, if hyper gives
 //! the request back unsent, or if the request may be repeated (RFC 9110 §9.2.2) and has no body.
+//!
+//! A connection goes back to its pool only when both request and response are complete; an answer
+//! that is complete before its request ends the request too.
 
 use std::pin::pin;
 use std::sync::Arc;
