@@ -143,8 +143,9 @@ async fn a_second_signal_stops_at_once() {
         draining(&proxy).await;
         proxy.signal(second);
         assert_eq!(proxy.exit_code().await, Some(0));
-        let log = proxy.stderr_text();
-        assert!(log.contains("connections were cut"), "{log}");
+        proxy
+            .log_line("the cut", |line| line.contains("connections were cut"))
+            .await;
     }
 }
 
@@ -182,6 +183,9 @@ async fn quit_lets_tunnels_live_and_takes_nothing_new() {
     while soon("the end", socket.next()).await.is_some() {}
     drop(socket);
     assert_eq!(proxy.exit_code().await, Some(0));
+    proxy
+        .log_line("the end", |line| line.contains("stopped"))
+        .await;
     assert!(!proxy.stderr_text().contains("connections were cut"));
 }
 
