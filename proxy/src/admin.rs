@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
 use crate::config::model::Bind;
-use crate::stream::Socket;
+use crate::socket::Socket;
 use crate::telemetry::metrics::Metrics;
 
 /// What the admin listener may ask of the server.

@@ -11,8 +11,7 @@ use std::time::{Instant, SystemTime};
 use crate::admin::AdminListener;
 use crate::config::model::{Action, Bind, Config, HostPattern, PathPattern};
 use crate::listener::BoundListener;
-use crate::server::ListenerPolicy;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ListenerPolicy, Snapshot};
 
 /// The finished text, printed once everything serves.
 pub struct Banner {

@@ -1,7 +1,8 @@
 //! Bodies on their way through: streamed, counted, limited, never collected; their trailers cleaned.
 //!
 //! A [`RequestBody`] enforces the size limit and the wait between two pieces, and leaves what went
-//! wrong in its [`BodyWatch`], because hyper reports a failed body only as "the request failed".
+//! wrong in its [`BodyWatch`], because hyper reports a failed body only as "the request failed". The
+//! watch also ends it from outside, once nobody wants the rest.
 //! A [`ResponseBody`] carries whatever must happen when the last byte is out (or the client has
 //! gone): the upstream connection goes back to its pool, the access log gets its line.
 
@@ -17,8 +18,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::error::BoxError;
 use crate::forward;
+
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A request body on its way to the upstream.
 pub struct RequestBody {
@@ -60,14 +62,24 @@ pub enum BodyFault {
 pub struct ResponseBody {
     inner: Inner,
     sent: u64,
-    complete: bool,
+    end: ResponseEnd,
     on_end: Option<Box<dyn OnEnd>>,
+}
+
+/// How far a response came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseEnd {
+    /// The client was given every byte.
+    Complete,
+    /// The client left before that.
+    ClientLeft,
+    /// The upstream broke off.
+    UpstreamBroke,
 }
 
 /// What happens when a response is over.
 pub trait OnEnd: Send + Sync {
-    /// `complete`: the client was given every byte; otherwise it left, or the upstream broke off.
-    fn ended(&mut self, sent: u64, complete: bool);
+    fn ended(&mut self, sent: u64, end: ResponseEnd);
 }
 
 enum Inner {
@@ -268,7 +280,7 @@ impl ResponseBody {
         ResponseBody {
             inner,
             sent: 0,
-            complete: false,
+            end: ResponseEnd::ClientLeft,
             on_end: None,
         }
     }
@@ -277,9 +289,9 @@ impl ResponseBody {
 struct Both(Box<dyn OnEnd>, Box<dyn OnEnd>);
 
 impl OnEnd for Both {
-    fn ended(&mut self, sent: u64, complete: bool) {
-        self.0.ended(sent, complete);
-        self.1.ended(sent, complete);
+    fn ended(&mut self, sent: u64, end: ResponseEnd) {
+        self.0.ended(sent, end);
+        self.1.ended(sent, end);
     }
 }
 
@@ -302,11 +314,11 @@ impl Body for ResponseBody {
             }
         };
         match &frame {
-            None => this.complete = true,
+            None => this.end = ResponseEnd::Complete,
             Some(Ok(frame)) => {
                 this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
-            Some(Err(_)) => {}
+            Some(Err(_)) => this.end = ResponseEnd::UpstreamBroke,
         }
         Poll::Ready(frame)
     }
@@ -332,7 +344,11 @@ impl Drop for ResponseBody {
     fn drop(&mut self) {
         if let Some(mut on_end) = self.on_end.take() {
             // hyper does not poll a body again that has said it is at its end.
-            on_end.ended(self.sent, self.complete || self.is_end_stream());
+            let end = match self.end {
+                ResponseEnd::ClientLeft if self.is_end_stream() => ResponseEnd::Complete,
+                end => end,
+            };
+            on_end.ended(self.sent, end);
         }
     }
 }

@@ -10,8 +10,6 @@ use crate::body::{BodyFault, ResponseBody};
 use crate::forward::RewriteFault;
 use crate::request::Rejection;
 
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
 /// Why a request got an answer of the proxy's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {

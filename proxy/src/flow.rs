@@ -29,6 +29,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::timeout;
 
+use crate::admission::Admission;
 use crate::body::ResponseBody;
 use crate::config::model::Action;
 use crate::drain::{Member, Phase};
@@ -44,9 +45,10 @@ use crate::handshake::{self, Kind};
 use crate::http1_guard::{Guard, GuardLimits};
 use crate::request;
 use crate::route::Match;
-use crate::server::{Admission, Listener, Worker};
 use crate::snapshot::{Route, Snapshot};
-use crate::stream::{Socket, Stream};
+use crate::socket::Socket;
+use crate::stream::Stream;
+use crate::worker::{Listener, Worker};
 
 /// Serves one accepted connection to its end. The tunnel that it may become goes on without it.
 pub async fn serve_connection(

@@ -3,6 +3,7 @@
 //! Read [`flow`] first: it is one connection from accept to close. ARCHITECTURE.md has the map.
 
 pub mod admin;
+pub mod admission;
 pub mod banner;
 pub mod body;
 pub mod cli;
@@ -21,9 +22,11 @@ pub mod request;
 pub mod route;
 pub mod server;
 pub mod snapshot;
+pub mod socket;
 pub mod stream;
 pub mod telemetry;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;
+pub mod worker;
 pub mod ws;

@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::model::Bind;
 use crate::facts::Peer;
-use crate::stream::Socket;
+use crate::socket::Socket;
 
 /// The sockets of one listener, listening but not yet accepted from.
 #[derive(Debug)]

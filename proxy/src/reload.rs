@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sluicegate_plugin_host::{Host, HostSettings};
+use sluicegate_plugin_host::{Host, HostError, HostSettings};
 
 use crate::banner;
 use crate::config::model::Config;
 use crate::config::{self, Diagnostic, Report, Source};
 use crate::listener::BindError;
-use crate::server::RunError;
 use crate::snapshot::{Snapshot, Workshop};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -80,7 +79,7 @@ pub async fn build(
 pub fn workshop(
     metrics: &Arc<Metrics>,
     progress: Box<dyn Fn(&str) + Send + Sync>,
-) -> Result<Workshop, RunError> {
+) -> Result<Workshop, HostError> {
     let with_cache = HostSettings {
         cache_dir: cache_dir(),
         ..HostSettings::default()
@@ -90,7 +89,7 @@ pub fn workshop(
         Host::new(HostSettings::default())
     });
     Ok(Workshop {
-        host: host.map_err(std::io::Error::other)?,
+        host: host?,
         metrics: Arc::clone(metrics),
         progress,
     })

@@ -8,8 +8,7 @@
 //! A stop goes: not ready, no new connections, HTTP finishes what is under way, tunnels leave one
 //! by one, exit. The control thread waits for the last [`Member`], which tunnels are.
 
-mod admission;
-mod worker;
+mod accept;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,50 +17,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use sluicegate_plugin_host::HostError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-pub use admission::{Admission, AdmissionControl};
-pub use worker::Worker;
-
 use crate::admin::{self, AdminActions, AdminListener, AdminState, Readiness, ReloadOutcome};
 use crate::banner;
 use crate::config::model::{Bind, Config};
-use crate::drain::Drain;
 use crate::listener::{BindError, BoundListener, LocalAddr};
 use crate::reload::{self, Origin, Rejected};
-use crate::snapshot::{Snapshot, Workshop};
-use crate::telemetry::metrics::{ListenerMetrics, Metrics};
+use crate::snapshot::{ListenerPolicy, Snapshot, Workshop};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{Telemetry, TelemetryError};
-use crate::tls::ServerTls;
-use worker::WorkerHandle;
-
-/// What all workers share for the life of the process.
-pub struct Shared {
-    snapshot: ArcSwap<Snapshot>,
-    pub drain: Drain,
-    pub metrics: Arc<Metrics>,
-    pub admission: Arc<AdmissionControl>,
-}
-
-/// One configured listener; its policy changes with a reload, its sockets stay.
-pub struct Listener {
-    policy: ArcSwap<ListenerPolicy>,
-    pub metrics: ListenerMetrics,
-    /// Joined by its accept loops; started when the listener goes.
-    closing: Drain,
-}
-
-/// How one generation treats what a listener accepts.
-pub struct ListenerPolicy {
-    /// As configured, for logs.
-    pub bind: Arc<str>,
-    pub tls: Option<Arc<ServerTls>>,
-    /// Every request is redirected to https on this port.
-    pub redirect_to_https: Option<u16>,
-}
+use crate::worker::{Listener, Shared};
+use accept::WorkerHandle;
 
 /// Why the server did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +48,8 @@ pub enum RunError {
     },
     #[error("cannot set up the logs: {0}")]
     Telemetry(#[from] TelemetryError),
+    #[error("cannot start the plugin host: {0}")]
+    PluginHost(#[from] HostError),
     #[error("cannot start: {0}")]
     Runtime(#[from] std::io::Error),
 }
@@ -131,18 +103,6 @@ struct Actions {
     readiness: AtomicU8,
 }
 
-impl Shared {
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshot.load_full()
-    }
-}
-
-impl Listener {
-    pub fn policy(&self) -> Arc<ListenerPolicy> {
-        self.policy.load_full()
-    }
-}
-
 impl Server {
     async fn start(origin: Origin, began: Instant) -> Result<(Server, Control, Started), RunError> {
         // Signals first: one that comes during a long start must not be lost.
@@ -187,12 +147,7 @@ impl Server {
         publish(&metrics, &snapshot);
         metrics.set_generation(snapshot.generation);
         let lines = banner::Banner::new(&snapshot, &bound, admin.as_ref(), workers, began);
-        let shared = Arc::new(Shared {
-            snapshot: ArcSwap::from_pointee(snapshot),
-            drain: Drain::default(),
-            metrics,
-            admission: Arc::new(AdmissionControl::new()),
-        });
+        let shared = Arc::new(Shared::new(snapshot, metrics));
         let workers = (0..workers.get())
             .map(|id| WorkerHandle::start(id, &shared))
             .collect::<Result<Vec<_>, _>>()?;
@@ -237,11 +192,7 @@ impl Server {
         let Some(policy) = policy_of(snapshot, &bind) else {
             return Ok(());
         };
-        let listener = Arc::new(Listener {
-            metrics: self.shared.metrics.listener(&policy.bind),
-            policy: ArcSwap::new(policy),
-            closing: Drain::default(),
-        });
+        let listener = Arc::new(Listener::new(policy, &self.shared.metrics));
         for (worker, socket) in self.workers.iter().zip(bound.sockets) {
             worker.listen(socket, &listener)?;
         }
@@ -323,10 +274,10 @@ impl Server {
         let snapshot = Arc::new(snapshot);
         for (bind, policy) in &snapshot.listeners {
             if let Some(listener) = self.listeners.get(bind) {
-                listener.policy.store(Arc::clone(policy));
+                listener.set_policy(policy);
             }
         }
-        self.shared.snapshot.store(Arc::clone(&snapshot));
+        self.shared.serve_with(Arc::clone(&snapshot));
         for (bind, listener) in bound {
             self.listen(bind, listener, &snapshot)
                 .map_err(|error| Rejected(format!("a worker has gone: {error}")))?;

@@ -19,7 +19,6 @@ use crate::config::model::{
 };
 use crate::config::{Diagnostic, Report, Source};
 use crate::route::Table;
-use crate::server::ListenerPolicy;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{EndpointMetrics, Metrics, PluginMetrics, RouteMetrics};
 use crate::tls::{CertInfo, Fault, ServerTls};
@@ -41,6 +40,15 @@ pub struct Snapshot {
     pub limits: Limits,
     pub trusted_proxies: Vec<IpNet>,
     pub access_log: AccessLog,
+}
+
+/// How one generation treats what a listener accepts.
+pub struct ListenerPolicy {
+    /// As configured, for logs.
+    pub bind: Arc<str>,
+    pub tls: Option<Arc<ServerTls>>,
+    /// Every request is redirected to https on this port.
+    pub redirect_to_https: Option<u16>,
 }
 
 /// A route as requests use it.

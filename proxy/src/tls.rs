@@ -21,7 +21,7 @@ pub use client::ClientTls;
 pub use server::ServerTls;
 
 use crate::config::model::Span;
-use crate::stream::Socket;
+use crate::socket::Socket;
 
 pub type ServerTlsStream = tokio_rustls::server::TlsStream<Socket>;
 pub type ClientTlsStream = tokio_rustls::client::TlsStream<Socket>;

@@ -392,7 +392,7 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use crate::drain::Drain;
-    use crate::stream::Socket;
+    use crate::socket::Socket;
 
     /// A tunnel between two real sockets, and their far ends.
     struct Rig {

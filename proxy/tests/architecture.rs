@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -92,4 +93,57 @@ fn files_stay_readable() {
             assert!(lines <= 800, "{} has {lines} lines", path.display());
         }
     }
+}
+
+/// The modules at the top of `proxy/src`, each with those it names in code (not in tests).
+fn module_graph() -> BTreeMap<String, BTreeSet<String>> {
+    let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, text) in sources("proxy/src") {
+        let inside = path.to_str().unwrap().rsplit_once("/proxy/src/").unwrap().1;
+        if inside.ends_with("tests.rs") || inside.contains("tests/") {
+            continue;
+        }
+        let module = inside.split(['/', '.']).next().unwrap().to_owned();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let named = code
+            .lines()
+            .map(|line| line.split("//").next().unwrap_or(""))
+            .flat_map(|line| line.split("crate::").skip(1))
+            .map(|rest| {
+                rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                    .next()
+                    .unwrap_or("")
+                    .to_owned()
+            });
+        graph.entry(module).or_default().extend(named);
+    }
+    let modules: BTreeSet<String> = graph.keys().cloned().collect();
+    for (module, named) in &mut graph {
+        named.retain(|name| name != module && modules.contains(name));
+    }
+    graph
+}
+
+#[test]
+fn modules_depend_on_each_other_one_way() {
+    let mut graph = module_graph();
+    assert!(graph.len() > 20, "the graph was not found");
+    // Take away what depends on nothing that is left; what remains in the end goes in circles.
+    loop {
+        let leaves: Vec<String> = graph
+            .iter()
+            .filter(|(_, named)| named.is_empty())
+            .map(|(module, _)| module.clone())
+            .collect();
+        if leaves.is_empty() {
+            break;
+        }
+        for leaf in leaves {
+            graph.remove(&leaf);
+            for named in graph.values_mut() {
+                named.remove(&leaf);
+            }
+        }
+    }
+    assert!(graph.is_empty(), "these modules go in circles: {graph:#?}");
 }

@@ -141,6 +141,37 @@ async fn a_body_that_breaks_off_is_seen_by_the_client() {
 }
 
 #[tokio::test]
+async fn the_log_says_who_broke_a_response_off() {
+    let upstream = Script::new().await;
+    let proxy = Proxy::in_front_of(upstream.addr, "[log]\naccess = \"json\"\n").await;
+    for (upstream_breaks, side, kind) in [
+        (true, "upstream", "response_broken"),
+        (false, "downstream", "response_cut"),
+    ] {
+        let mut client = tcp(proxy.addr(0)).await;
+        client.write_all(GET).await.unwrap();
+        let mut server = take(&upstream).await;
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\nabc";
+        server.write_all(head).await.unwrap();
+        wire::read_head(&mut client).await.unwrap();
+        if upstream_breaks {
+            drop(server);
+            read_to_end(&mut client).await;
+        } else {
+            drop(client);
+            // The client's absence shows as soon as something is written to it.
+            while server.write_all(&[0; 1000]).await.is_ok() {}
+        }
+        let line = proxy
+            .access_line("the request's line", |line| line.contains(kind))
+            .await;
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["error_side"], side, "{line}");
+        assert_eq!(line["refused"], serde_json::Value::Null, "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_reset_in_a_body_without_length_is_seen_by_the_client() {
     let upstream = Script::new().await;
     let proxy = Proxy::in_front_of(upstream.addr, "").await;

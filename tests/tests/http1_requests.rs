@@ -28,6 +28,7 @@ async fn check_refused(requests: &[(&str, String)]) {
         let shown = String::from_utf8_lossy(&answer);
         assert_eq!(statuses.len(), 1, "{name}: {shown}");
         assert!(statuses[0].starts_with('4'), "{name}: {shown}");
+        assert!(shown.contains("connection: close\r\n"), "{name}: {shown}");
     }
     assert!(!upstream.was_contacted().await);
 }

@@ -276,7 +276,7 @@ async fn a_log_flood_is_bounded_and_cannot_forge_lines() {
             "",
         ),
         route(
-            "/loop",
+            "/trap",
             &upstream.addr.to_string(),
             r#"request = "trap""#,
             "",
@@ -289,7 +289,7 @@ async fn a_log_flood_is_bounded_and_cannot_forge_lines() {
     }
     // What comes after the flood is the last that the log can hold of it.
     let seconds = usize::try_from(began.elapsed().as_secs()).unwrap();
-    client::get(proxy.addr(0), "/loop").await;
+    client::get(proxy.addr(0), "/trap").await;
     proxy
         .log_line("the trap", |line| line.contains("filter failed"))
         .await;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use sluicegate_tests::client::{exchange, get, read_to_end, tcp};
+use sluicegate_tests::http2::{Frame, GOAWAY, Site, headers};
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::{Script, Upstream};
 use sluicegate_tests::wire::{self, read_response};
@@ -55,6 +56,31 @@ async fn an_idle_connection_is_closed_without_a_word() {
         client.write_all(request.as_bytes()).await.unwrap();
         assert_eq!(read_response(&mut client).await.unwrap().head.status(), 200);
         assert_eq!(read_to_end(&mut client).await, b"", "{request}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_http2_connection_is_told_to_go() {
+    let upstream = Upstream::describing("pages").await;
+    for timeouts in ["keep_alive = \"100ms\"", "request_head = \"100ms\""] {
+        let site = Site::in_front_of(upstream.addr, &format!("[timeouts]\n{timeouts}\n")).await;
+        let mut client = site.connect_raw(&[]).await;
+        if timeouts.starts_with("keep_alive") {
+            let request = [
+                (":method", "GET"),
+                (":scheme", "https"),
+                (":authority", "localhost"),
+                (":path", "/"),
+            ];
+            client.send(&headers(1, &request)).await;
+            client.frame(Frame::is_ok).await;
+        }
+        let last = client.frame(|frame| frame.kind == GOAWAY).await;
+        assert_eq!(last.payload[4..8], [0; 4], "without an error");
+        assert!(
+            read_to_end(&mut client.stream).await.len() < 100,
+            "{timeouts}"
+        );
     }
 }
 

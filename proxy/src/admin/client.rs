@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::{ADMIN_HEADER, ReloadOutcome};
 use crate::config::model::Bind;
-use crate::stream::Socket;
+use crate::socket::Socket;
 
 /// Why no outcome came back; the reload may have happened all the same after `Timeout`.
 #[derive(Debug, thiserror::Error)]

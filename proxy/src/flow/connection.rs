@@ -3,11 +3,13 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::admission::Admission;
 use crate::error::Failure;
 use crate::facts::ConnectionFacts;
 use crate::flow::exchange;
 use crate::flow::websocket::Pending;
-use crate::server::{Admission, ListenerPolicy, Worker};
+use crate::snapshot::ListenerPolicy;
+use crate::worker::Worker;
 
 pub(super) struct Connection {
     pub(super) worker: Arc<Worker>,

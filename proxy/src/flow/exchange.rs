@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use http::request::Parts;
 use http::{Method, Response, StatusCode, Version};
 
-use crate::body::{BodyWatch, OnEnd, ResponseBody};
+use crate::body::{BodyWatch, OnEnd, ResponseBody, ResponseEnd};
 use crate::error::{Failure, Side};
 use crate::facts::RequestFacts;
 use crate::flow::connection::{Connection, InFlight};
@@ -45,7 +45,10 @@ pub(super) struct Exchange {
     /// A WebSocket was asked for.
     handshake: bool,
     status: StatusCode,
+    /// Why the proxy answered itself.
     failure: Option<(Side, &'static str)>,
+    /// Why the answer did not go out whole.
+    cut: Option<(Side, &'static str)>,
     sent: u64,
     /// A verified upgrade whose 101 is still to be sent.
     upgrade: Option<Upgrade>,
@@ -78,6 +81,7 @@ impl Exchange {
             handshake: false,
             status: client_closed_request(),
             failure: None,
+            cut: None,
             sent: 0,
             upgrade: None,
             told: false,
@@ -240,7 +244,7 @@ impl Exchange {
             bytes_in: self.request_body.as_ref().map_or(0, |body| body.bytes()),
             bytes_out: self.sent,
             refused,
-            error: self.failure.map(|(side, kind)| ErrorLabel {
+            error: self.failure.or(self.cut).map(|(side, kind)| ErrorLabel {
                 side: side.label(),
                 kind,
             }),
@@ -249,12 +253,13 @@ impl Exchange {
 }
 
 impl OnEnd for Exchange {
-    fn ended(&mut self, sent: u64, complete: bool) {
+    fn ended(&mut self, sent: u64, end: ResponseEnd) {
         self.sent = sent;
-        if !complete {
-            let unsent = (Side::Downstream, "response_cut");
-            self.failure.get_or_insert(unsent);
-        }
+        self.cut = match end {
+            ResponseEnd::Complete => None,
+            ResponseEnd::ClientLeft => Some((Side::Downstream, "response_cut")),
+            ResponseEnd::UpstreamBroke => Some((Side::Upstream, "response_broken")),
+        };
     }
 }
 

@@ -3,6 +3,9 @@
 //! Another endpoint is tried only while nothing was sent: after a failed connect. A kept-alive
 //! connection that its server closed just as it was used is replaced by a fresh one, if hyper gives
 //! the request back unsent, or if the request may be repeated (RFC 9110 §9.2.2) and has no body.
+//!
+//! A connection goes back to its pool only when both request and response are complete; an answer
+//! that is complete before its request ends the request too.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,16 +20,16 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep};
 
-use crate::body::{BodyWatch, OnEnd, RequestBody, ResponseBody};
+use crate::body::{BodyWatch, OnEnd, RequestBody, ResponseBody, ResponseEnd};
 use crate::error::{Failure, Side};
 use crate::flow::connection::Connection;
 use crate::flow::exchange::Exchange;
 use crate::forward;
-use crate::server::Worker;
 use crate::snapshot::{Route, Snapshot, UpstreamEntry};
 use crate::stream::Stream;
 use crate::telemetry::metrics::{EndpointMetrics, OpenGuard};
 use crate::upstream::{ConnectError, ConnectErrorKind, Lease, Outcome, PickError};
+use crate::worker::Worker;
 
 /// A lease whose use and outcome the metrics show.
 pub(super) struct Leased {
@@ -193,7 +196,7 @@ impl Leased {
 
 /// A response holds its lease until it is over.
 impl OnEnd for Leased {
-    fn ended(&mut self, _sent: u64, _complete: bool) {}
+    fn ended(&mut self, _sent: u64, _end: ResponseEnd) {}
 }
 
 impl Loan {
@@ -216,7 +219,10 @@ impl Loan {
 }
 
 impl OnEnd for Loan {
-    fn ended(&mut self, _sent: u64, _complete: bool) {
+    fn ended(&mut self, _sent: u64, end: ResponseEnd) {
+        if end == ResponseEnd::UpstreamBroke {
+            self.leased.report(Outcome::Failure);
+        }
         if self.request.is_finished()
             && let Some(sender) = self.sender.take()
         {

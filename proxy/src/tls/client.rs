@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use super::certificate;
 use super::{ClientTlsStream, Fault, provider};
 use crate::config::model::{Span, UpstreamTls};
-use crate::stream::Socket;
+use crate::socket::Socket;
 
 /// The TLS of one upstream, ready to connect.
 pub struct ClientTls {

@@ -26,7 +26,7 @@ use super::certificate::{self, CertInfo};
 use super::{Fault, ServerTlsStream, provider};
 use crate::config::model::{ClientAuth, ListenerTls, TlsVersion};
 use crate::facts::TlsFacts;
-use crate::stream::Socket;
+use crate::socket::Socket;
 
 /// The TLS of one listener, ready to accept.
 pub struct ServerTls {

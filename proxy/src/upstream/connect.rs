@@ -17,7 +17,8 @@ use tokio::time::{Instant, timeout_at};
 use super::balance::stable_hash;
 use super::health::Health;
 use crate::config::model::ServerAddress;
-use crate::stream::{Socket, Stream};
+use crate::socket::Socket;
+use crate::stream::Stream;
 use crate::tls::ClientTls;
 
 /// One server of an upstream; it keeps its identity through reloads.

@@ -14,7 +14,8 @@ use tokio::time::advance;
 use super::*;
 use crate::config::model::UpstreamTls;
 use crate::config::model::{CertSource, ListenerTls, Located, Server, ServerAddress, TlsVersion};
-use crate::stream::{Socket, Stream};
+use crate::socket::Socket;
+use crate::stream::Stream;
 use crate::tls::{ServerTls, self_signed};
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));

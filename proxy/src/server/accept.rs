@@ -1,4 +1,4 @@
-//! A worker: one thread, one runtime, its own sockets, its own pool of upstream connections.
+//! Worker threads: one runtime each, accepting from sockets of their own.
 
 use std::sync::Arc;
 use std::thread;
@@ -6,19 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::{Listener, Shared};
-use crate::body::RequestBody;
 use crate::drain::{Member, Phase};
 use crate::flow;
 use crate::listener::{Acceptor, ListenSocket};
-use crate::snapshot::Snapshot;
-use crate::upstream::Pool;
-
-/// What the connections of one worker share.
-pub struct Worker {
-    pub shared: Arc<Shared>,
-    pub pool: Pool<RequestBody>,
-}
+use crate::worker::{Listener, Shared, Worker};
 
 /// The control thread's grip on a worker; the thread ends when it is dropped.
 pub(super) struct WorkerHandle {
@@ -32,20 +23,10 @@ struct NewSocket {
     closing: Member,
 }
 
-impl Worker {
-    /// The present generation.
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.shared.snapshot()
-    }
-}
-
 impl WorkerHandle {
     pub(super) fn start(id: usize, shared: &Arc<Shared>) -> std::io::Result<WorkerHandle> {
         let (sockets, received) = mpsc::unbounded_channel();
-        let worker = Arc::new(Worker {
-            shared: Arc::clone(shared),
-            pool: Pool::new(),
-        });
+        let worker = Arc::new(Worker::new(shared));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;

@@ -27,8 +27,8 @@ pub struct Admission {
     _open: Option<OpenGuard>,
 }
 
-impl AdmissionControl {
-    pub(super) fn new() -> AdmissionControl {
+impl Default for AdmissionControl {
+    fn default() -> AdmissionControl {
         AdmissionControl {
             open: AtomicUsize::new(0),
             freed: Notify::new(),
@@ -36,9 +36,11 @@ impl AdmissionControl {
             default_limit: default_limit(),
         }
     }
+}
 
+impl AdmissionControl {
     /// Counts one more, as soon as there are fewer than `limit`.
-    pub(super) async fn enter(self: &Arc<Self>, limit: Option<NonZeroUsize>) -> Admission {
+    pub async fn enter(self: &Arc<Self>, limit: Option<NonZeroUsize>) -> Admission {
         let limit = limit.map_or(self.default_limit, NonZeroUsize::get);
         loop {
             let freed = self.freed.notified();
@@ -65,11 +67,7 @@ impl AdmissionControl {
 
 impl Admission {
     /// Counts the connection for its client too; `None` if the client has `limit` already.
-    pub(super) fn of_client(
-        mut self,
-        ip: IpAddr,
-        limit: Option<NonZeroUsize>,
-    ) -> Option<Admission> {
+    pub fn of_client(mut self, ip: IpAddr, limit: Option<NonZeroUsize>) -> Option<Admission> {
         if let Some(limit) = limit {
             let mut clients = self.control.clients();
             let open = clients.entry(ip).or_insert(0);
@@ -83,7 +81,7 @@ impl Admission {
         Some(self)
     }
 
-    pub(super) fn counted(mut self, open: OpenGuard) -> Admission {
+    pub fn counted(mut self, open: OpenGuard) -> Admission {
         self._open = Some(open);
         self
     }
@@ -123,7 +121,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_place_is_given_once_and_given_back() {
-        let control = Arc::new(AdmissionControl::new());
+        let control = Arc::new(AdmissionControl::default());
         let one = NonZeroUsize::new(1);
         let first = control.enter(one).await;
         let waiting = {
@@ -139,7 +137,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_has_its_own_limit() {
-        let control = Arc::new(AdmissionControl::new());
+        let control = Arc::new(AdmissionControl::default());
         let (one, ip) = (NonZeroUsize::new(1), IpAddr::from([127, 0, 0, 1]));
         let first = control.enter(None).await.of_client(ip, one).unwrap();
         assert!(control.enter(None).await.of_client(ip, one).is_none());
