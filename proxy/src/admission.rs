@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::facts::Peer;
 use crate::telemetry::metrics::OpenGuard;
 
 /// Counts open client connections, tunnels included.
@@ -39,11 +40,11 @@ impl Default for AdmissionControl {
 }
 
 impl AdmissionControl {
-    /// Counts one more, as soon as there are fewer than `limit`.
-    pub async fn enter(self: &Arc<Self>, limit: Option<NonZeroUsize>) -> Admission {
-        let limit = limit.map_or(self.default_limit, NonZeroUsize::get);
+    /// Counts one more, as soon as there are fewer than `limit` says at that time.
+    pub async fn enter(self: &Arc<Self>, limit: impl Fn() -> Option<NonZeroUsize>) -> Admission {
         loop {
             let freed = self.freed.notified();
+            let limit = limit().map_or(self.default_limit, NonZeroUsize::get);
             let entered = self
                 .open
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
@@ -60,6 +61,11 @@ impl AdmissionControl {
         }
     }
 
+    /// Has those who wait look at the limit again.
+    pub fn limit_changed(&self) {
+        self.freed.notify_waiters();
+    }
+
     fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -67,8 +73,12 @@ impl AdmissionControl {
 
 impl Admission {
     /// Counts the connection for its client too; `None` if the client has `limit` already.
-    pub fn of_client(mut self, ip: IpAddr, limit: Option<NonZeroUsize>) -> Option<Admission> {
-        if let Some(limit) = limit {
+    ///
+    /// A client is an IPv4 address or an IPv6 /64, which is what one customer gets; clients on a
+    /// unix socket cannot be told apart and are not counted.
+    pub fn of_client(mut self, peer: Peer, limit: Option<NonZeroUsize>) -> Option<Admission> {
+        if let (Some(limit), Peer::Ip(_)) = (limit, peer) {
+            let ip = network_of(peer.ip());
             let mut clients = self.control.clients();
             let open = clients.entry(ip).or_insert(0);
             if *open >= limit.get() {
@@ -103,6 +113,16 @@ impl Drop for Admission {
     }
 }
 
+fn network_of(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+    }
+}
+
 /// A proxied connection takes two descriptors, its own and its upstream's.
 fn default_limit() -> usize {
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile)
@@ -123,10 +143,10 @@ mod tests {
     async fn the_last_place_is_given_once_and_given_back() {
         let control = Arc::new(AdmissionControl::default());
         let one = NonZeroUsize::new(1);
-        let first = control.enter(one).await;
+        let first = control.enter(|| one).await;
         let waiting = {
             let control = Arc::clone(&control);
-            tokio::spawn(async move { control.enter(one).await })
+            tokio::spawn(async move { control.enter(|| one).await })
         };
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
@@ -138,13 +158,31 @@ mod tests {
     #[tokio::test]
     async fn a_client_has_its_own_limit() {
         let control = Arc::new(AdmissionControl::default());
-        let (one, ip) = (NonZeroUsize::new(1), IpAddr::from([127, 0, 0, 1]));
-        let first = control.enter(None).await.of_client(ip, one).unwrap();
-        assert!(control.enter(None).await.of_client(ip, one).is_none());
-        let other = IpAddr::from([127, 0, 0, 2]);
-        assert!(control.enter(None).await.of_client(other, one).is_some());
+        let one = NonZeroUsize::new(1);
+        let peer = |text: &str| Peer::Ip(text.parse().unwrap());
+        let ip = peer("127.0.0.1:1");
+        let first = control.enter(|| None).await.of_client(ip, one).unwrap();
+        assert!(control.enter(|| None).await.of_client(ip, one).is_none());
+        for (other, admitted) in [
+            (peer("127.0.0.2:1"), true),
+            (peer("127.0.0.1:2"), false),
+            (Peer::Unix, true),
+        ] {
+            let entered = control.enter(|| None).await.of_client(other, one);
+            assert_eq!(entered.is_some(), admitted, "{other}");
+        }
+        let v6 = control
+            .enter(|| None)
+            .await
+            .of_client(peer("[2001:db8::1]:1"), one);
+        let same_64 = control
+            .enter(|| None)
+            .await
+            .of_client(peer("[2001:db8::2]:1"), one);
+        assert!(v6.is_some() && same_64.is_none());
+        drop(v6);
         drop(first);
-        assert!(control.enter(None).await.of_client(ip, one).is_some());
+        assert!(control.enter(|| None).await.of_client(ip, one).is_some());
         assert!(control.clients().is_empty());
     }
 }

@@ -89,12 +89,7 @@ impl Banner {
             (None, Some(admin)) => lines.line("admin", &admin.bind.value.to_string(), ""),
             (None, None) => {}
         }
-        let threads = if workers.get() == 1 {
-            "worker"
-        } else {
-            "workers"
-        };
-        lines.line("workers", &workers.to_string(), threads);
+        lines.line("workers", &workers.to_string(), "");
         Banner {
             text: lines.text,
             began,

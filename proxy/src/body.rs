@@ -84,8 +84,19 @@ pub trait OnEnd: Send + Sync {
 
 enum Inner {
     Own(Option<Bytes>),
-    Upstream(Incoming),
+    Upstream(FromUpstream),
 }
+
+/// A body that the upstream may not stop sending for too long.
+struct FromUpstream {
+    incoming: Incoming,
+    idle_timeout: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the response body stalled")]
+struct Stalled;
 
 impl RequestBody {
     /// A body without a byte.
@@ -262,9 +273,13 @@ impl ResponseBody {
         ResponseBody::from_inner(Inner::Own(Some(bytes.into())))
     }
 
-    /// The upstream's body, streamed.
-    pub fn upstream(incoming: Incoming) -> ResponseBody {
-        ResponseBody::from_inner(Inner::Upstream(incoming))
+    /// The upstream's body, streamed; broken off when nothing comes for `idle_timeout`.
+    pub fn upstream(incoming: Incoming, idle_timeout: Duration) -> ResponseBody {
+        ResponseBody::from_inner(Inner::Upstream(FromUpstream {
+            incoming,
+            idle_timeout,
+            waiting: None,
+        }))
     }
 
     /// Calls `on_end` once, when this body has been sent or dropped; in the order of the calls.
@@ -286,6 +301,24 @@ impl ResponseBody {
     }
 }
 
+impl FromUpstream {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                self.waiting = None;
+                Poll::Ready(frame.map(|frame| frame.map(cleaned).map_err(BoxError::from)))
+            }
+            Poll::Pending => {
+                let limit = self.idle_timeout;
+                let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(limit)));
+                ready!(waiting.as_mut().poll(cx));
+                self.waiting = None;
+                Poll::Ready(Some(Err(Stalled.into())))
+            }
+        }
+    }
+}
+
 struct Both(Box<dyn OnEnd>, Box<dyn OnEnd>);
 
 impl OnEnd for Both {
@@ -297,21 +330,19 @@ impl OnEnd for Both {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         let frame = match &mut this.inner {
             Inner::Own(bytes) => bytes
                 .take()
                 .filter(|bytes| !bytes.is_empty())
                 .map(|bytes| Ok(Frame::data(bytes))),
-            Inner::Upstream(incoming) => {
-                ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map(cleaned))
-            }
+            Inner::Upstream(body) => ready!(body.poll_frame(cx)),
         };
         match &frame {
             None => this.end = ResponseEnd::Complete,
@@ -326,7 +357,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.inner {
             Inner::Own(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Inner::Upstream(incoming) => incoming.is_end_stream(),
+            Inner::Upstream(body) => body.incoming.is_end_stream(),
         }
     }
 
@@ -335,7 +366,7 @@ impl Body for ResponseBody {
             Inner::Own(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Inner::Upstream(incoming) => incoming.size_hint(),
+            Inner::Upstream(body) => body.incoming.size_hint(),
         }
     }
 }

@@ -106,6 +106,17 @@ pub fn parse(source: &Arc<Source>) -> Result<(Config, Vec<Diagnostic>), Report> 
     }
 }
 
+/// `[admin] bind` of a text that may be wrong everywhere else.
+pub fn admin_bind(source: &Source) -> Option<model::Bind> {
+    let (document, _) = toml::de::DeTable::parse_recoverable(&source.text);
+    let bind = document.get_ref().get("admin")?.get_ref().get("bind")?;
+    let bind = parse_bind(bind.get_ref().as_str()?).ok()?;
+    Some(match bind {
+        model::Bind::Unix(path) => model::Bind::Unix(source.dir.join(path)),
+        tcp => tcp,
+    })
+}
+
 /// The JSON schema (draft 2020-12) of the configuration file, for editors.
 pub fn json_schema() -> serde_json::Value {
     schemars::schema_for!(schema::File).to_value()

@@ -3,7 +3,7 @@
 //! [`serve_connection`] → TLS handshake → hyper parses a head → [`answer`]: admit, route, check the
 //! opening handshake, run the filters, take the route's action, run the response filters → the
 //! answer goes out. A verified upgrade leaves hyper's hands together with every byte read so far
-//! and becomes a [`Tunnel`] in a task of its own.
+//! and becomes a [`Tunnel`](crate::tunnel::Tunnel) in a task of its own.
 //!
 //! Invariants: nothing the client sends after its head reaches the upstream before the 101; an
 //! upstream connection on which an upgrade was asked for never goes back to the pool; a request
@@ -128,14 +128,7 @@ async fn serve_http1(
         .max_header_size(limits.head_size)
         .max_buf_size(limits.head_size.max(MIN_HYPER_BUFFER))
         .serve_connection(TokioIo::new(guard), service);
-    let ended = drive_http1(
-        &mut server,
-        &connection,
-        &guarded,
-        &snapshot.timeouts,
-        &member,
-    )
-    .await;
+    let ended = drive_http1(&mut server, &connection, &guarded, &snapshot, &member).await;
     let parts = server.into_parts();
     let stream = parts.io.into_inner().into_inner();
     // From here on this task is nobody's: a tunnel runs in a fresh one, which is smaller.
@@ -145,7 +138,7 @@ async fn serve_http1(
         }
         (ended, abandoned) => {
             drop(abandoned);
-            if let Some(violation) = guarded.violation() {
+            if let Some(violation) = guarded.refused_head() {
                 connection.note_refused_head(violation.label());
             }
             hang_up(stream, ended).await;
@@ -175,7 +168,7 @@ async fn serve_http2(
         .keep_alive_interval(HTTP2_PING_INTERVAL)
         .keep_alive_timeout(HTTP2_PING_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
-    drive_http2(server, &connection, &snapshot.timeouts, &member).await;
+    drive_http2(server, &connection, snapshot, &member).await;
 }
 
 /// One request, one answer, one line in the access log.

@@ -21,7 +21,7 @@ mod word;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -46,6 +46,12 @@ pub struct GuardHandle(Arc<Seen>);
 struct Seen {
     violation: AtomicU8,
     between_messages: AtomicBool,
+    /// The client has not taken yet what was to be written.
+    writing: AtomicBool,
+    /// The violation was in a head: no request came of it.
+    in_head: AtomicBool,
+    /// Reads and writes that moved a byte, wrapping.
+    moves: AtomicU32,
 }
 
 impl<S> Guard<S> {
@@ -57,6 +63,9 @@ impl<S> Guard<S> {
             seen: GuardHandle(Arc::new(Seen {
                 violation: AtomicU8::new(0),
                 between_messages: AtomicBool::new(true),
+                writing: AtomicBool::new(false),
+                in_head: AtomicBool::new(false),
+                moves: AtomicU32::new(0),
             })),
         }
     }
@@ -75,6 +84,17 @@ impl<S> Guard<S> {
     }
 }
 
+impl<S> Guard<S> {
+    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_pending() {
+            self.seen.set_writing(true);
+        } else {
+            self.seen.moved();
+        }
+        written
+    }
+}
+
 impl GuardHandle {
     /// Why the stream was refused, if it was.
     pub fn violation(&self) -> Option<Violation> {
@@ -86,7 +106,32 @@ impl GuardHandle {
         self.0.between_messages.load(Ordering::Relaxed)
     }
 
-    fn set(&self, violation: Violation) {
+    /// As [`GuardHandle::violation`], unless it was in the body of a request that was served.
+    pub fn refused_head(&self) -> Option<Violation> {
+        self.violation()
+            .filter(|_| self.0.in_head.load(Ordering::Relaxed))
+    }
+
+    /// Whether the client is slow to take what is written.
+    pub fn is_writing(&self) -> bool {
+        self.0.writing.load(Ordering::Relaxed)
+    }
+
+    fn set_writing(&self, writing: bool) {
+        self.0.writing.store(writing, Ordering::Relaxed);
+    }
+
+    /// A number that changes whenever bytes move, either way.
+    pub fn moves(&self) -> u32 {
+        self.0.moves.load(Ordering::Relaxed)
+    }
+
+    fn moved(&self) {
+        self.0.moves.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn set(&self, violation: Violation, in_body: bool) {
+        self.0.in_head.store(!in_body, Ordering::Relaxed);
         self.0.violation.store(violation as u8, Ordering::Relaxed);
     }
 
@@ -105,13 +150,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
         if this.stop.is_none() {
             let before = buf.filled().len();
             ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            this.seen.moved();
             let inspected = this.inspector.feed(&buf.filled()[before..]);
             this.seen
                 .set_between_messages(this.inspector.is_between_messages());
             let Err(refusal) = inspected else {
                 return Poll::Ready(Ok(()));
             };
-            this.seen.set(refusal.violation);
+            this.seen.set(refusal.violation, refusal.in_body);
             this.stop = Some(Stop::of(refusal));
             buf.set_filled(before + refusal.at);
             if refusal.at > 0 {
@@ -140,7 +186,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.wrote(written)
     }
 
     fn poll_write_vectored(
@@ -148,7 +196,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -156,7 +206,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.seen.set_writing(flushed.is_pending());
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

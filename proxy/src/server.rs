@@ -6,7 +6,7 @@
 //! control thread and the blocking pool, and is then swapped in as a whole or not at all.
 //!
 //! A stop goes: not ready, no new connections, HTTP finishes what is under way, tunnels leave one
-//! by one, exit. The control thread waits for the last [`Member`], which tunnels are.
+//! by one, exit. The control thread waits for the last [`Member`](crate::drain::Member), which tunnels are.
 
 mod accept;
 
@@ -50,6 +50,8 @@ pub enum RunError {
     Telemetry(#[from] TelemetryError),
     #[error("cannot start the plugin host: {0}")]
     PluginHost(#[from] HostError),
+    #[error("interrupted before it served")]
+    Interrupted,
     #[error("cannot start: {0}")]
     Runtime(#[from] std::io::Error),
 }
@@ -69,11 +71,14 @@ pub fn run(origin: Origin, ready: impl FnOnce(&Started)) -> Result<(), RunError>
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let (server, control, started) = Server::start(origin, began).await?;
         ready(&started);
         server.control(control).await
-    })
+    });
+    // A plugin that is still being compiled must not hold up the exit.
+    runtime.shutdown_background();
+    ended
 }
 
 struct Server {
@@ -91,10 +96,15 @@ struct Server {
 struct Control {
     reloads: mpsc::Receiver<oneshot::Sender<ReloadOutcome>>,
     hup: Signal,
+    stop: StopSignals,
+    stop_admin: Option<oneshot::Sender<()>>,
+}
+
+/// The signals that end the process.
+struct StopSignals {
     term: Signal,
     int: Signal,
     quit: Signal,
-    stop_admin: Option<oneshot::Sender<()>>,
 }
 
 /// The admin listener's way to the control thread.
@@ -110,9 +120,11 @@ impl Server {
         let mut control = Control {
             reloads,
             hup: signal(SignalKind::hangup())?,
-            term: signal(SignalKind::terminate())?,
-            int: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
+            stop: StopSignals {
+                term: signal(SignalKind::terminate())?,
+                int: signal(SignalKind::interrupt())?,
+                quit: signal(SignalKind::quit())?,
+            },
             stop_admin: None,
         };
         let metrics = Metrics::new();
@@ -120,9 +132,11 @@ impl Server {
         let parsed = reload::parse(&origin).map_err(RunError::Config)?;
         let telemetry = crate::telemetry::init(&parsed.config.log, &metrics)?;
         let access_log = telemetry.access_log(&parsed.config.log);
-        let (snapshot, report) = reload::build(parsed, None, &workshop, access_log)
-            .await
-            .map_err(|Rejected(report)| RunError::Config(report))?;
+        let built = tokio::select! {
+            built = reload::build(parsed, None, &workshop, access_log) => built,
+            _ = control.stop.asked() => return Err(RunError::Interrupted),
+        };
+        let (snapshot, report) = built.map_err(|Rejected(report)| RunError::Config(report))?;
         if !report.diagnostics.is_empty() {
             eprint(&report.render(banner::is_terminal()));
         }
@@ -216,18 +230,19 @@ impl Server {
     /// Obeys signals and reload requests until it is time to go.
     async fn control(mut self, mut control: Control) -> Result<(), RunError> {
         let patient = loop {
-            tokio::select! {
-                _ = control.hup.recv() => {
-                    self.reload().await;
-                }
-                Some(asker) = control.reloads.recv() => {
-                    let outcome = self.reload().await;
-                    // An asker that has left learns it from the log.
-                    let _ = asker.send(outcome);
-                }
-                _ = control.term.recv() => break false,
-                _ = control.int.recv() => break false,
-                _ = control.quit.recv() => break true,
+            let asker = tokio::select! {
+                _ = control.hup.recv() => None,
+                Some(asker) = control.reloads.recv() => Some(asker),
+                patient = control.stop.asked() => break patient,
+            };
+            // A reload may compile for a while; a stop does not wait for that.
+            let outcome = tokio::select! {
+                outcome = self.reload() => outcome,
+                patient = control.stop.asked() => break patient,
+            };
+            if let Some(asker) = asker {
+                // An asker that has left learns it from the log.
+                let _ = asker.send(outcome);
             }
         };
         self.drain(patient, &mut control).await;
@@ -279,8 +294,10 @@ impl Server {
         }
         self.shared.serve_with(Arc::clone(&snapshot));
         for (bind, listener) in bound {
-            self.listen(bind, listener, &snapshot)
-                .map_err(|error| Rejected(format!("a worker has gone: {error}")))?;
+            // The new configuration serves already; this would need a worker to have died.
+            if let Err(error) = self.listen(bind, listener, &snapshot) {
+                tracing::error!(%error, "a new listener does not serve");
+            }
         }
         self.close_listeners_not_in(&snapshot).await;
         publish(&self.shared.metrics, &snapshot);
@@ -303,9 +320,7 @@ impl Server {
             .into_iter()
             .partition(|(bind, _)| policy_of(snapshot, bind).is_some());
         self.listeners = kept;
-        for listener in HashMap::into_values(gone) {
-            close(&listener).await;
-        }
+        close_all(HashMap::values(&gone)).await;
     }
 
     async fn drain(self, patient: bool, control: &mut Control) {
@@ -315,9 +330,7 @@ impl Server {
         while control.reloads.try_recv().is_ok() {}
         self.actions.set_readiness(Readiness::Draining);
         self.shared.metrics.set_draining(true);
-        for listener in self.listeners.values() {
-            close(listener).await;
-        }
+        close_all(self.listeners.values()).await;
         let open = drain.live();
         let deadline = longest_drain(&self.shared.snapshot().config);
         if patient {
@@ -330,9 +343,7 @@ impl Server {
         tokio::select! {
             () = drain.emptied() => {}
             () = tokio::time::sleep(deadline), if !patient => {}
-            _ = control.term.recv() => {}
-            _ = control.int.recv() => {}
-            _ = control.quit.recv(), if !patient => {}
+            () = control.stop.again(patient) => {}
         }
         let left = drain.live();
         drain.stop();
@@ -345,6 +356,22 @@ impl Server {
         if let Some(stop) = control.stop_admin.take() {
             let _ = stop.send(());
         }
+    }
+}
+
+impl StopSignals {
+    /// Waits for the first; true if the stop is to be patient.
+    async fn asked(&mut self) -> bool {
+        tokio::select! {
+            _ = self.term.recv() => false,
+            _ = self.int.recv() => false,
+            _ = self.quit.recv() => true,
+        }
+    }
+
+    /// Waits for a second one; another QUIT asks a patient stop for nothing new.
+    async fn again(&mut self, patient: bool) {
+        while self.asked().await && patient {}
     }
 }
 
@@ -375,10 +402,14 @@ impl AdminActions for Actions {
     }
 }
 
-/// Stops accepting; returns when the sockets are closed.
-async fn close(listener: &Listener) {
-    listener.closing.start();
-    listener.closing.emptied().await;
+/// Stops accepting, everywhere at once; returns when the sockets are closed.
+async fn close_all(listeners: impl Iterator<Item = &Arc<Listener>> + Clone) {
+    for listener in listeners.clone() {
+        listener.closing.start();
+    }
+    for listener in listeners {
+        listener.closing.emptied().await;
+    }
 }
 
 fn policy_of(snapshot: &Snapshot, bind: &Bind) -> Option<Arc<ListenerPolicy>> {

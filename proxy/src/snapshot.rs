@@ -9,6 +9,7 @@
 mod plugins;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use sluicegate_plugin_host::{Filter, Host};
@@ -133,6 +134,17 @@ impl Snapshot {
             config,
         };
         Ok((snapshot, report))
+    }
+
+    /// The longest that any route lets either side keep the other waiting.
+    pub fn longest_wait(&self) -> Duration {
+        let waits = self.routes.iter().map(|route| {
+            let timeouts = &route.timeouts;
+            timeouts
+                .idle_timeout
+                .max(timeouts.connect + timeouts.response_head)
+        });
+        waits.fold(self.timeouts.request_body, Duration::max)
     }
 
     /// The certificates of all listeners, in the order of the configuration.

@@ -55,6 +55,7 @@ impl Shared {
     /// From now on new connections and requests use this generation.
     pub fn serve_with(&self, snapshot: Arc<Snapshot>) {
         self.snapshot.store(snapshot);
+        self.admission.limit_changed();
     }
 }
 

@@ -373,6 +373,11 @@ fn reload_says_what_came_of_it() {
     assert!(String::from_utf8_lossy(&rejected.stderr).contains("the old configuration goes on"));
     assert!(get(proxy.address("listening"), "/").ends_with("two"));
 
+    // The address comes out of a broken file, too: the proxy is asked and learns of the mistake.
+    let broken = format!("[admin]\nbind = \"{admin}\"\n\n[[listener]]\nbind = 80\n");
+    write(&folder, "sluicegate.toml", &broken);
+    check(&folder, &["reload"], 3, "the old configuration goes on");
+
     proxy.terminate();
     check(&folder, &reload, 1, "is the proxy running");
 }

@@ -407,3 +407,27 @@ async fn a_taken_address_is_a_clear_error_with_exit_code_4() {
     }
     assert_eq!(client::get(other.addr(0), "/").await.0.status, 200);
 }
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_reload() {
+    let echo = Upstream::echoing("echo").await;
+    let text = config("127.0.0.1:0", echo.addr, "1s");
+    let mut proxy = Proxy::start(&text).await;
+    // Reading a plugin from a pipe that nobody writes to takes for ever.
+    let made = std::process::Command::new("mkfifo")
+        .arg(proxy.dir().join("never.wasm"))
+        .status();
+    assert!(made.unwrap().success());
+    proxy.rewrite_config(&format!(
+        "{text}\n[plugin.never]\nwasm = \"never.wasm\"\n[[route]]\npath = \"/never\"\nto = \"{}\"\nplugins = [\"never\"]\n",
+        echo.addr
+    ));
+    proxy.signal(libc::SIGHUP);
+    let mut socket = open(&proxy).await;
+    echoes(&mut socket).await;
+    proxy.signal(libc::SIGTERM);
+    draining(&proxy).await;
+    let (code, ..) = closed(socket).await;
+    assert_eq!(code, 1001);
+    assert_eq!(proxy.exit_code().await, Some(0));
+}

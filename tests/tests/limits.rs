@@ -101,6 +101,20 @@ async fn one_connection_too_many_waits_until_another_goes() {
 }
 
 #[tokio::test]
+async fn a_limit_raised_by_a_reload_lets_in_who_waits() {
+    let (echo, pages) = upstreams().await;
+    let proxy = Proxy::start(&config("connections = 1", &echo, &pages)).await;
+    let mut tunnel = open(&proxy).await;
+    let mut waiting = client::tcp(proxy.addr(0)).await;
+    stays_unanswered(&mut waiting).await;
+    proxy.rewrite_config(&config("connections = 2", &echo, &pages));
+    assert!(proxy.reload().await);
+    let (head, _) = client::read_response(&mut waiting).await.unwrap();
+    assert_eq!(head.status, 200);
+    echoes(&mut tunnel).await;
+}
+
+#[tokio::test]
 async fn a_client_has_only_its_own_connections() {
     let (echo, pages) = upstreams().await;
     let proxy = Proxy::start(&config("connections_per_client = 2", &echo, &pages)).await;

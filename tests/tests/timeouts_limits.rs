@@ -6,6 +6,7 @@ use std::time::Duration;
 use sluicegate_tests::client::{exchange, get, read_to_end, tcp};
 use sluicegate_tests::http2::{Frame, GOAWAY, Site, headers};
 use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::soon;
 use sluicegate_tests::upstream::{Script, Upstream};
 use sluicegate_tests::wire::{self, read_response};
 use socket2::{Domain, Socket, Type};
@@ -262,4 +263,63 @@ async fn a_body_over_its_limit_gives_413_at_once_or_when_it_gets_there() {
             assert_eq!(read_to_end(&mut client).await, b"", "{name}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_response_that_stalls_is_cut_whoever_stalls_it() {
+    let upstream = Script::new().await;
+    let proxy = Proxy::start(&format!(
+        r#"
+        [[listener]]
+        bind = "127.0.0.1:0"
+        [admin]
+        bind = "127.0.0.1:0"
+        [timeouts]
+        request_head = "200ms"
+        request_body = "200ms"
+        keep_alive = "200ms"
+        connect = "200ms"
+        response_head = "200ms"
+        idle_timeout = "500ms"
+        [upstream.one]
+        servers = ["{}"]
+        [[route]]
+        to = "one"
+        "#,
+        upstream.addr
+    ))
+    .await;
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    // The upstream stops in the middle of a body: the client sees that it is not whole.
+    let mut client = tcp(proxy.addr(0)).await;
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut silent = upstream.accept().await;
+    wire::read_request(&mut silent).await.unwrap();
+    let part = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc";
+    silent.write_all(part).await.unwrap();
+    let answer = read_to_end(&mut client).await;
+    assert!(answer.ends_with(b"\r\n\r\nabc"));
+
+    // The client stops reading: its place and the endpoint's lease are given back.
+    let mut client = tcp(proxy.addr(0)).await;
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut eager = upstream.accept().await;
+    wire::read_request(&mut eager).await.unwrap();
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n";
+    eager.write_all(head).await.unwrap();
+    let piece = vec![0; 1 << 20];
+    // Ends when the proxy lets go of the upstream.
+    let flood = async { while eager.write_all(&piece).await.is_ok() {} };
+    soon("the proxy letting go of the upstream", flood).await;
+    proxy
+        .until_metric(
+            &format!(
+                "sluicegate_upstream_leases{{upstream=\"one\",endpoint=\"{}\"}}",
+                upstream.addr
+            ),
+            0.0,
+        )
+        .await;
+    drop(client);
 }

@@ -258,7 +258,7 @@ fn fits(
 
 const MAX_NAME: usize = 256;
 
-const PROTECTED: [&str; 13] = [
+const PROTECTED: [&str; 14] = [
     "connection",
     "content-length",
     "expect",
@@ -270,6 +270,7 @@ const PROTECTED: [&str; 13] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-client-cert-subject",
     "x-real-ip",
     "x-request-id",
 ];

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::{Failure, print, run, runtime, say};
 use crate::admin::ReloadOutcome;
 use crate::admin::client::{ReloadRequestError, request_reload};
+use crate::config;
 use crate::config::model::Bind;
-use crate::{banner, config};
 
 /// Have a running proxy read its configuration again; no connection is dropped
 ///
@@ -47,8 +47,8 @@ pub(super) fn reload(args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// The admin address in the file. The file is the new one, and it may be the one with mistakes:
-/// then the address has to be given by hand.
+/// The admin address in the file. The file is the new one and may be full of mistakes: what the
+/// proxy thinks of them is the proxy's to say, so only the address is looked for.
 fn configured(args: &Args) -> Result<Bind, Failure> {
     let file = match &args.config {
         Some(file) => file.clone(),
@@ -56,18 +56,13 @@ fn configured(args: &Args) -> Result<Bind, Failure> {
     };
     let source =
         config::read(&file).map_err(|error| Failure::Config(format!("error: {error}\n")))?;
-    let (config, _) = config::parse(&source)
-        .map_err(|report| Failure::Config(report.render(banner::is_terminal())))?;
-    match config.admin {
-        Some(admin) => Ok(admin.bind.value),
-        None => {
-            let missing = format!("`{}` has no admin listener to ask", file.display());
-            Err(Failure::runtime(missing).hint(
-                "add `[admin]` with `bind = \"127.0.0.1:9900\"` and restart, \
-                 or send the proxy SIGHUP: `kill -HUP PID`",
-            ))
-        }
-    }
+    config::admin_bind(&source).ok_or_else(|| {
+        let missing = format!("no `[admin] bind` can be found in `{}`", file.display());
+        Failure::runtime(missing).hint(
+            "add `[admin]` with `bind = \"127.0.0.1:9900\"` and restart, name the address with \
+             `--admin`, or send the proxy SIGHUP: `kill -HUP PID`",
+        )
+    })
 }
 
 fn not_reached(admin: &Bind, error: &ReloadRequestError) -> Failure {

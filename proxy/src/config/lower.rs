@@ -253,10 +253,11 @@ fn refuse_equal_binds(listeners: &[Option<Listener>], admin: Option<&Admin>, cx:
     let binds = listeners.iter().flatten().map(|listener| &listener.bind);
     let binds: Vec<_> = binds.chain(admin.map(|admin| &admin.bind)).collect();
     for (index, bind) in binds.iter().enumerate() {
-        if let Some(first) = binds[..index]
-            .iter()
-            .find(|first| same_socket(&first.value, &bind.value))
-        {
+        if let Some(first) = binds[..index].iter().find(|first| {
+            // Listeners are told apart by what is written, so port 0 serves only once as such.
+            let twice_written = index < listeners.len() && first.value == bind.value;
+            twice_written || same_socket(&first.value, &bind.value)
+        }) {
             let message = "this address is taken by another listener";
             let mistake = Diagnostic::error(bind.span.clone(), message);
             cx.report(mistake.related(first.span.clone(), "taken here"));

@@ -395,7 +395,8 @@ pub struct Timeouts {
 pub struct RouteTimeouts {
     pub connect: Duration,
     pub response_head: Duration,
-    /// A tunnel without a byte in either direction for this long is closed.
+    /// A tunnel without a byte in either direction for this long is closed, and so is a response
+    /// whose body stalls for this long.
     pub idle_timeout: Duration,
     pub drain: Duration,
 }

@@ -137,6 +137,10 @@ impl<'a> Chain<'a> {
             FilterError::Trap { backtrace, .. } => {
                 tracing::warn!(plugin, route, %error, backtrace, "filter failed");
             }
+            // In the guest's own words, which may quote its secrets.
+            FilterError::Configure(_) => {
+                tracing::warn!(plugin, route, "filter failed: it refuses its config now");
+            }
             _ => tracing::warn!(plugin, route, %error, "filter failed"),
         }
         match (link.on_error, error) {

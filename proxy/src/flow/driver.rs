@@ -20,6 +20,7 @@ use crate::config::model::Timeouts;
 use crate::drain::{Member, Phase};
 use crate::flow::connection::Connection;
 use crate::http1_guard::{Guard, GuardHandle};
+use crate::snapshot::Snapshot;
 use crate::stream::Stream;
 
 /// How hyper's part of a connection ended.
@@ -54,7 +55,7 @@ pub(super) async fn drive_http1<S>(
     server: &mut Http1Server<S>,
     connection: &Connection,
     guard: &GuardHandle,
-    timeouts: &Timeouts,
+    snapshot: &Snapshot,
     member: &Member,
 ) -> Ended
 where
@@ -63,7 +64,8 @@ where
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let waiting = || {
-        if connection.is_busy() {
+        // A response is over for hyper before its last bytes have left its buffer.
+        if connection.is_busy() || guard.is_writing() {
             Waiting::Busy
         } else if connection.is_used() && guard.is_between_messages() {
             Waiting::NextRequest
@@ -72,14 +74,18 @@ where
         }
     };
     let mut leaving = false;
-    let mut watch = Watch::new(timeouts);
+    let mut registered = false;
+    let mut watch = Watch::new(snapshot);
     let mut timer = pin!(sleep_until(watch.deadline));
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = server.poll_without_shutdown(cx) {
                 return Poll::Ready(result.map_or(Ended::Failed, |()| Ended::Done));
             }
-            member.wake_on_change(cx);
+            if !std::mem::replace(&mut registered, true) {
+                // A connection keeps its task, so one registration serves all its polls.
+                member.wake_on_change(cx);
+            }
             match member.phase() {
                 Phase::Stopped => return Poll::Ready(Ended::Cut),
                 Phase::Draining if !leaving => {
@@ -104,7 +110,12 @@ where
                 return Poll::Pending;
             }
             match watch.waiting {
-                Waiting::Busy => timer.as_mut().reset(watch.rearm()),
+                Waiting::Busy => {
+                    if watch.is_stalled(guard.moves()) {
+                        return Poll::Ready(Ended::Cut);
+                    }
+                    timer.as_mut().reset(watch.rearm());
+                }
                 Waiting::Head => return Poll::Ready(Ended::SlowHead),
                 Waiting::NextRequest => return Poll::Ready(Ended::Cut),
             }
@@ -117,7 +128,7 @@ where
 pub(super) async fn drive_http2<S>(
     server: Http2Server<S>,
     connection: &Connection,
-    timeouts: &Timeouts,
+    snapshot: &Snapshot,
     member: &Member,
 ) where
     S: HttpService<Incoming, ResBody = ResponseBody>,
@@ -131,14 +142,18 @@ pub(super) async fn drive_http2<S>(
         (false, false) => Waiting::Head,
     };
     let mut leaving = false;
-    let mut watch = Watch::new(timeouts);
+    let mut registered = false;
+    let mut watch = Watch::new(snapshot);
     let mut timer = pin!(sleep_until(watch.deadline));
     poll_fn(|cx| {
         loop {
             if server.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            member.wake_on_change(cx);
+            if !std::mem::replace(&mut registered, true) {
+                // A connection keeps its task, so one registration serves all its polls.
+                member.wake_on_change(cx);
+            }
             match member.phase() {
                 Phase::Stopped => return Poll::Ready(()),
                 Phase::Draining if !leaving => {
@@ -195,16 +210,23 @@ pub(super) async fn hang_up(mut stream: Stream, ended: Ended) {
 /// The present wait and its end.
 struct Watch<'a> {
     timeouts: &'a Timeouts,
+    /// How long a busy connection may move no byte: longer than any route lets anybody wait.
+    stall: Duration,
     waiting: Waiting,
     deadline: Instant,
+    /// The guard's count when a busy wait was last armed.
+    moves: Option<u32>,
 }
 
 impl<'a> Watch<'a> {
-    fn new(timeouts: &'a Timeouts) -> Watch<'a> {
+    fn new(snapshot: &'a Snapshot) -> Watch<'a> {
+        let timeouts = &snapshot.timeouts;
         Watch {
             timeouts,
+            stall: snapshot.longest_wait(),
             waiting: Waiting::Head,
             deadline: Instant::now() + timeouts.request_head,
+            moves: None,
         }
     }
 
@@ -214,15 +236,22 @@ impl<'a> Watch<'a> {
             return false;
         }
         self.waiting = waiting;
+        self.moves = None;
         self.rearm();
-        // A busy connection needs no timer: the old one may fire once for nothing.
+        // A busy connection's own timer is armed only once the old one has fired for nothing: most
+        // requests are over before that.
         waiting != Waiting::Busy
+    }
+
+    /// Whether a whole busy wait has passed without a byte: its client does not read any more.
+    fn is_stalled(&mut self, moves: u32) -> bool {
+        self.moves.replace(moves) == Some(moves)
     }
 
     fn rearm(&mut self) -> Instant {
         self.deadline = Instant::now()
             + match self.waiting {
-                Waiting::Busy => BUSY_CHECK,
+                Waiting::Busy => self.stall,
                 Waiting::Head => self.timeouts.request_head,
                 Waiting::NextRequest => self.timeouts.keep_alive,
             };
@@ -232,8 +261,6 @@ impl<'a> Watch<'a> {
 
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-/// A timer that has fired during a request is put off by this much.
-const BUSY_CHECK: Duration = Duration::from_secs(3600);
 /// How long a client may take to send its last requests after GOAWAY.
 const GOAWAY_GRACE: Duration = Duration::from_secs(2);
 const LINGER: Duration = Duration::from_secs(2);

@@ -222,6 +222,7 @@ impl Exchange {
     fn log(&self) {
         let duration = self.started.elapsed();
         let refused = self.failure.map(|(_, label)| label);
+        let received = self.request_body.as_ref().map_or(0, |body| body.bytes());
         let metrics = &self.connection.worker.shared.metrics;
         if let Some(label) = refused {
             metrics.request_rejected(label);
@@ -235,13 +236,14 @@ impl Exchange {
                 route.metrics.handshake_refused(label);
             }
             route.metrics.request(&self.method, self.status, duration);
+            route.metrics.request_traffic(received, self.sent);
         }
         self.snapshot.access_log.request(&RequestEvent {
             exchange: self.event(),
             status: self.status.as_u16(),
             duration,
             upstream_duration: self.upstream_duration,
-            bytes_in: self.request_body.as_ref().map_or(0, |body| body.bytes()),
+            bytes_in: received,
             bytes_out: self.sent,
             refused,
             error: self.failure.or(self.cut).map(|(side, kind)| ErrorLabel {

@@ -89,7 +89,7 @@ pub(super) async fn send(
         match attempt(&mut sender, request, &watch, patience).await {
             Ok(response) => {
                 let loan = Loan::new(connection, upstream, leased, sender, watch);
-                return take_answer(response, loan, exchange);
+                return take_answer(response, loan, route.timeouts.idle_timeout, exchange);
             }
             Err(Missed::Unsent(unsent)) => request = *unsent,
             Err(missed) => match (missed, spare) {
@@ -109,7 +109,7 @@ pub(super) async fn send(
     match attempt(&mut sender, request, &watch, patience).await {
         Ok(response) => {
             let loan = Loan::new(connection, upstream, leased, sender, watch);
-            take_answer(response, loan, exchange)
+            take_answer(response, loan, route.timeouts.idle_timeout, exchange)
         }
         Err(missed) => Err(explain(missed, leased, &watch)),
     }
@@ -283,6 +283,7 @@ async fn attempt(
 fn take_answer(
     response: Response<Incoming>,
     mut loan: Loan,
+    idle_timeout: Duration,
     exchange: &mut Exchange,
 ) -> Result<Response<ResponseBody>, Failure> {
     exchange.upstream_answered();
@@ -297,7 +298,7 @@ fn take_answer(
     }
     loan.leased.report(Outcome::Success);
     forward::downstream_response(&mut parts, false);
-    let body = ResponseBody::upstream(body).on_end(Box::new(loan));
+    let body = ResponseBody::upstream(body, idle_timeout).on_end(Box::new(loan));
     Ok(Response::from_parts(parts, body))
 }
 

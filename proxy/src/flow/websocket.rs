@@ -82,7 +82,8 @@ pub(super) async fn open(
         }
         tokio::spawn(upstream_connection);
         forward::downstream_response(&mut parts, false);
-        let body = ResponseBody::upstream(body).on_end(Box::new(leased));
+        let body =
+            ResponseBody::upstream(body, route.timeouts.idle_timeout).on_end(Box::new(leased));
         return Ok(Response::from_parts(parts, body));
     }
     let agreed = handshake::verify_upstream(&offer, &parts)

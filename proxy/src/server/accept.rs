@@ -89,13 +89,15 @@ async fn accept(
             () = closing.reached(Phase::Draining) => return,
             accepted = acceptor.accept() => accepted,
         };
-        let limits = worker.snapshot().limits;
         let admission = tokio::select! {
             biased;
-            admission = worker.shared.admission.enter(limits.connections) => admission,
+            admission = worker.shared.admission.enter(|| worker.snapshot().limits.connections) => {
+                admission
+            }
             () = closing.reached(Phase::Draining) => return,
         };
-        let Some(admission) = admission.of_client(peer.ip(), limits.connections_per_client) else {
+        let per_client = worker.snapshot().limits.connections_per_client;
+        let Some(admission) = admission.of_client(peer, per_client) else {
             listener.metrics.refused("connections_per_client");
             continue;
         };

@@ -91,7 +91,7 @@ async fn load(
 ) -> Result<LoadedPlugin, Diagnostic> {
     let path = &plugin.wasm.value;
     let fail = |message: String| Diagnostic::error(plugin.wasm.span.clone(), message);
-    let bytes = std::fs::read(path).map_err(|error| {
+    let bytes = tokio::fs::read(path).await.map_err(|error| {
         let diagnostic = fail(format!("cannot read `{}`: {error}", path.display()));
         match error.kind() {
             std::io::ErrorKind::NotFound => diagnostic.hint(Some(

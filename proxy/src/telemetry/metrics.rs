@@ -80,6 +80,9 @@ struct RouteSeries {
     /// By method, then by status class.
     requests: [[AtomicU64; STATUS_CLASSES.len()]; METHODS.len()],
     request_duration: Histogram,
+    /// Body bytes of ordinary requests, and of their responses.
+    request_bytes: AtomicU64,
+    response_bytes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -275,6 +278,16 @@ impl RouteMetrics {
         self.0.requests[row][class].fetch_add(1, Ordering::Relaxed);
         self.0.request_duration.observe(duration);
     }
+
+    /// Adds the body bytes of an ordinary request and of its response.
+    pub fn request_traffic(&self, from_downstream: u64, from_upstream: u64) {
+        self.0
+            .request_bytes
+            .fetch_add(from_downstream, Ordering::Relaxed);
+        self.0
+            .response_bytes
+            .fetch_add(from_upstream, Ordering::Relaxed);
+    }
 }
 
 impl EndpointMetrics {
@@ -346,6 +359,8 @@ impl RouteSeries {
             from_upstream: Traffic::default(),
             requests: Default::default(),
             request_duration: Histogram::new(&LATENCY_BUCKETS),
+            request_bytes: AtomicU64::new(0),
+            response_bytes: AtomicU64::new(0),
         }
     }
 }
@@ -491,6 +506,7 @@ mod tests {
         );
         let brew = Method::from_bytes(b"BREW").unwrap();
         route.request(&brew, StatusCode::OK, Duration::ZERO);
+        route.request_traffic(7, 8);
         metrics.request_rejected("bad_head");
         let endpoint = metrics.endpoint("backend", "10.0.0.1:3000");
         let lease = endpoint.lease();
@@ -521,6 +537,8 @@ mod tests {
                 r#"sluicegate_websocket_messages_total{route="chat",direction="from_downstream"} 2"#,
                 r#"sluicegate_requests_total{route="chat",method="GET",status="4xx"} 1"#,
                 r#"sluicegate_requests_total{route="chat",method="other",status="2xx"} 1"#,
+                r#"sluicegate_request_bytes_total{route="chat",direction="from_downstream"} 7"#,
+                r#"sluicegate_request_bytes_total{route="chat",direction="from_upstream"} 8"#,
                 r#"sluicegate_request_duration_seconds_bucket{le="0.005",route="chat"} 2"#,
                 r#"sluicegate_requests_rejected_total{reason="bad_head"} 1"#,
                 r#"sluicegate_upstream_up{upstream="backend",endpoint="10.0.0.1:3000"} 1"#,

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -43,8 +44,13 @@ enum State {
     Up(VecDeque<Instant>),
     Out {
         until: Instant,
+        out_for: Duration,
     },
-    OnTrial,
+    /// One request tries it. Its client may take its time, so after a while another may try too.
+    OnTrial {
+        until: Instant,
+        out_for: Duration,
+    },
 }
 
 impl Health {
@@ -65,8 +71,10 @@ impl Health {
         }
         match *self.lock() {
             State::Up(_) => Availability::Up,
-            State::Out { until } if until <= now => Availability::Trial,
-            State::Out { .. } | State::OnTrial => Availability::Out,
+            State::Out { until, .. } | State::OnTrial { until, .. } if until <= now => {
+                Availability::Trial
+            }
+            State::Out { .. } | State::OnTrial { .. } => Availability::Out,
         }
     }
 
@@ -78,11 +86,14 @@ impl Health {
         let mut state = self.lock();
         match *state {
             State::Up(_) => Some(false),
-            State::Out { until } if until <= now => {
-                *state = State::OnTrial;
+            State::Out { until, out_for } | State::OnTrial { until, out_for } if until <= now => {
+                *state = State::OnTrial {
+                    until: now + out_for,
+                    out_for,
+                };
                 Some(true)
             }
-            State::Out { .. } | State::OnTrial => None,
+            State::Out { .. } | State::OnTrial { .. } => None,
         }
     }
 
@@ -107,8 +118,8 @@ impl Health {
                 failures.push_back(now);
                 failures.len() >= settings.fails.get() as usize
             }
-            (State::OnTrial, Outcome::Failure) => trial,
-            (State::OnTrial, Outcome::Success) => {
+            (State::OnTrial { .. }, Outcome::Failure) => trial,
+            (State::OnTrial { .. }, Outcome::Success) => {
                 *state = State::Up(VecDeque::new());
                 self.up.store(true, Ordering::Release);
                 return;
@@ -117,7 +128,10 @@ impl Health {
         };
         if goes_out {
             let until = now + settings.out_for;
-            *state = State::Out { until };
+            *state = State::Out {
+                until,
+                out_for: settings.out_for,
+            };
             self.up.store(false, Ordering::Release);
         }
     }
@@ -125,8 +139,11 @@ impl Health {
     /// The trial ended without an answer: the next request may try.
     pub(super) fn abandon_trial(&self, now: Instant) {
         let mut state = self.lock();
-        if matches!(*state, State::OnTrial) {
-            *state = State::Out { until: now };
+        if let State::OnTrial { out_for, .. } = *state {
+            *state = State::Out {
+                until: now,
+                out_for,
+            };
         }
     }
 
@@ -138,7 +155,6 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
-    use std::time::Duration;
 
     use super::*;
 
@@ -193,6 +209,19 @@ mod tests {
         assert!(!story.health.is_up());
         story.check(54, Availability::Out);
         story.check(55, Availability::Trial);
+    }
+
+    #[test]
+    fn a_trial_that_takes_too_long_does_not_keep_the_others_out() {
+        let story = Story::new();
+        (0..3).for_each(|seconds| story.fail(seconds, false));
+        assert_eq!(story.health.admit(story.at(32)), Some(true));
+        assert_eq!(story.health.admit(story.at(61)), None);
+        assert_eq!(story.health.admit(story.at(62)), Some(true));
+        story.succeed(63, true);
+        story.check(63, Availability::Up);
+        story.fail(64, true);
+        story.check(64, Availability::Up);
     }
 
     #[test]

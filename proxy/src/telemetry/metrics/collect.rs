@@ -117,6 +117,17 @@ impl Shared {
             "Ordinary requests answered",
             requests.filter(|sample| sample.value > 0),
         )?;
+        let request_traffic = all.iter().flat_map(|(l, s)| {
+            [
+                counter(&with(l, "direction", "from_downstream"), &s.request_bytes),
+                counter(&with(l, "direction", "from_upstream"), &s.response_bytes),
+            ]
+        });
+        families.counter(
+            "request_bytes",
+            "Body bytes of ordinary requests and of their responses",
+            request_traffic,
+        )?;
         families.histogram(
             "request_duration_seconds",
             "Time from the head of an ordinary request to the end of its response",
