@@ -89,12 +89,7 @@ impl Banner {
             (None, Some(admin)) => lines.line("admin", &admin.bind.value.to_string(), ""),
             (None, None) => {}
         }
-        let threads = if workers.get() == 1 {
-            "worker"
-        } else {
-            "workers"
-        };
-        lines.line("workers", &workers.to_string(), threads);
+        lines.line("workers", &workers.to_string(), "");
         Banner {
             text: lines.text,
             began,
@@ -157,7 +152,10 @@ fn protocols(policy: &ListenerPolicy) -> String {
         .iter()
         .map(|cert| {
             let name = cert.names.first().map_or("no name", String::as_str);
-            format!("{name} ({} days left)", cert.days_left(now))
+            match cert.days_left(now) {
+                ..0 => format!("{name} (expired)"),
+                days => format!("{name} ({days} days left)"),
+            }
         })
         .collect();
     let mtls = if tls.asks_client_certificate() {
