@@ -152,7 +152,10 @@ fn protocols(policy: &ListenerPolicy) -> String {
         .iter()
         .map(|cert| {
             let name = cert.names.first().map_or("no name", String::as_str);
-            format!("{name} ({} days left)", cert.days_left(now))
+            match cert.days_left(now) {
+                ..0 => format!("{name} (expired)"),
+                days => format!("{name} ({days} days left)"),
+            }
         })
         .collect();
     let mtls = if tls.asks_client_certificate() {

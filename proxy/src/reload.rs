@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sluicegate_plugin_host::{Host, HostError, HostSettings};
 
 use crate::banner;
-use crate::config::model::Config;
+use crate::config::model::{Bind, Config, Runtime};
 use crate::config::{self, Diagnostic, Report, Source};
 use crate::listener::BindError;
 use crate::snapshot::{Snapshot, Workshop};
@@ -32,6 +32,35 @@ pub struct Parsed {
 /// The rendered report of a configuration that cannot serve.
 #[derive(Debug)]
 pub struct Rejected(pub String);
+
+/// What a process keeps as it was started with, whatever its configuration says later.
+#[derive(Debug)]
+pub struct Fixed {
+    admin: Option<Bind>,
+    runtime: Runtime,
+}
+
+impl Fixed {
+    pub fn of(config: &Config) -> Fixed {
+        Fixed {
+            admin: config.admin.as_ref().map(|admin| admin.bind.value.clone()),
+            runtime: config.runtime,
+        }
+    }
+
+    /// Warnings about what `wanted` would have otherwise; empty without any.
+    pub fn needs_restart(&self, wanted: &Config) -> String {
+        let wanted = Fixed::of(wanted);
+        let mut text = String::new();
+        if self.admin != wanted.admin {
+            text.push_str("warning: a change of `[admin] bind` needs a restart\n");
+        }
+        if self.runtime != wanted.runtime {
+            text.push_str("warning: a change of `[runtime] workers` needs a restart\n");
+        }
+        text
+    }
+}
 
 /// Reads and parses.
 ///
@@ -101,19 +130,6 @@ pub fn bind_report(error: &BindError) -> String {
         Some(hint) => format!("error: {error}\nhint: {hint}\n"),
         None => format!("error: {error}\n"),
     }
-}
-
-/// What a reload cannot change, if the new configuration wants it changed.
-pub fn needs_restart(before: &Config, after: &Config) -> String {
-    let admin = |config: &Config| config.admin.as_ref().map(|admin| admin.bind.value.clone());
-    let mut text = String::new();
-    if admin(before) != admin(after) {
-        text.push_str("warning: a change of `[admin] bind` needs a restart\n");
-    }
-    if before.runtime != after.runtime {
-        text.push_str("warning: a change of `[runtime] workers` needs a restart\n");
-    }
-    text
 }
 
 /// systemd's cache folder for the service, or the user's own.

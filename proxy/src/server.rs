@@ -26,7 +26,7 @@ use crate::admin::{self, AdminActions, AdminListener, AdminState, Readiness, Rel
 use crate::banner;
 use crate::config::model::{Bind, Config};
 use crate::listener::{BindError, BoundListener, LocalAddr};
-use crate::reload::{self, Origin, Rejected};
+use crate::reload::{self, Fixed, Origin, Rejected};
 use crate::snapshot::{ListenerPolicy, Snapshot, Workshop};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{Telemetry, TelemetryError};
@@ -83,6 +83,7 @@ pub fn run(origin: Origin, ready: impl FnOnce(&Started)) -> Result<(), RunError>
 
 struct Server {
     origin: Origin,
+    fixed: Fixed,
     shared: Arc<Shared>,
     workers: Vec<WorkerHandle>,
     listeners: HashMap<Bind, Arc<Listener>>,
@@ -161,6 +162,7 @@ impl Server {
         publish(&metrics, &snapshot);
         metrics.set_generation(snapshot.generation);
         let lines = banner::Banner::new(&snapshot, &bound, admin.as_ref(), workers, began);
+        let fixed = Fixed::of(&snapshot.config);
         let shared = Arc::new(Shared::new(snapshot, metrics));
         let workers = (0..workers.get())
             .map(|id| WorkerHandle::start(id, &shared))
@@ -171,6 +173,7 @@ impl Server {
         });
         let mut server = Server {
             origin,
+            fixed,
             shared,
             workers,
             listeners: HashMap::new(),
@@ -308,7 +311,7 @@ impl Server {
             [] => String::new(),
             _ => report.render(false),
         };
-        warnings.push_str(&reload::needs_restart(&previous.config, &snapshot.config));
+        warnings.push_str(&self.fixed.needs_restart(&snapshot.config));
         if !warnings.is_empty() {
             tracing::warn!(warnings, "configuration reloaded with warnings");
         }

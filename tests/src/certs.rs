@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::CryptoProvider;
@@ -37,12 +38,22 @@ impl Authority {
 
     /// A certificate for these DNS names or addresses; the first is also its common name.
     pub fn issue(&self, names: &[&str]) -> Identity {
+        self.issue_with(names, |_| {})
+    }
+
+    /// As [`Authority::issue`], valid until this moment.
+    pub fn issue_until(&self, names: &[&str], end: SystemTime) -> Identity {
+        self.issue_with(names, |params| params.not_after = end.into())
+    }
+
+    fn issue_with(&self, names: &[&str], adjust: impl FnOnce(&mut CertificateParams)) -> Identity {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names.clone()).unwrap();
         params
             .distinguished_name
             .push(DnType::CommonName, names.first().map_or("", String::as_str));
+        adjust(&mut params);
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         Identity {
             cert: cert.pem(),

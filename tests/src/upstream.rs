@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -14,11 +15,13 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::{derive_accept_key, server};
@@ -39,6 +42,13 @@ pub struct Script {
     pub addr: SocketAddr,
     accepted: Mutex<UnboundedReceiver<TcpStream>>,
     task: JoinHandle<()>,
+}
+
+/// An upstream that no connection reaches: its queue is full, and nobody takes one from it.
+pub struct Jammed {
+    pub addr: SocketAddr,
+    _listener: Socket,
+    _queued: Vec<TcpStream>,
 }
 
 impl Upstream {
@@ -198,6 +208,24 @@ impl Script {
     }
 }
 
+impl Jammed {
+    pub async fn new() -> Jammed {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&loopback().into()).unwrap();
+        listener.listen(0).unwrap();
+        let addr = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(connected) = timeout(QUEUE_PATIENCE, TcpStream::connect(addr)).await {
+            queued.push(connected.unwrap());
+        }
+        Jammed {
+            addr,
+            _listener: listener,
+            _queued: queued,
+        }
+    }
+}
+
 impl Drop for Script {
     fn drop(&mut self) {
         self.task.abort();
@@ -310,3 +338,6 @@ where
         }
     }
 }
+
+/// A connection that takes longer on loopback waits for room in the queue.
+const QUEUE_PATIENCE: Duration = Duration::from_millis(300);

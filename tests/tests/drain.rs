@@ -38,8 +38,12 @@ fn config(bind: &str, to: SocketAddr, drain: &str) -> String {
 }
 
 async fn open(proxy: &Proxy) -> WebSocketStream<TcpStream> {
+    open_at(proxy, "/").await
+}
+
+async fn open_at(proxy: &Proxy, path: &str) -> WebSocketStream<TcpStream> {
     let stream = client::tcp(proxy.addr(0)).await;
-    let request = client::ws_request("ws://a.test/", &[]);
+    let request = client::ws_request(&format!("ws://a.test{path}"), &[]);
     client::websocket(stream, request).await.unwrap().0
 }
 
@@ -124,6 +128,60 @@ async fn the_deadline_ends_what_does_not_leave_by_itself() {
         assert_eq!(u16::from(frame.code), 1001);
     }
     assert!(client::read_to_end(&mut stuck).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_route_has_a_drain_of_its_own() {
+    const TUNNELS: usize = 20;
+    let (short, long) = ("600ms", "1000h");
+    for (general, quick, slow) in [
+        (long, format!("drain = '{short}'"), String::new()),
+        (short, String::new(), format!("drain = '{long}'")),
+    ] {
+        let echo = Upstream::echoing("echo").await;
+        let mut proxy = Proxy::start(&format!(
+            r#"
+            [[listener]]
+            bind = "127.0.0.1:0"
+            [admin]
+            bind = "127.0.0.1:0"
+            [timeouts]
+            drain = "{general}"
+            [[route]]
+            name = "quick"
+            path = "/quick"
+            to = "{}"
+            {quick}
+            [[route]]
+            path = "/slow"
+            to = "{}"
+            {slow}
+            "#,
+            echo.addr, echo.addr
+        ))
+        .await;
+        let (mut quick, mut slow) = (Vec::new(), Vec::new());
+        for _ in 0..TUNNELS {
+            quick.push(open_at(&proxy, "/quick").await);
+            slow.push(open_at(&proxy, "/slow").await);
+        }
+        // It answers no Close, and so stays to the end of its drain.
+        let mut stuck = open_at(&proxy, "/quick").await;
+        proxy.signal(libc::SIGTERM);
+        for (code, reason, _) in futures_util::future::join_all(quick.into_iter().map(closed)).await
+        {
+            assert_eq!((code, &*reason), (1001, "server is shutting down"));
+        }
+        let open_now = r#"sluicegate_websockets_open{route="quick"}"#;
+        proxy.until_metric(open_now, 0.0).await;
+        let told = soon("a Close", stuck.next()).await;
+        assert!(matches!(told, Some(Ok(Message::Close(_)))), "{told:?}");
+        for socket in &mut slow {
+            echoes(socket).await;
+        }
+        proxy.signal(libc::SIGTERM);
+        assert_eq!(proxy.exit_code().await, Some(0));
+    }
 }
 
 #[tokio::test]

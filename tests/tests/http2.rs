@@ -2,12 +2,13 @@
 
 use http::{HeaderMap, HeaderValue};
 use sluicegate_tests::http2::{
-    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, Site, WINDOW_UPDATE, block,
-    exchange, frame, get, headers, request,
+    ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, SETTINGS, Site, WINDOW_UPDATE,
+    block, exchange, frame, get, headers, request,
 };
 use sluicegate_tests::upstream::{Script, Upstream};
 use sluicegate_tests::{soon, wire};
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 const GOOD: &[(&str, &str)] = &[
     (":method", "GET"),
@@ -369,3 +370,75 @@ async fn streams_without_a_window_do_not_hold_up_others() {
     assert!(!data.payload.is_empty());
     site.assert_serves().await;
 }
+
+#[tokio::test]
+async fn a_stream_beyond_the_limit_is_refused_and_others_are_served() {
+    let upstream = Script::new().await;
+    let site = Site::in_front_of(upstream.addr, "[limits]\nhttp2_streams = 2\n").await;
+    let mut client = site.connect_raw(&[]).await;
+    let settings = client
+        .frame(|frame| frame.kind == SETTINGS && frame.flags & ACK == 0)
+        .await;
+    // SETTINGS_MAX_CONCURRENT_STREAMS
+    let limit = [0, 3, 0, 0, 0, 2];
+    assert!(settings.payload.chunks(6).any(|setting| setting == limit));
+
+    client.send(&headers(1, GOOD)).await;
+    let first = upstream.accept().await;
+    client.send(&headers(3, GOOD)).await;
+    let _second = upstream.accept().await;
+    client.send(&headers(5, GOOD)).await;
+    let refused = client.frame(|frame| frame.stream == 5).await;
+    assert_eq!(refused.kind, RST_STREAM);
+    assert_eq!(refused.payload, REFUSED_STREAM.to_be_bytes());
+    assert!(!upstream.was_contacted().await);
+    // The limit is each connection's own.
+    tokio::join!(site.assert_serves(), async {
+        answer(upstream.accept().await).await;
+    });
+
+    answer(first).await;
+    client
+        .frame(|frame| frame.stream == 1 && frame.flags & END_STREAM != 0)
+        .await;
+    client.send(&headers(7, GOOD)).await;
+    answer(upstream.accept().await).await;
+    assert!(client.frame(|frame| frame.stream == 7).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_client_that_knows_the_limit_of_streams_waits_for_its_turn() {
+    let upstream = Script::new().await;
+    let site = Site::in_front_of(upstream.addr, "[limits]\nhttp2_streams = 2\n").await;
+    let mut client = site.connect().await;
+    // Whoever has an answer has seen the settings.
+    let (first, ()) = tokio::join!(exchange(&mut client, get("/"), &[], None), async {
+        answer(upstream.accept().await).await;
+    });
+    assert_eq!(first.unwrap().head.status(), 200);
+    let asking = (0..6).map(|_| {
+        let mut client = client.clone();
+        async move { exchange(&mut client, get("/"), &[], None).await }
+    });
+    let serving = async {
+        for _ in 0..3 {
+            let pair = (upstream.accept().await, upstream.accept().await);
+            assert!(!upstream.was_contacted().await);
+            tokio::join!(answer(pair.0), answer(pair.1));
+        }
+    };
+    let (answers, ()) = tokio::join!(futures_util::future::join_all(asking), serving);
+    for answer in answers {
+        assert_eq!(answer.unwrap().head.status(), 200);
+    }
+}
+
+/// Reads a request and answers it with nothing, on a connection that nobody uses again.
+async fn answer(mut stream: TcpStream) {
+    wire::read_request(&mut stream).await.unwrap();
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    stream.write_all(answer).await.unwrap();
+}
+
+/// RFC 9113 §7: nothing was done with the stream.
+const REFUSED_STREAM: u32 = 7;

@@ -2,6 +2,7 @@
 //! names it, and that secrets are resolved and never told.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use sluicegate_tests::proxy::Proxy;
@@ -86,6 +87,41 @@ async fn a_routes_own_config_is_reported_at_the_route() {
     let report = proxy.stderr_to_end().await;
     assert!(report.contains("`query`: is empty"), "{report}");
     assert!(report.contains("sluicegate.toml:8:39"), "{report}");
+}
+
+#[tokio::test]
+async fn a_configure_that_takes_too_long_stops_a_start_and_a_reload_with_its_place() {
+    let upstream = Upstream::echoing("echo").await;
+    let to = upstream.addr.to_string();
+    let limits = "limits = { configure_timeout = \"300ms\" }";
+    let good = config_to(&to, &format!("{{}}\n{limits}"), "");
+    let endless = config_to(&to, &format!("{{ configure = \"loop\" }}\n{limits}"), "");
+    let too_long = "plugin `filter` does not take this config: \
+                    configure took longer than `configure_timeout`";
+    let dir = TempDir::new().unwrap();
+    copy("sluicegate-test-guests", dir.path());
+    let mut proxy = Proxy::spawn(dir, &endless, |_| {});
+    assert_eq!(proxy.wait().await.code(), Some(3));
+    let report = proxy.stderr_to_end().await;
+    assert!(report.contains(too_long), "{report}");
+    assert!(report.contains("sluicegate.toml:5:10"), "{report}");
+
+    let dir = TempDir::new().unwrap();
+    copy("sluicegate-test-guests", dir.path());
+    let proxy = Proxy::start_in(dir, &good).await;
+    proxy.rewrite_config(&endless);
+    let began = Instant::now();
+    assert!(!proxy.reload().await);
+    // Nothing is compiled here, and the default would be 5 s.
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(300), "{took:?}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    for told in [too_long, "sluicegate.toml:5:10"] {
+        proxy.log_line(told, |line| line.contains(told)).await;
+    }
+    let stream = client::tcp(proxy.addr(0)).await;
+    let request = client::ws_request("ws://localhost/", &[]);
+    client::websocket(stream, request).await.unwrap();
 }
 
 #[tokio::test]

@@ -256,6 +256,45 @@ async fn a_mistake_leaves_the_old_configuration_serving_and_is_told() {
 }
 
 #[tokio::test]
+async fn what_needs_a_restart_is_told_until_it_is_taken_back() {
+    let config = |admin: &str, workers: usize| {
+        format!(
+            "[[listener]]\nbind = \"127.0.0.1:0\"\n[admin]\nbind = \"{admin}\"\n\
+             [runtime]\nworkers = {workers}\n[[route]]\nrespond = {{}}\n"
+        )
+    };
+    let (here, elsewhere) = ("127.0.0.1:0", format!("127.0.0.1:{}", free_port()));
+    let admin_bind = "warning: a change of `[admin] bind` needs a restart\n";
+    let workers = "warning: a change of `[runtime] workers` needs a restart\n";
+    let proxy = Proxy::start(&config(here, 1)).await;
+    for (text, warnings) in [
+        (config(here, 1), String::new()),
+        (config(&elsewhere, 1), admin_bind.to_owned()),
+        (config(here, 2), workers.to_owned()),
+        (config(&elsewhere, 2), [admin_bind, workers].concat()),
+        // Still not what runs.
+        (config(&elsewhere, 2), [admin_bind, workers].concat()),
+        (config(here, 1), String::new()),
+    ] {
+        proxy.rewrite_config(&text);
+        let (status, outcome) = proxy.post_reload().await;
+        assert_eq!(status, 200);
+        assert_eq!(outcome["warnings"], warnings, "{text}");
+        assert_eq!(client::get(proxy.addr(0), "/").await.0.status, 200);
+    }
+    assert!(TcpStream::connect(&elsewhere).await.is_err());
+
+    let warnings = || {
+        let log = proxy.stderr_text();
+        log.matches("configuration reloaded with warnings").count()
+    };
+    assert_eq!(warnings(), 4);
+    proxy.rewrite_config(&config(here, 3));
+    assert!(proxy.reload().await);
+    assert_eq!(warnings(), 5);
+}
+
+#[tokio::test]
 async fn a_tunnel_keeps_the_idle_timeout_it_began_with() {
     let echo = Upstream::echoing("echo").await;
     let with_idle = |idle: &str| {

@@ -1,14 +1,14 @@
 //! What the proxy says about itself: the access log, the metrics, the admin listener.
 
 use std::fs::OpenOptions;
+use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use sluicegate_tests::certs::Authority;
-use sluicegate_tests::client;
 use sluicegate_tests::proxy::Proxy;
-use sluicegate_tests::soon;
 use sluicegate_tests::upstream::{Script, Upstream};
+use sluicegate_tests::{client, plugins, soon};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
@@ -356,6 +356,45 @@ async fn metrics_tell_what_happened() {
         let line = format!("sluicegate_{prefix}");
         assert!(text.lines().any(|own| own.starts_with(&line)), "no {line}");
     }
+}
+
+#[tokio::test]
+async fn the_time_that_plugins_take_is_measured_by_plugin_and_route() {
+    const CALL_TIMEOUT: Duration = Duration::from_millis(200);
+    let upstream = Upstream::describing("pages").await;
+    let mut rest = format!(
+        "[plugin.guest]\nwasm = '{}'\nlimits = {{ call_timeout = '{}ms' }}\n",
+        plugins::wasm("sluicegate-test-guests").display(),
+        CALL_TIMEOUT.as_millis()
+    );
+    for (name, act) in [("quick", "refuse"), ("slow", "loop"), ("unused", "loop")] {
+        rest += &format!(
+            "[[route]]\nname = '{name}'\npath = '/{name}'\nto = '{}'\n\
+             plugins = [{{ use = 'guest', config = {{ request = '{act}' }} }}]\n",
+            upstream.addr
+        );
+    }
+    let proxy = Proxy::start(&config("", &rest)).await;
+    for (path, status) in [("/quick", 403), ("/slow", 500), ("/slow", 500)] {
+        assert_eq!(client::get(proxy.addr(0), path).await.0.status, status);
+    }
+    let figure = async |part: &str, route: &str, bound: &str| {
+        let labels = format!(r#"{bound}plugin="guest",route="{route}""#);
+        let series = format!("sluicegate_plugin_call_duration_seconds_{part}{{{labels}}}");
+        proxy
+            .metric(&series)
+            .await
+            .unwrap_or_else(|| panic!("no {series}"))
+    };
+    for (route, calls) in [("quick", 1.0), ("slow", 2.0), ("unused", 0.0)] {
+        assert_eq!(figure("count", route, "").await, calls, "{route}");
+        assert_eq!(figure("bucket", route, r#"le="+Inf","#).await, calls);
+    }
+    // Seconds, as the name says.
+    let timeout = CALL_TIMEOUT.as_secs_f64();
+    assert!(figure("sum", "quick", "").await > 0.0);
+    let slow = figure("sum", "slow", "").await;
+    assert!((2.0 * timeout..10.0).contains(&slow), "{slow}");
 }
 
 #[tokio::test]

@@ -1,17 +1,14 @@
 //! Every timeout and every size limit of ordinary requests.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use sluicegate_tests::client::{exchange, get, read_to_end, tcp};
 use sluicegate_tests::http2::{Frame, GOAWAY, Site, headers};
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::soon;
-use sluicegate_tests::upstream::{Script, Upstream};
+use sluicegate_tests::upstream::{Jammed, Script, Upstream};
 use sluicegate_tests::wire::{self, read_response};
-use socket2::{Domain, Socket, Type};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 /// An address where nobody listens.
 fn nowhere() -> SocketAddr {
@@ -151,19 +148,8 @@ async fn a_connect_that_is_refused_gives_502_and_then_503() {
 
 #[tokio::test]
 async fn a_connect_that_takes_too_long_gives_504() {
-    // A queue for one connection, which nobody takes from it: the next must wait.
-    let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    full.bind(&any.into()).unwrap();
-    full.listen(0).unwrap();
-    let addr = full.local_addr().unwrap().as_socket().unwrap();
-    let mut queued = Vec::new();
-    while let Ok(connected) =
-        tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(addr)).await
-    {
-        queued.push(connected.unwrap());
-    }
-    let proxy = Proxy::in_front_of(addr, "connect = \"300ms\"\n").await;
+    let upstream = Jammed::new().await;
+    let proxy = Proxy::in_front_of(upstream.addr, "connect = \"300ms\"\n").await;
     assert_eq!(get(proxy.addr(0), "/").await.0.status, 504);
 }
 

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use sluicegate_tests::proxy::Proxy;
-use sluicegate_tests::upstream::Upstream;
+use sluicegate_tests::upstream::{Jammed, Script, Upstream};
 use sluicegate_tests::{client, free_port, soon, until};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -249,6 +250,60 @@ async fn an_endpoint_that_fails_is_out_at_once_and_comes_back() {
     .await;
     assert_eq!(proxy.metric(&up).await, Some(1.0));
     assert!(back.connections() >= 1);
+}
+
+#[tokio::test]
+async fn only_failures_within_the_window_put_an_endpoint_out() {
+    // Each attempt takes 300 ms to fail, so that much lies between two failures.
+    let jammed = Jammed::new().await;
+    for (within, answers) in [("100ms", [504; 4]), ("1m", [504, 504, 503, 503])] {
+        let proxy = start(&format!(
+            r#"servers = ["{}"]
+            health = {{ fails = 2, within = "{within}", out_for = "1h" }}
+            [timeouts]
+            connect = "300ms""#,
+            jammed.addr
+        ))
+        .await;
+        for (count, status) in answers.into_iter().enumerate() {
+            let answer = who_answers(&proxy, Ipv4Addr::LOCALHOST).await;
+            assert_eq!(answer, Err(status), "{within}, request {count}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_to_an_endpoint_is_closed_after_its_keep_alive() {
+    const KEEP_ALIVE: Duration = Duration::from_millis(400);
+    let script = Script::new().await;
+    let proxy = start(&format!(
+        r#"servers = ["{}"]
+        keep_alive = "{}ms""#,
+        script.addr,
+        KEEP_ALIVE.as_millis()
+    ))
+    .await;
+    let mut downstream = client::tcp(proxy.addr(0)).await;
+    let mut serve = async || {
+        let serving = async {
+            let mut endpoint = script.accept().await;
+            client::read_request_head(&mut endpoint).await;
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+            let idle_since = Instant::now();
+            endpoint.write_all(answer).await.unwrap();
+            (endpoint, idle_since)
+        };
+        let asking = client::ask(&mut downstream, "a.test", "/", "");
+        let (answer, served) = tokio::join!(asking, serving);
+        assert_eq!(answer.unwrap().0.status, 200);
+        served
+    };
+    let (mut endpoint, idle_since) = serve().await;
+    assert!(client::read_to_end(&mut endpoint).await.is_empty());
+    let idle = idle_since.elapsed();
+    assert!(idle >= KEEP_ALIVE, "{idle:?}");
+    // The client's own connection is still there, and the next request goes to a fresh one.
+    serve().await;
 }
 
 #[tokio::test]
