@@ -181,6 +181,7 @@ impl Running {
             if let Some(end) = self.look_for_the_end(timer.as_mut()) {
                 return Poll::Ready(end);
             }
+            // A timer that fired and was reset keeps this task's waker only once polled again.
             if self.armed && !timer.is_elapsed() {
                 return Poll::Pending;
             }

@@ -3,6 +3,8 @@
 //! From this one description come the reader (`table!`), the list of known keys and the JSON schema
 //! for editors; the comments on the keys are what editors show. What the keys mean together is
 //! `lower`'s business.
+//!
+//! It is long because it is a list: one description read from top to bottom, not split by table.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -346,7 +348,7 @@ table! {
             connect: Text<Duration>,
             /// Default `60s`.
             response_head: Text<Duration>,
-            /// A tunnel without a byte for this long is closed. Default `1h`.
+            /// A tunnel without a byte for this long is closed, and a response whose body stalls. Default `1h`.
             idle_timeout: Text<Duration>,
             /// How long an orderly stop may take. Default `30s`.
             drain: Text<Duration>,

@@ -177,10 +177,10 @@ pub(super) async fn connect(
                 }
                 leased.report(Outcome::Failure);
                 tried.push(leased.lease.index());
-                leased = match lease(upstream, exchange, &tried) {
-                    Ok(next) if tried.len() < MAX_TRIES => next,
-                    _ => return Err(connect_failure(&error)),
-                };
+                if tried.len() == MAX_TRIES {
+                    return Err(connect_failure(&error));
+                }
+                leased = lease(upstream, exchange, &tried).map_err(|_| connect_failure(&error))?;
             }
         }
     }

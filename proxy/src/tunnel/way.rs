@@ -219,13 +219,8 @@ impl Way {
         let passed = self.follower.follow_frame(chunk).unwrap_or(chunk.len());
         self.send(&chunk[..passed], writer, cx)?;
         self.put_interruption();
-        if self.muted {
-            self.follow(&chunk[passed..]);
-            Ok(())
-        } else {
-            self.hold(&chunk[passed..]);
-            Ok(())
-        }
+        self.follow(&chunk[passed..]);
+        Ok(())
     }
 
     /// A frame that breaks the rules ends the counting, not the tunnel.
