@@ -189,7 +189,9 @@ fn producers(component: &[u8]) -> Vec<String> {
             .flat_map(|field| field.values)
             .flatten()
         {
+            // A language has no version of its own.
             let producer = format!("{} {}", value.name, value.version);
+            let producer = producer.trim_end().to_owned();
             if !found.contains(&producer) && found.len() < MAX_PRODUCERS {
                 found.push(producer);
             }
