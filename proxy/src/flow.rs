@@ -69,13 +69,13 @@ pub async fn serve_connection(
                 // Nobody would be served behind it.
                 () = member.reached(Phase::Draining) => return,
             };
-            let failed = match accepted {
+            let settled = match accepted {
                 Ok(Ok((stream, facts))) => Ok((Stream::ServerTls(Box::new(stream)), Some(facts))),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err("timed out".to_owned()),
             };
-            listener.metrics.tls_handshake(failed.is_ok());
-            match failed {
+            listener.metrics.tls_handshake(settled.is_ok());
+            match settled {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::debug!(%peer, listener = %policy.bind, error, "TLS handshake failed");
