@@ -191,7 +191,10 @@ fn ensure_target(folder: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let what = format!("this Rust cannot build for {TARGET}");
-    Err(Failure::runtime(what).hint(format!("install the target: `{ADD_TARGET}`")))
+    Err(Failure::runtime(what).hint(format!(
+        "install the target: `{ADD_TARGET}`; where rustup has none to offer, the script \
+         `.ci/wasm-target.sh` of sluicegate's repository makes it from Debian's sources"
+    )))
 }
 
 /// Whether the standard library is there for the target, in the toolchain of this folder.
