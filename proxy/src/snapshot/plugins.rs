@@ -13,6 +13,8 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::Value;
 use sluicegate_plugin_host::{ConfigureError, Filter, Limits, Plugin};
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -91,7 +93,7 @@ async fn load(
 ) -> Result<LoadedPlugin, Diagnostic> {
     let path = &plugin.wasm.value;
     let fail = |message: String| Diagnostic::error(plugin.wasm.span.clone(), message);
-    let bytes = tokio::fs::read(path).await.map_err(|error| {
+    let bytes = read_bounded(path).await.map_err(|error| {
         let diagnostic = fail(format!("cannot read `{}`: {error}", path.display()));
         match error.kind() {
             std::io::ErrorKind::NotFound => diagnostic.hint(Some(
@@ -139,6 +141,14 @@ async fn load(
             COMPILE_TIMEOUT.as_secs()
         ))),
     }
+}
+
+/// Reads a file, but no more of it than shows that it is too large for the host.
+async fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).await?;
+    file.take(MAX_FILE).read_to_end(&mut bytes).await?;
+    Ok(bytes)
 }
 
 /// The plugin with this config: one that is in use already, or a newly proven one.
@@ -258,5 +268,7 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// The host refuses more than 32 MiB, with a message that says so.
+const MAX_FILE: u64 = (32 << 20) + 1;
 /// Far above any honest plugin; a compile bomb must not hold a reload for ever.
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(120);
