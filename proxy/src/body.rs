@@ -1,49 +1,38 @@
 //! Bodies on their way through: streamed, counted, limited, never collected; their trailers cleaned.
 //!
-//! A [`RequestBody`] enforces the size limit and the wait between two pieces, and leaves what went
-//! wrong in its [`BodyWatch`], because hyper reports a failed body only as "the request failed". The
-//! watch also ends it from outside, once nobody wants the rest.
-//! A [`ResponseBody`] carries whatever must happen when the last byte is out (or the client has
-//! gone): the upstream connection goes back to its pool, the access log gets its line.
+//! A [`RequestBody`] enforces the size limit and the wait between two pieces, and fails as what went
+//! wrong. A [`ResponseBody`] carries whatever must happen when the last byte is out (or the client
+//! has gone): the upstream connection goes back to its pool, the access log gets its line.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
 use crate::forward;
+use crate::http1_client;
+use crate::stream::Stream;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// A connection to an upstream.
+pub type UpstreamConnection = http1_client::Connection<Stream>;
+
 /// A request body on its way to the upstream.
+#[derive(Debug)]
 pub struct RequestBody {
-    inner: Option<Incoming>,
+    inner: Incoming,
     /// Bytes still allowed.
     left: Option<u64>,
     wait_limit: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
-    watch: Arc<BodyWatch>,
-}
-
-/// What is known of a request body while hyper owns it.
-#[derive(Debug)]
-pub struct BodyWatch {
-    fault: AtomicU8,
-    bytes: AtomicU64,
-    last_progress: Mutex<Instant>,
-    /// The next piece is the client's to send.
-    waits_for_client: AtomicBool,
-    /// The last piece has gone on.
-    finished: AtomicBool,
-    abandoned: AtomicBool,
-    abandoning: AtomicWaker,
+    received: Arc<AtomicU64>,
 }
 
 /// How a client's body failed.
@@ -79,7 +68,8 @@ pub enum ResponseEnd {
 
 /// What happens when a response is over.
 pub trait OnEnd: Send + Sync {
-    fn ended(&mut self, sent: u64, end: ResponseEnd);
+    /// `connection` is the upstream's, if it is fit for another request.
+    fn ended(&mut self, sent: u64, end: ResponseEnd, connection: Option<UpstreamConnection>);
 }
 
 enum Inner {
@@ -89,7 +79,7 @@ enum Inner {
 
 /// A body that the upstream may not stop sending for too long.
 struct FromUpstream {
-    incoming: Incoming,
+    body: http1_client::ResponseBody<Stream>,
     idle_timeout: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
 }
@@ -99,171 +89,63 @@ struct FromUpstream {
 struct Stalled;
 
 impl RequestBody {
-    /// A body without a byte.
-    pub fn empty() -> RequestBody {
-        RequestBody {
-            inner: None,
-            left: None,
-            wait_limit: Duration::MAX,
-            waiting: None,
-            watch: Arc::new(BodyWatch::new(true)),
-        }
-    }
-
     /// `limit` in bytes; `wait_limit` bounds the wait for the next piece.
     pub fn new(inner: Incoming, limit: Option<u64>, wait_limit: Duration) -> RequestBody {
-        let watch = Arc::new(BodyWatch::new(inner.is_end_stream()));
         RequestBody {
-            inner: Some(inner),
+            inner,
             left: limit,
             wait_limit,
             waiting: None,
-            watch,
+            received: Arc::default(),
         }
     }
 
-    pub fn watch(&self) -> Arc<BodyWatch> {
-        Arc::clone(&self.watch)
+    /// The count of bytes that have come from the client, also once the body is somebody else's.
+    pub fn received(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.received)
     }
 
-    fn fail(&mut self, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.watch.fault.store(fault as u8 + 1, Ordering::Release);
-        self.end();
-        Poll::Ready(Some(Err(fault.into())))
-    }
-
-    fn end(&mut self) {
-        self.inner = None;
+    fn take(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyFault> {
         self.waiting = None;
+        if let Some(data) = frame.data_ref() {
+            let len = data.len() as u64;
+            self.received.fetch_add(len, Ordering::Relaxed);
+            if let Some(left) = &mut self.left {
+                *left = left.checked_sub(len).ok_or(BodyFault::TooLarge)?;
+            }
+        }
+        Ok(cleaned(frame))
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = BodyFault;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let this = self.get_mut();
-        let Some(inner) = &mut this.inner else {
-            return Poll::Ready(None);
-        };
-        this.watch.abandoning.register(cx.waker());
-        if this.watch.abandoned.load(Ordering::Acquire) {
-            this.end();
-            return Poll::Ready(Some(Err("the answer came before the request's end".into())));
-        }
-        match Pin::new(&mut *inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.waiting = None;
-                this.watch.progressed();
-                // HTTP/2 may say the end in a frame of its own, which nobody waits for.
-                if inner.is_end_stream() || inner.size_hint().exact() == Some(0) {
-                    this.watch.finish();
-                }
-                if let Some(data) = frame.data_ref() {
-                    let len = data.len() as u64;
-                    this.watch.bytes.fetch_add(len, Ordering::Relaxed);
-                    if let Some(left) = &mut this.left {
-                        match left.checked_sub(len) {
-                            Some(rest) => *left = rest,
-                            None => return this.fail(BodyFault::TooLarge),
-                        }
-                    }
-                }
-                Poll::Ready(Some(Ok(cleaned(frame))))
-            }
-            Poll::Ready(Some(Err(_))) => this.fail(BodyFault::Broken),
-            Poll::Ready(None) => {
-                this.watch.progressed();
-                this.watch.finish();
-                Poll::Ready(None)
-            }
+        match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(this.take(frame))),
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(BodyFault::Broken))),
+            Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
-                this.watch.waits_for_client.store(true, Ordering::Release);
                 let limit = this.wait_limit;
                 let waiting = this.waiting.get_or_insert_with(|| Box::pin(sleep(limit)));
                 ready!(waiting.as_mut().poll(cx));
-                this.fail(BodyFault::TimedOut)
+                Poll::Ready(Some(Err(BodyFault::TimedOut)))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Incoming::is_end_stream)
+        self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
-    }
-}
-
-impl BodyWatch {
-    fn new(finished: bool) -> BodyWatch {
-        BodyWatch {
-            fault: AtomicU8::new(0),
-            bytes: AtomicU64::new(0),
-            last_progress: Mutex::new(Instant::now()),
-            waits_for_client: AtomicBool::new(false),
-            finished: AtomicBool::new(finished),
-            abandoned: AtomicBool::new(false),
-            abandoning: AtomicWaker::new(),
-        }
-    }
-
-    pub fn fault(&self) -> Option<BodyFault> {
-        match self.fault.load(Ordering::Acquire) {
-            0 => None,
-            1 => Some(BodyFault::TooLarge),
-            2 => Some(BodyFault::TimedOut),
-            _ => Some(BodyFault::Broken),
-        }
-    }
-
-    /// Body bytes that came from the client.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// When the last piece came; the beginning if none did.
-    pub fn last_progress(&self) -> Instant {
-        *self
-            .last_progress
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether everybody waits for the client to send more.
-    pub fn waits_for_client(&self) -> bool {
-        self.waits_for_client.load(Ordering::Acquire)
-    }
-
-    /// Whether the whole body has gone on to the upstream.
-    pub fn is_finished(&self) -> bool {
-        self.finished.load(Ordering::Acquire)
-    }
-
-    /// Nobody wants the rest: the body fails, which closes the connection that it was sent on and
-    /// lets go of the client's.
-    pub fn abandon(&self) {
-        self.abandoned.store(true, Ordering::Release);
-        self.abandoning.wake();
-    }
-
-    fn finish(&self) {
-        self.finished.store(true, Ordering::Release);
-    }
-
-    fn progressed(&self) {
-        self.waits_for_client.store(false, Ordering::Release);
-        *self
-            .last_progress
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.inner.size_hint()
     }
 }
 
@@ -274,20 +156,20 @@ impl ResponseBody {
     }
 
     /// The upstream's body, streamed; broken off when nothing comes for `idle_timeout`.
-    pub fn upstream(incoming: Incoming, idle_timeout: Duration) -> ResponseBody {
+    pub fn upstream(
+        body: http1_client::ResponseBody<Stream>,
+        idle_timeout: Duration,
+    ) -> ResponseBody {
         ResponseBody::from_inner(Inner::Upstream(FromUpstream {
-            incoming,
+            body,
             idle_timeout,
             waiting: None,
         }))
     }
 
-    /// Calls `on_end` once, when this body has been sent or dropped; in the order of the calls.
+    /// Calls `on_end` once, when this body has been sent or dropped.
     pub fn on_end(mut self, on_end: Box<dyn OnEnd>) -> ResponseBody {
-        self.on_end = Some(match self.on_end.take() {
-            None => on_end,
-            Some(first) => Box::new(Both(first, on_end)),
-        });
+        self.on_end = Some(on_end);
         self
     }
 
@@ -303,7 +185,7 @@ impl ResponseBody {
 
 impl FromUpstream {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(frame) => {
                 self.waiting = None;
                 Poll::Ready(frame.map(|frame| frame.map(cleaned).map_err(BoxError::from)))
@@ -316,15 +198,6 @@ impl FromUpstream {
                 Poll::Ready(Some(Err(Stalled.into())))
             }
         }
-    }
-}
-
-struct Both(Box<dyn OnEnd>, Box<dyn OnEnd>);
-
-impl OnEnd for Both {
-    fn ended(&mut self, sent: u64, end: ResponseEnd) {
-        self.0.ended(sent, end);
-        self.1.ended(sent, end);
     }
 }
 
@@ -357,7 +230,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.inner {
             Inner::Own(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Inner::Upstream(body) => body.incoming.is_end_stream(),
+            Inner::Upstream(body) => body.body.is_end_stream(),
         }
     }
 
@@ -366,7 +239,7 @@ impl Body for ResponseBody {
             Inner::Own(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Inner::Upstream(body) => body.incoming.size_hint(),
+            Inner::Upstream(body) => body.body.size_hint(),
         }
     }
 }
@@ -379,7 +252,11 @@ impl Drop for ResponseBody {
                 ResponseEnd::ClientLeft if self.is_end_stream() => ResponseEnd::Complete,
                 end => end,
             };
-            on_end.ended(self.sent, end);
+            let connection = match std::mem::replace(&mut self.inner, Inner::Own(None)) {
+                Inner::Upstream(upstream) => upstream.body.into_connection(),
+                Inner::Own(_) => None,
+            };
+            on_end.ended(self.sent, end, connection);
         }
     }
 }

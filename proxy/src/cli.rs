@@ -114,10 +114,9 @@ impl From<RunError> for Failure {
             RunError::AdminBind { .. } => {
                 Failure::Bind(format!("error: {error}\n")).hint("another address: `[admin] bind`")
             }
-            RunError::Telemetry(_)
-            | RunError::PluginHost(_)
-            | RunError::Interrupted
-            | RunError::Runtime(_) => Failure::runtime(error),
+            RunError::Telemetry(_) | RunError::Interrupted | RunError::Runtime(_) => {
+                Failure::runtime(error)
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ mod websocket;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_TYPE, LOCATION};
 use http::request::Parts;
@@ -34,11 +35,12 @@ use crate::body::ResponseBody;
 use crate::config::model::Action;
 use crate::drain::{Member, Phase};
 use crate::error::{Failure, plain_response};
-use crate::facts::{ConnectionFacts, Peer};
+use crate::facts::{ConnectionFacts, Peer, TlsFacts};
 use crate::flow::chain::Chain;
 use crate::flow::connection::Connection;
 use crate::flow::driver::{Ended, drive_http1, drive_http2, hang_up};
 use crate::flow::exchange::Exchange;
+use crate::flow::forwarding::Outbound;
 use crate::flow::websocket::Pending;
 use crate::forward::{self, TemplateValues};
 use crate::handshake::{self, Kind};
@@ -48,6 +50,7 @@ use crate::route::Match;
 use crate::snapshot::{Route, Snapshot};
 use crate::socket::Socket;
 use crate::stream::Stream;
+use crate::tls::{ServerTls, ServerTlsStream};
 use crate::worker::{Listener, Worker};
 
 /// Serves one accepted connection to its end. The tunnel that it may become goes on without it.
@@ -64,19 +67,16 @@ pub async fn serve_connection(
     let (stream, tls) = match &policy.tls {
         None => (Stream::Plain(socket), None),
         Some(tls) => {
-            let accepted = tokio::select! {
-                accepted = timeout(snapshot.timeouts.tls_handshake, tls.accept(socket)) => accepted,
-                // Nobody would be served behind it.
-                () = member.reached(Phase::Draining) => return,
+            let deadline = snapshot.timeouts.tls_handshake;
+            // Boxed, as all that only some connections need: a task is as large as its largest
+            // stage, for as long as it lives.
+            let accepting = Box::pin(accept_tls(tls, socket, deadline, &member));
+            let Some(accepted) = accepting.await else {
+                return;
             };
-            let settled = match accepted {
-                Ok(Ok((stream, facts))) => Ok((Stream::ServerTls(Box::new(stream)), Some(facts))),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err("timed out".to_owned()),
-            };
-            listener.metrics.tls_handshake(settled.is_ok());
-            match settled {
-                Ok(accepted) => accepted,
+            listener.metrics.tls_handshake(accepted.is_ok());
+            match accepted {
+                Ok((stream, facts)) => (Stream::ServerTls(Box::new(stream)), Some(facts)),
                 Err(error) => {
                     tracing::debug!(%peer, listener = %policy.bind, error, "TLS handshake failed");
                     return;
@@ -92,9 +92,26 @@ pub async fn serve_connection(
     };
     let connection = Arc::new(Connection::new(worker, policy, facts, admission));
     if http2 {
-        serve_http2(stream, connection, &snapshot, member).await;
+        Box::pin(serve_http2(stream, connection, &snapshot, member)).await;
     } else {
         serve_http1(stream, connection, snapshot, member).await;
+    }
+}
+
+/// The TLS handshake under its deadline; `None` if a drain begins: nobody would be served behind it.
+async fn accept_tls(
+    tls: &ServerTls,
+    socket: Socket,
+    deadline: Duration,
+    member: &Member,
+) -> Option<Result<(ServerTlsStream, TlsFacts), String>> {
+    tokio::select! {
+        accepted = timeout(deadline, tls.accept(socket)) => Some(match accepted {
+            Ok(Ok(accepted)) => Ok(accepted),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("timed out".to_owned()),
+        }),
+        () = member.reached(Phase::Draining) => None,
     }
 }
 
@@ -118,13 +135,17 @@ async fn serve_http1(
         // Boxed: an idle connection then does not hold room for a request.
         service_fn(move |request| Box::pin(handle(Arc::clone(&connection), request)))
     };
-    let mut server = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    if limits.head_fields != HYPER_MAX_HEADERS {
+        // Its own default costs hyper less than the same number set.
+        builder.max_headers(limits.head_fields);
+    }
+    let mut server = builder
         .timer(TokioTimer::new())
         // Deadlines are the driver's: hyper's own cannot tell an idle connection from a slow head.
         .header_read_timeout(None)
         // A client that ends its stream after the request is still answered.
         .half_close(true)
-        .max_headers(limits.head_fields)
         .max_header_size(limits.head_size)
         .max_buf_size(limits.head_size.max(MIN_HYPER_BUFFER))
         .serve_connection(TokioIo::new(guard), service);
@@ -141,7 +162,7 @@ async fn serve_http1(
             if let Some(violation) = guarded.refused_head() {
                 connection.note_refused_head(violation.label());
             }
-            hang_up(stream, ended).await;
+            Box::pin(hang_up(stream, ended)).await;
         }
     }
 }
@@ -176,7 +197,7 @@ async fn handle(
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let version = parts.version;
     // The guard stops looking after a head that asks for a WebSocket, see there.
     let mut must_close = handshake::asks_for_websocket(&parts.headers);
@@ -185,7 +206,8 @@ async fn handle(
     }
     let snapshot = connection.worker.snapshot();
     let mut exchange = Exchange::begin(&connection, &snapshot, &parts);
-    let mut response = match answer(&connection, &snapshot, &mut exchange, parts, body).await {
+    let answered = answer(&connection, &snapshot, &mut exchange, &mut parts, body).await;
+    let mut response = match answered {
         Ok(response) => response,
         Err(failure) => {
             must_close |= exchange.facts().is_none();
@@ -212,11 +234,11 @@ async fn answer(
     connection: &Arc<Connection>,
     snapshot: &Arc<Snapshot>,
     exchange: &mut Exchange,
-    mut parts: Parts,
+    parts: &mut Parts,
     body: Incoming,
 ) -> Result<Response<ResponseBody>, Failure> {
     let admitted = request::admit(
-        &mut parts,
+        parts,
         &connection.facts,
         &snapshot.trusted_proxies,
         &snapshot.limits,
@@ -226,9 +248,9 @@ async fn answer(
         return redirect_to_https(&facts.authority, &facts.path, facts.query.as_deref(), port);
     }
     connection.check_authority(&facts.host)?;
-    let route = find_route(snapshot, &parts, &facts.host, &facts.path)?;
+    let route = find_route(snapshot, parts, &facts.host, &facts.path)?;
     exchange.routed(&route);
-    let kind = handshake::classify(&parts, body.is_end_stream())?;
+    let kind = handshake::classify(parts, body.is_end_stream())?;
     if let Kind::WebSocket(_) = kind {
         exchange.is_handshake();
         if !handshake::origin_allowed(&parts.headers, &route.origins) {
@@ -242,7 +264,11 @@ async fn answer(
         admitted.peer_trusted,
     );
     let mut chain = Chain::new(&route, connection, exchange)?;
-    let answered = match chain.filter_request(&mut parts, exchange).await {
+    let filtered = match chain.is_empty() {
+        true => Ok(None),
+        false => Box::pin(chain.filter_request(parts, exchange)).await,
+    };
+    let answered = match filtered {
         Ok(Some(response)) => Ok(response),
         Ok(None) => act(connection, snapshot, &route, exchange, parts, body, kind).await,
         Err(failure) => Err(failure),
@@ -251,7 +277,9 @@ async fn answer(
         exchange.fail(&failure);
         failure.response(exchange.request_id())
     });
-    if let Err(failure) = chain.filter_response(&mut response).await {
+    if !chain.is_empty()
+        && let Err(failure) = Box::pin(chain.filter_response(&mut response)).await
+    {
         exchange.fail(&failure);
         response = failure.response(exchange.request_id());
     }
@@ -270,7 +298,7 @@ async fn act(
     snapshot: &Arc<Snapshot>,
     route: &Arc<Route>,
     exchange: &mut Exchange,
-    mut parts: Parts,
+    parts: &mut Parts,
     body: Incoming,
     kind: Kind,
 ) -> Result<Response<ResponseBody>, Failure> {
@@ -302,23 +330,27 @@ async fn act(
         Action::Forward { upstream, rewrite } => {
             let facts = values.facts;
             let path = match rewrite {
-                None => facts.path.to_string(),
+                None => Arc::clone(&facts.path),
                 Some(rewrite) => forward::rewrite_path(rewrite, &facts.path)
-                    .map_err(|fault| Failure::from(fault).because(fault))?,
+                    .map_err(|fault| Failure::from(fault).because(fault))?
+                    .into(),
             };
             let websocket = matches!(kind, Kind::WebSocket(_));
-            forward::upstream_request(&mut parts, facts, &path, websocket)
+            forward::upstream_request(&mut parts.headers, facts, websocket)
                 .map_err(|error| Failure::internal("upstream_request").because(error))?;
             forward::apply_edits(&route.request_headers, &mut parts.headers, &values);
             let upstream = &snapshot.upstreams[*upstream];
+            let outbound = Outbound {
+                connection,
+                snapshot,
+                route,
+                upstream,
+                parts,
+                path: &path,
+            };
             match kind {
-                Kind::Plain => {
-                    forwarding::send(connection, snapshot, route, upstream, exchange, parts, body)
-                        .await
-                }
-                Kind::WebSocket(offer) => {
-                    websocket::open(route, upstream, exchange, parts, offer).await
-                }
+                Kind::Plain => forwarding::send(outbound, exchange, body).await,
+                Kind::WebSocket(offer) => websocket::open(outbound, exchange, offer).await,
             }
         }
     }
@@ -370,6 +402,8 @@ fn redirect_to_https(
     Ok(response)
 }
 
+/// What hyper takes when nobody says otherwise.
+const HYPER_MAX_HEADERS: usize = 100;
 /// hyper does not take less; the guard enforces smaller limits.
 const MIN_HYPER_BUFFER: usize = 8 * 1024;
 /// Streams that a client may reset before we have seen them (rapid reset, CVE-2023-44487).

@@ -12,19 +12,19 @@
 
 mod edit;
 
+use std::net::IpAddr;
+
+use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap,
-    HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
+    HeaderValue, SET_COOKIE, TE, TRAILER, UPGRADE,
 };
-use http::uri::PathAndQuery;
-use http::{StatusCode, Uri, Version, request, response};
+use http::{StatusCode, Version, request, response};
 use thiserror::Error;
 
 use crate::facts::{ConnectionFacts, RequestFacts};
-use crate::request::{
-    KEEP_ALIVE, PROXY_CONNECTION, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID,
-};
+use crate::http1_client::{Framing, RequestHead};
+use crate::request::{X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID};
 pub use edit::{
     RewriteFault, TemplateValues, apply_edits, redirect_location, render, rewrite_path,
 };
@@ -49,35 +49,32 @@ pub fn prepare_request(
     conn: &ConnectionFacts,
     peer_trusted: bool,
 ) {
-    let wants_trailers = headers.get_all(TE).iter().any(|value| {
-        let mut codings = value.as_bytes().split(|byte| *byte == b',');
-        codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    let wants_trailers = remove_unwanted(headers, |field| match field {
+        Field::HopByHop | Field::OneHopRequest | Field::ClientSubject => true,
+        Field::Forwarding => !peer_trusted,
+        _ => false,
     });
-    strip_hop_by_hop(headers);
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    // The body is read, and 100 sent, by our own server. `Proxy` becomes HTTP_PROXY in CGI.
-    for name in [EXPECT, PROXY_AUTHORIZATION, PROXY, CLIENT_SUBJECT_HEADER] {
-        headers.remove(name);
+    headers.reserve(FORWARDING_FIELDS);
+    let mut chain: Vec<u8> = Vec::with_capacity(ADDRESS_LENGTH);
+    if peer_trusted {
+        for line in headers.get_all(X_FORWARDED_FOR) {
+            chain.extend_from_slice(line.as_bytes());
+            chain.extend_from_slice(b", ");
+        }
     }
-    if !peer_trusted {
-        drop_forwarding(headers);
-    }
-
-    let mut chain: Vec<u8> = Vec::new();
-    for line in headers.get_all(X_FORWARDED_FOR) {
-        chain.extend_from_slice(line.as_bytes());
-        chain.extend_from_slice(b", ");
-    }
-    chain.extend_from_slice(conn.peer.ip().to_string().as_bytes());
-    set_text(headers, X_FORWARDED_FOR, &chain);
-    set_text(headers, X_REAL_IP, facts.client_ip.to_string());
+    push_address(&mut chain, conn.peer.ip());
+    set_bytes(headers, X_FORWARDED_FOR, chain);
+    let mut client = Vec::with_capacity(ADDRESS_LENGTH);
+    push_address(&mut client, facts.client_ip);
+    set_bytes(headers, X_REAL_IP, client);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme));
-    if !headers.contains_key(X_FORWARDED_HOST) {
-        set_text(headers, X_FORWARDED_HOST, &*facts.authority);
+    if !peer_trusted || !headers.contains_key(X_FORWARDED_HOST) {
+        set_text(headers, X_FORWARDED_HOST, &facts.authority);
     }
-    set_text(headers, X_REQUEST_ID, &*facts.request_id);
+    set_text(headers, X_REQUEST_ID, &facts.request_id);
     if let Some(subject) = conn
         .tls
         .as_ref()
@@ -87,41 +84,53 @@ pub fn prepare_request(
     }
 }
 
-/// Makes an HTTP/1.1 request to an upstream of a prepared one: origin form with the path (after
-/// rewriting) and the query, Host, and the upgrade fields of a WebSocket handshake.
+/// Makes the fields of an HTTP/1.1 request to an upstream of prepared ones: Host, and the upgrade
+/// fields of a WebSocket handshake.
 pub fn upstream_request(
-    parts: &mut request::Parts,
+    headers: &mut HeaderMap,
     facts: &RequestFacts,
-    path: &str,
     websocket: bool,
 ) -> Result<(), BadUpstreamRequest> {
-    let target = match &facts.query {
-        Some(query) => [path, "?", query].concat(),
-        None => path.to_owned(),
-    };
-    parts.uri = target
-        .parse::<PathAndQuery>()
-        .map(Uri::from)
-        .map_err(|_| BadUpstreamRequest("path"))?;
-    parts.version = Version::HTTP_11;
     let host = HeaderValue::from_str(&facts.authority).map_err(|_| BadUpstreamRequest("host"))?;
-    parts.headers.insert(HOST, host);
+    headers.insert(HOST, host);
     if websocket {
-        parts.headers.remove(TE);
-        set_upgrade(&mut parts.headers);
-    } else if parts.headers.contains_key(TE) {
-        parts
-            .headers
-            .insert(CONNECTION, HeaderValue::from_static("te"));
+        headers.remove(TE);
+        set_upgrade(headers);
+    } else if headers.contains_key(TE) {
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
     Ok(())
+}
+
+/// The head as it goes to the upstream: origin form with the path (after rewriting) and the query.
+pub fn request_head(
+    parts: &request::Parts,
+    path: &str,
+    query: Option<&str>,
+    framing: Option<Framing>,
+) -> Result<RequestHead, BadUpstreamRequest> {
+    let fits = |text: &str| text.bytes().all(|byte| byte > b' ' && byte != 0x7f);
+    if !fits(path) || !query.is_none_or(fits) {
+        return Err(BadUpstreamRequest("target"));
+    }
+    let target: &[&str] = match &query {
+        Some(query) => &[path, "?", query],
+        None => &[path],
+    };
+    Ok(RequestHead::new(
+        &parts.method,
+        target,
+        &parts.headers,
+        framing,
+    ))
 }
 
 /// Takes the hop-by-hop fields out of an upstream's response, so that it is right for HTTP/1 and
 /// HTTP/2 alike. `upgraded`: a verified 101, which gets its own upgrade fields again.
 pub fn downstream_response(parts: &mut response::Parts, upgraded: bool) {
-    strip_hop_by_hop(&mut parts.headers);
-    parts.headers.remove(PROXY_AUTHENTICATE);
+    remove_unwanted(&mut parts.headers, |field| {
+        matches!(field, Field::HopByHop | Field::OneHopResponse)
+    });
     parts.version = Version::HTTP_11;
     if upgraded {
         // A 101 has no body (RFC 9110 §8.6).
@@ -132,30 +141,12 @@ pub fn downstream_response(parts: &mut response::Parts, upgraded: bool) {
     }
 }
 
-/// Whether an upstream's head says in one way, or not at all, where its body ends: one decimal
-/// Content-Length, or `chunked` alone. Whoever read another end than we did could be made to take
-/// a body for the next response (RFC 9112 §6.3).
-pub fn has_clear_framing(headers: &HeaderMap) -> bool {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    match (lengths.next(), codings.next()) {
-        (None, None) => true,
-        (Some(length), None) => {
-            lengths.next().is_none() && length.as_bytes().iter().all(u8::is_ascii_digit)
-        }
-        (None, Some(coding)) => {
-            codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
-        }
-        (Some(_), Some(_)) => false,
-    }
-}
-
 /// Takes out of trailers, in either direction, what only a head may say (RFC 9110 §6.5.1):
 /// framing, routing, forwarding, credentials, content format. Some servers merge trailers into the
 /// head, where such a field would pass for one that was checked.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     let only_in_heads = |name: &&HeaderName| {
-        is_kept(name)
+        Field::of(name).is_kept()
             || name.as_str().contains('_')
             || name.as_str().starts_with("content-")
             || [AUTHORIZATION, COOKIE, SET_COOKIE, EXPECT].contains(name)
@@ -168,46 +159,93 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
 
 /// Fields that frame a message or make the handshake: neither filters nor edits may touch them.
 pub fn is_protected(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(name)
-        || *name == CONTENT_LENGTH
-        || *name == TRAILER
-        || name.as_str().starts_with("sec-websocket-")
+    matches!(
+        Field::of(name),
+        Field::HopByHop | Field::Length | Field::Handshake
+    )
 }
 
-/// Removes the fields of one connection: the ones every hop knows, and those that Connection names,
-/// except the ones that a sender may not take away from us.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok())
-        .filter(|name| !is_kept(name))
-        .collect();
-    for name in HOP_BY_HOP.iter().chain(&named) {
-        headers.remove(name);
+/// What a field is to a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    /// Of one connection (RFC 9110 §7.6.1), and what older senders use.
+    HopByHop,
+    /// Meant for us, who read the body and send 100; or dangerous behind us, as `Proxy`, which
+    /// becomes HTTP_PROXY in CGI.
+    OneHopRequest,
+    OneHopResponse,
+    /// Who the client is, as proxies tell each other.
+    Forwarding,
+    ClientSubject,
+    Host,
+    /// Frames a message, with Transfer-Encoding.
+    Length,
+    /// Of the WebSocket handshake.
+    Handshake,
+    /// End to end, and none of our business.
+    Other,
+}
+
+impl Field {
+    fn of(name: &HeaderName) -> Field {
+        match name.as_str() {
+            "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding"
+            | "upgrade" => Field::HopByHop,
+            "expect" | "proxy-authorization" | "proxy" => Field::OneHopRequest,
+            "proxy-authenticate" => Field::OneHopResponse,
+            "forwarded" | "x-real-ip" | "x-request-id" => Field::Forwarding,
+            "x-client-cert-subject" => Field::ClientSubject,
+            "host" => Field::Host,
+            "content-length" | "trailer" => Field::Length,
+            other if other.starts_with("x-forwarded-") => Field::Forwarding,
+            other if other.starts_with("sec-websocket-") => Field::Handshake,
+            _ => Field::Other,
+        }
+    }
+
+    /// Naming it in Connection has no effect: a sender may not take it away from us.
+    fn is_kept(self) -> bool {
+        !matches!(
+            self,
+            Field::OneHopRequest | Field::OneHopResponse | Field::Other
+        )
     }
 }
 
-/// End-to-end by nature: naming it in Connection has no effect.
-fn is_kept(name: &HeaderName) -> bool {
-    *name == HOST || *name == CONTENT_LENGTH || is_forwarding(name) || is_protected(name)
-}
-
-fn drop_forwarding(headers: &mut HeaderMap) {
-    let names: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_forwarding(name))
-        .cloned()
-        .collect();
+/// Takes out the fields that `unwanted` names and those that Connection does, except the ones that
+/// a sender may not take away from us. Tells whether TE had `trailers`.
+fn remove_unwanted(headers: &mut HeaderMap, unwanted: impl Fn(Field) -> bool) -> bool {
+    let mut names: Vec<HeaderName> = Vec::new();
+    let mut te_trailers = false;
+    for name in headers.keys() {
+        if !unwanted(Field::of(name)) {
+            continue;
+        }
+        if *name == CONNECTION {
+            let named = headers
+                .get_all(CONNECTION)
+                .iter()
+                .flat_map(options)
+                .filter_map(|option| HeaderName::from_bytes(option).ok())
+                .filter(|name| !Field::of(name).is_kept());
+            names.extend(named);
+        } else if *name == TE {
+            let mut codings = headers.get_all(TE).iter().flat_map(options);
+            te_trailers = codings.any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+        }
+        names.push(name.clone());
+    }
     for name in names {
         headers.remove(name);
     }
+    te_trailers
 }
 
-fn is_forwarding(name: &HeaderName) -> bool {
-    name.as_str().starts_with("x-forwarded-")
-        || [FORWARDED, X_REAL_IP, X_REQUEST_ID, CLIENT_SUBJECT_HEADER].contains(name)
+/// The elements of a list field's line.
+fn options(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    line.as_bytes()
+        .split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii)
 }
 
 fn set_upgrade(headers: &mut HeaderMap) {
@@ -216,25 +254,48 @@ fn set_upgrade(headers: &mut HeaderMap) {
 }
 
 /// Sets a field; a text that no field can hold leaves it out rather than cut in two.
-fn set_text(headers: &mut HeaderMap, name: HeaderName, text: impl AsRef<[u8]>) {
-    match HeaderValue::from_bytes(text.as_ref()) {
+fn set_text(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+    match HeaderValue::from_str(text) {
         Ok(value) => headers.insert(name, value),
         Err(_) => headers.remove(name),
     };
 }
 
+/// As [`set_text`], without a copy.
+fn set_bytes(headers: &mut HeaderMap, name: HeaderName, bytes: Vec<u8>) {
+    match HeaderValue::from_maybe_shared(Bytes::from(bytes)) {
+        Ok(value) => headers.insert(name, value),
+        Err(_) => headers.remove(name),
+    };
+}
+
+/// An address as text; most are IPv4, and the standard formatter is slow for those.
+fn push_address(text: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (index, octet) in address.octets().into_iter().enumerate() {
+                if index > 0 {
+                    text.push(b'.');
+                }
+                if octet >= 100 {
+                    text.push(b'0' + octet / 100);
+                }
+                if octet >= 10 {
+                    text.push(b'0' + octet / 10 % 10);
+                }
+                text.push(b'0' + octet % 10);
+            }
+        }
+        IpAddr::V6(address) => text.extend_from_slice(address.to_string().as_bytes()),
+    }
+}
+
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const PROXY: HeaderName = HeaderName::from_static("proxy");
-/// RFC 9110 §7.6.1, and what older senders use.
-static HOP_BY_HOP: [HeaderName; 6] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+/// That a request gets from us, at most.
+const FORWARDING_FIELDS: usize = 7;
+/// Of an IPv4 address, as text.
+const ADDRESS_LENGTH: usize = 15;
 
 #[cfg(test)]
 mod tests;

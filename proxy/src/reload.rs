@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sluicegate_plugin_host::{Host, HostError, HostSettings};
+use sluicegate_plugin_host::HostSettings;
 
 use crate::banner;
 use crate::config::model::{Bind, Config, Runtime};
@@ -101,27 +101,13 @@ pub async fn build(
         .map_err(|report| Rejected(report.render(banner::is_terminal())))
 }
 
-/// What snapshots are built with: the plugin host and its cache.
-///
-/// # Errors
-/// When the host cannot start; a cache folder that is not safe to use only costs the cache.
-pub fn workshop(
-    metrics: &Arc<Metrics>,
-    progress: Box<dyn Fn(&str) + Send + Sync>,
-) -> Result<Workshop, HostError> {
-    let with_cache = HostSettings {
+/// What snapshots are built with: the plugin host, once there is a plugin, and its cache.
+pub fn workshop(metrics: &Arc<Metrics>, progress: Box<dyn Fn(&str) + Send + Sync>) -> Workshop {
+    let settings = HostSettings {
         cache_dir: cache_dir(),
         ..HostSettings::default()
     };
-    let host = Host::new(with_cache).or_else(|error| {
-        progress(&format!("compiled plugins are not kept: {error}"));
-        Host::new(HostSettings::default())
-    });
-    Ok(Workshop {
-        host: host?,
-        metrics: Arc::clone(metrics),
-        progress,
-    })
+    Workshop::new(settings, Arc::clone(metrics), progress)
 }
 
 /// A bind error with its hint, as a report.

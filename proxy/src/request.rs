@@ -11,7 +11,6 @@
 mod authority;
 mod path;
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -25,6 +24,7 @@ use ipnet::IpNet;
 
 use crate::config::model::Limits;
 use crate::facts::{ConnectionFacts, Peer, RequestFacts};
+use crate::random;
 use authority::Authority;
 pub use path::{PathFault, normal_path};
 
@@ -77,7 +77,7 @@ pub fn admit(
     }
     let http2 = parts.version == Version::HTTP_2;
     check_fields(&parts.headers, http2)?;
-    let authority = authority_of(parts, http2)?;
+    let (host, authority) = authority_of(parts, http2)?.into_texts();
     let (path, query) = target_of(parts, limits.target_size)?;
 
     drop_underscores(&mut parts.headers);
@@ -91,13 +91,12 @@ pub fn admit(
         Some(id) => Arc::from(id),
         None => new_request_id()?,
     };
-    let authority_text = authority.to_string();
     let facts = RequestFacts {
         client_ip: client_ip(conn.peer, headers, trusted),
         scheme: scheme(conn, headers, peer_trusted),
-        host: authority.host.into(),
-        authority: authority_text.into(),
-        path: path.into(),
+        host,
+        authority,
+        path,
         query,
         request_id,
     };
@@ -175,15 +174,12 @@ fn check_fields(headers: &HeaderMap, http2: bool) -> Result<(), Rejection> {
 
 /// The one authority of a request. Every HTTP/1 request has one valid Host; the authority of an
 /// absolute target wins over it (RFC 9112 §3.2.2). In HTTP/2 the two must agree.
-fn authority_of(parts: &Parts, http2: bool) -> Result<Authority, Rejection> {
+fn authority_of(parts: &Parts, http2: bool) -> Result<Authority<'_>, Rejection> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = match hosts.next() {
         Some(value) => {
             let text = value.to_str().map_err(|_| Rejection::bad("bad_host"))?;
-            Some(
-                text.parse::<Authority>()
-                    .map_err(|_| Rejection::bad("bad_host"))?,
-            )
+            Some(Authority::parse(text).map_err(|_| Rejection::bad("bad_host"))?)
         }
         None => None,
     };
@@ -191,11 +187,9 @@ fn authority_of(parts: &Parts, http2: bool) -> Result<Authority, Rejection> {
         return Err(Rejection::bad("several_hosts"));
     }
     let target = match parts.uri.authority() {
-        Some(text) => Some(
-            text.as_str()
-                .parse::<Authority>()
-                .map_err(|_| Rejection::bad("bad_authority"))?,
-        ),
+        Some(text) => {
+            Some(Authority::parse(text.as_str()).map_err(|_| Rejection::bad("bad_authority"))?)
+        }
         None => None,
     };
     match (target, host) {
@@ -209,7 +203,7 @@ fn authority_of(parts: &Parts, http2: bool) -> Result<Authority, Rejection> {
 }
 
 /// The target's path in normal form and its query.
-fn target_of(parts: &Parts, limit: usize) -> Result<(String, Option<Arc<str>>), Rejection> {
+fn target_of(parts: &Parts, limit: usize) -> Result<(Arc<str>, Option<Arc<str>>), Rejection> {
     let uri = &parts.uri;
     // Authority form (`GET example.com`): only CONNECT may have it.
     if uri.authority().is_some() && uri.scheme().is_none() {
@@ -230,8 +224,10 @@ fn target_of(parts: &Parts, limit: usize) -> Result<(String, Option<Arc<str>>), 
         return Err(Rejection::bad("bad_query"));
     }
     let path = match uri.path() {
-        "*" if parts.method == Method::OPTIONS && query.is_none() => "*".to_owned(),
-        path => normal_path(path).map_err(|fault| Rejection::bad(fault.label()))?,
+        "*" if parts.method == Method::OPTIONS && query.is_none() => "*".into(),
+        path => normal_path(path)
+            .map_err(|fault| Rejection::bad(fault.label()))?
+            .into(),
     };
     Ok((path, query.map(Arc::from)))
 }
@@ -326,15 +322,18 @@ fn trusted_request_id(headers: &HeaderMap) -> Option<&str> {
 
 /// 32 lower-case hex digits that nobody can guess.
 pub fn new_request_id() -> Result<Arc<str>, Rejection> {
-    let mut random = [0; 16];
-    aws_lc_rs::rand::fill(&mut random)
+    let random: [u8; 16] = random::bytes()
         .map_err(|_| Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "no_random_bytes"))?;
-    let mut id = String::with_capacity(32);
-    // Writing to a string cannot fail.
-    let _ = write!(id, "{:032x}", u128::from_be_bytes(random));
-    Ok(id.into())
+    let mut id = [0; 32];
+    for (digits, byte) in id.chunks_exact_mut(2).zip(random) {
+        digits[0] = HEX[usize::from(byte >> 4)];
+        digits[1] = HEX[usize::from(byte & 15)];
+    }
+    // Hex digits are ASCII.
+    Ok(std::str::from_utf8(&id).unwrap_or_default().into())
 }
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use sluicegate_plugin_host::HostError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -48,8 +47,6 @@ pub enum RunError {
     },
     #[error("cannot set up the logs: {0}")]
     Telemetry(#[from] TelemetryError),
-    #[error("cannot start the plugin host: {0}")]
-    PluginHost(#[from] HostError),
     #[error("interrupted before it served")]
     Interrupted,
     #[error("cannot start: {0}")]
@@ -129,7 +126,7 @@ impl Server {
             stop_admin: None,
         };
         let metrics = Metrics::new();
-        let workshop = reload::workshop(&metrics, banner::progress())?;
+        let workshop = reload::workshop(&metrics, banner::progress());
         let parsed = reload::parse(&origin).map_err(RunError::Config)?;
         let telemetry = crate::telemetry::init(&parsed.config.log, &metrics)?;
         let access_log = telemetry.access_log(&parsed.config.log);

@@ -8,11 +8,11 @@
 
 mod plugins;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use sluicegate_plugin_host::{Filter, Host};
+use sluicegate_plugin_host::{Filter, Host, HostError, HostSettings};
 
 use crate::config::model::{
     self, Action, Bind, Config, HeaderEdits, Limits, Listener, OnError, OriginPattern,
@@ -79,10 +79,41 @@ pub struct UpstreamEntry {
 
 /// What of the process a snapshot is built with.
 pub struct Workshop {
-    pub host: Arc<Host>,
+    host: OnceLock<Arc<Host>>,
+    settings: HostSettings,
     pub metrics: Arc<Metrics>,
     /// Told what takes time, for a person who waits.
     pub progress: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+impl Workshop {
+    pub fn new(
+        settings: HostSettings,
+        metrics: Arc<Metrics>,
+        progress: Box<dyn Fn(&str) + Send + Sync>,
+    ) -> Workshop {
+        Workshop {
+            host: OnceLock::new(),
+            settings,
+            metrics,
+            progress,
+        }
+    }
+
+    /// The plugin host, started at the first call: a proxy without plugins has none.
+    ///
+    /// # Errors
+    /// When it cannot start; a cache folder that is not safe to use only costs the cache.
+    fn host(&self) -> Result<&Arc<Host>, HostError> {
+        if let Some(host) = self.host.get() {
+            return Ok(host);
+        }
+        let host = Host::new(self.settings.clone()).or_else(|error| {
+            (self.progress)(&format!("compiled plugins are not kept: {error}"));
+            Host::new(HostSettings::default())
+        })?;
+        Ok(self.host.get_or_init(|| host))
+    }
 }
 
 impl Snapshot {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::admission::AdmissionControl;
-use crate::body::RequestBody;
 use crate::drain::Drain;
 use crate::snapshot::{ListenerPolicy, Snapshot};
 use crate::telemetry::metrics::{ListenerMetrics, Metrics};
@@ -26,7 +25,7 @@ pub struct Shared {
 /// What the connections of one worker share.
 pub struct Worker {
     pub shared: Arc<Shared>,
-    pub pool: Pool<RequestBody>,
+    pub pool: Pool,
 }
 
 /// One configured listener; its policy changes with a reload, its sockets stay.

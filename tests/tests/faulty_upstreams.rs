@@ -194,9 +194,9 @@ async fn a_reset_in_a_body_without_length_is_seen_by_the_client() {
 }
 
 #[tokio::test]
-async fn endless_interim_responses_are_bounded_by_the_response_timeout() {
+async fn endless_interim_responses_are_bounded() {
     let upstream = Script::new().await;
-    let proxy = Proxy::in_front_of(upstream.addr, "response_head = \"500ms\"\n").await;
+    let proxy = Proxy::in_front_of(upstream.addr, "").await;
     let mut client = tcp(proxy.addr(0)).await;
     client.write_all(GET).await.unwrap();
     let mut server = take(&upstream).await;
@@ -208,7 +208,7 @@ async fn endless_interim_responses_are_bounded_by_the_response_timeout() {
     let mut other = tcp(proxy.addr(0)).await;
     check_next_is_good(&mut other, &upstream).await;
     let answer = read_response(&mut client).await.unwrap();
-    assert_eq!(answer.head.status(), 504);
+    assert_eq!(answer.head.status(), 502);
     soon("the end of the flood", flood).await.unwrap();
 }
 

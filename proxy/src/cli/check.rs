@@ -70,8 +70,7 @@ fn examine(file: &Path) -> Result<Result<(Report, String), Report>, Failure> {
         Err(report) => return Ok(Err(report)),
     };
     let contents = contents(&config);
-    let workshop =
-        reload::workshop(&Metrics::new(), banner::progress()).map_err(Failure::runtime)?;
+    let workshop = reload::workshop(&Metrics::new(), banner::progress());
     let log = AccessLog::off();
     let built = runtime()?.block_on(Snapshot::build(
         &source, config, warnings, None, &workshop, log,

@@ -47,6 +47,11 @@ impl<'a> Chain<'a> {
         })
     }
 
+    /// Without filters there is nothing to run.
+    pub(super) fn is_empty(&self) -> bool {
+        self.route.chain.is_empty()
+    }
+
     /// Runs the request filters. `Some` is the response of one that decided.
     pub(super) async fn filter_request(
         &mut self,

@@ -5,15 +5,17 @@
 //! exchange lives on in its tunnel and is logged twice, as `ws.open` and `ws.close`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::{Method, Response, StatusCode, Version};
 
-use crate::body::{BodyWatch, OnEnd, ResponseBody, ResponseEnd};
+use crate::body::{OnEnd, ResponseBody, ResponseEnd, UpstreamConnection};
 use crate::error::{Failure, Side};
 use crate::facts::RequestFacts;
 use crate::flow::connection::{Connection, InFlight};
+use crate::flow::forwarding::Loan;
 use crate::flow::websocket::Upgrade;
 use crate::request;
 use crate::snapshot::{Route, Snapshot};
@@ -41,7 +43,10 @@ pub(super) struct Exchange {
     endpoint: Option<Arc<Endpoint>>,
     upstream_started: Option<Instant>,
     upstream_duration: Option<Duration>,
-    request_body: Option<Arc<BodyWatch>>,
+    /// Bytes of the request's body so far; `None` without one.
+    received: Option<Arc<AtomicU64>>,
+    /// The upstream connection behind the answer.
+    loan: Option<Loan>,
     /// A WebSocket was asked for.
     handshake: bool,
     status: StatusCode,
@@ -61,8 +66,8 @@ impl Exchange {
         connection: &Arc<Connection>,
         snapshot: &Arc<Snapshot>,
         parts: &Parts,
-    ) -> Exchange {
-        Exchange {
+    ) -> Box<Exchange> {
+        Box::new(Exchange {
             connection: Arc::clone(connection),
             snapshot: Arc::clone(snapshot),
             in_flight: Some(connection.begin_request()),
@@ -77,7 +82,8 @@ impl Exchange {
             endpoint: None,
             upstream_started: None,
             upstream_duration: None,
-            request_body: None,
+            received: None,
+            loan: None,
             handshake: false,
             status: client_closed_request(),
             failure: None,
@@ -85,7 +91,7 @@ impl Exchange {
             sent: 0,
             upgrade: None,
             told: false,
-        }
+        })
     }
 
     pub(super) fn admitted(&mut self, facts: RequestFacts) -> &RequestFacts {
@@ -120,8 +126,12 @@ impl Exchange {
         self.handshake = true;
     }
 
-    pub(super) fn watches(&mut self, body: Arc<BodyWatch>) {
-        self.request_body = Some(body);
+    pub(super) fn counts(&mut self, received: Arc<AtomicU64>) {
+        self.received = Some(received);
+    }
+
+    pub(super) fn lends(&mut self, loan: Loan) {
+        self.loan = Some(loan);
     }
 
     pub(super) fn sent_to(&mut self, upstream: &Arc<str>, endpoint: &Arc<Endpoint>) {
@@ -165,9 +175,12 @@ impl Exchange {
     }
 
     /// The response that goes out; the exchange ends with its body.
-    pub(super) fn end_with(mut self, response: Response<ResponseBody>) -> Response<ResponseBody> {
+    pub(super) fn end_with(
+        mut self: Box<Self>,
+        response: Response<ResponseBody>,
+    ) -> Response<ResponseBody> {
         self.status = response.status();
-        response.map(|body| body.on_end(Box::new(self)))
+        response.map(|body| body.on_end(self))
     }
 
     /// The 101 is on its way: the request is over, the tunnel begins. Writes `ws.open`.
@@ -222,7 +235,8 @@ impl Exchange {
     fn log(&self) {
         let duration = self.started.elapsed();
         let refused = self.failure.map(|(_, label)| label);
-        let received = self.request_body.as_ref().map_or(0, |body| body.bytes());
+        let received = self.received.as_ref();
+        let received = received.map_or(0, |bytes| bytes.load(Ordering::Relaxed));
         let metrics = &self.connection.worker.shared.metrics;
         if let Some(label) = refused {
             metrics.request_rejected(label);
@@ -255,7 +269,10 @@ impl Exchange {
 }
 
 impl OnEnd for Exchange {
-    fn ended(&mut self, sent: u64, end: ResponseEnd) {
+    fn ended(&mut self, sent: u64, end: ResponseEnd, connection: Option<UpstreamConnection>) {
+        if let Some(mut loan) = self.loan.take() {
+            loan.ended(end, connection);
+        }
         self.sent = sent;
         self.cut = match end {
             ResponseEnd::Complete => None,

@@ -1,30 +1,30 @@
 //! An ordinary request's way to an endpoint and back.
 //!
 //! Another endpoint is tried only while nothing was sent: after a failed connect. A kept-alive
-//! connection that its server closed just as it was used is replaced by a fresh one, if hyper gives
-//! the request back unsent, or if the request may be repeated (RFC 9110 §9.2.2) and has no body.
+//! connection that its server closed just as it was used is replaced by a fresh one, if not a byte
+//! was written, or if the request may be repeated (RFC 9110 §9.2.2) and has no body.
 //!
 //! A connection goes back to its pool only when both request and response are complete; an answer
 //! that is complete before its request ends the request too.
 
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep};
 
-use crate::body::{BodyWatch, OnEnd, RequestBody, ResponseBody, ResponseEnd};
+use crate::body::{BodyFault, RequestBody, ResponseBody, ResponseEnd, UpstreamConnection};
 use crate::error::{Failure, Side};
 use crate::flow::connection::Connection;
 use crate::flow::exchange::Exchange;
 use crate::forward;
+use crate::http1_client::{Fault, Framing, HeadFault, HeadLimits, Progress, RequestHead, Upload};
 use crate::snapshot::{Route, Snapshot, UpstreamEntry};
 use crate::stream::Stream;
 use crate::telemetry::metrics::{EndpointMetrics, OpenGuard};
@@ -38,11 +38,14 @@ pub(super) struct Leased {
     _counted: OpenGuard,
 }
 
-/// A connection that goes back to its pool when the response on it has been read.
-struct Loan {
-    sender: Option<SendRequest<RequestBody>>,
-    request: Arc<BodyWatch>,
+/// The lease behind an answer, and where its connection goes once the answer is over.
+pub(super) struct Loan {
     leased: Leased,
+    /// `None`: the connection is closed.
+    shelf: Option<Shelf>,
+}
+
+struct Shelf {
     worker: Arc<Worker>,
     keep_alive: Duration,
     limit: usize,
@@ -50,79 +53,89 @@ struct Loan {
 
 /// Why an attempt brought no answer.
 enum Missed {
-    /// Not a byte of it was written.
-    Unsent(Box<Request<RequestBody>>),
-    Broken(hyper::Error),
+    Fault(Fault<BodyFault>),
     TimedOut,
+}
+
+/// A request ready to go to an endpoint of its upstream.
+pub(super) struct Outbound<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) route: &'a Route,
+    pub(super) upstream: &'a UpstreamEntry,
+    /// As the upstream shall see them, but for what frames a body.
+    pub(super) parts: &'a Parts,
+    /// After rewriting.
+    pub(super) path: &'a str,
 }
 
 /// Sends a prepared request and gives back the answer, its body still to come.
 pub(super) async fn send(
-    connection: &Connection,
-    snapshot: &Snapshot,
-    route: &Route,
-    upstream: &UpstreamEntry,
+    outbound: Outbound<'_>,
     exchange: &mut Exchange,
-    mut parts: Parts,
     body: Incoming,
 ) -> Result<Response<ResponseBody>, Failure> {
-    let limit = snapshot.limits.request_body;
-    if limit.is_some_and(|limit| body.size_hint().lower() > limit) {
-        return Err(crate::body::BodyFault::TooLarge.into());
-    }
-    if !body.is_end_stream() && body.size_hint().exact().is_none() {
-        // Without a word about it hyper takes a GET for one that has no body, and drops it.
-        parts
-            .headers
-            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    let body = RequestBody::new(body, limit, snapshot.timeouts.request_body);
-    let watch = body.watch();
-    exchange.watches(Arc::clone(&watch));
-    let mut request = Request::from_parts(parts, body);
+    let Outbound {
+        connection,
+        snapshot,
+        route,
+        upstream,
+        parts,
+        ..
+    } = outbound;
+    let (framing, mut upload) = upload(snapshot, exchange, &parts.method, body)?;
+    let request = outbound.head(exchange, framing)?;
     let patience = route.timeouts.response_head;
+    let idle_timeout = route.timeouts.idle_timeout;
 
     let leased = lease(upstream, exchange, &[])?;
-    if let Some(mut sender) = connection.worker.pool.take(leased.lease.endpoint()) {
-        let spare = repeatable(&request);
+    if let Some(mut pooled) = connection.worker.pool.take(leased.lease.endpoint()) {
         exchange.sent_to(upstream.upstream.name(), leased.lease.endpoint());
-        match attempt(&mut sender, request, &watch, patience).await {
-            Ok(response) => {
-                let loan = Loan::new(connection, upstream, leased, sender, watch);
-                return take_answer(response, loan, route.timeouts.idle_timeout, exchange);
+        match attempt(&mut pooled, &request, &mut upload, patience).await {
+            Ok(answer) => {
+                let loan = Loan::of_pooled(connection, upstream, leased);
+                return take_answer(answer, pooled, upload, loan, idle_timeout, exchange);
             }
-            Err(Missed::Unsent(unsent)) => request = *unsent,
-            Err(missed) => match (missed, spare) {
-                (Missed::Broken(_), Some(spare)) => request = spare,
-                (missed, _) => return Err(explain(missed, leased, &watch)),
-            },
+            Err(missed) => {
+                if !may_send_again(&missed, pooled.progress(), &parts.method, framing) {
+                    return Err(explain(missed, leased));
+                }
+            }
         }
     }
 
     let (leased, stream) = connect(route, upstream, exchange, leased).await?;
-    let (mut sender, driver) = client()
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| Failure::bad_gateway("upstream_broken").because(error))?;
-    // What ends it reaches the request through its sender.
-    tokio::spawn(driver);
-    match attempt(&mut sender, request, &watch, patience).await {
-        Ok(response) => {
-            let loan = Loan::new(connection, upstream, leased, sender, watch);
-            take_answer(response, loan, route.timeouts.idle_timeout, exchange)
+    let mut fresh = UpstreamConnection::new(stream);
+    match attempt(&mut fresh, &request, &mut upload, patience).await {
+        Ok(answer) => {
+            let loan = Loan::of_pooled(connection, upstream, leased);
+            take_answer(answer, fresh, upload, loan, idle_timeout, exchange)
         }
-        Err(missed) => Err(explain(missed, leased, &watch)),
+        Err(missed) => Err(explain(missed, leased)),
     }
 }
 
-/// How to speak HTTP/1.1 to an upstream, with heads that have a limit.
-pub(super) fn client() -> http1::Builder {
-    let mut client = http1::Builder::new();
-    client
-        .max_headers(RESPONSE_FIELDS)
-        .max_header_size(RESPONSE_HEAD)
-        .max_buf_size(RESPONSE_HEAD);
-    client
+/// How a request's body goes to the upstream.
+fn upload(
+    snapshot: &Snapshot,
+    exchange: &mut Exchange,
+    method: &Method,
+    body: Incoming,
+) -> Result<(Option<Framing>, Upload<RequestBody>), Failure> {
+    if body.is_end_stream() {
+        // Where a body is usual, its absence is said (RFC 9110 §8.6).
+        let usual = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
+        return Ok((usual.then_some(Framing::Length(0)), Upload::none()));
+    }
+    let limit = snapshot.limits.request_body;
+    let size = body.size_hint();
+    if limit.is_some_and(|limit| size.lower() > limit) {
+        return Err(BodyFault::TooLarge.into());
+    }
+    let framing = size.exact().map_or(Framing::Chunked, Framing::Length);
+    let body = RequestBody::new(body, limit, snapshot.timeouts.request_body);
+    exchange.counts(body.received());
+    Ok((Some(framing), Upload::of(body, framing)))
 }
 
 /// Leases an endpoint, leaving out the tried ones.
@@ -186,6 +199,19 @@ pub(super) async fn connect(
     }
 }
 
+impl Outbound<'_> {
+    /// The head as it goes on the wire.
+    pub(super) fn head(
+        &self,
+        exchange: &Exchange,
+        framing: Option<Framing>,
+    ) -> Result<RequestHead, Failure> {
+        let query = exchange.admitted_facts()?.query.as_deref();
+        forward::request_head(self.parts, self.path, query, framing)
+            .map_err(|error| Failure::internal("upstream_request").because(error))
+    }
+}
+
 impl Leased {
     /// Tells the endpoint's health, and publishes what came of it.
     pub(super) fn report(&mut self, outcome: Outcome) {
@@ -194,52 +220,35 @@ impl Leased {
     }
 }
 
-/// A response holds its lease until it is over.
-impl OnEnd for Leased {
-    fn ended(&mut self, _sent: u64, _end: ResponseEnd) {}
-}
-
 impl Loan {
-    fn new(
-        connection: &Connection,
-        upstream: &UpstreamEntry,
-        leased: Leased,
-        sender: SendRequest<RequestBody>,
-        request: Arc<BodyWatch>,
-    ) -> Loan {
+    fn of_pooled(connection: &Connection, upstream: &UpstreamEntry, leased: Leased) -> Loan {
         Loan {
-            sender: Some(sender),
-            request,
             leased,
-            worker: Arc::clone(&connection.worker),
-            keep_alive: upstream.upstream.keep_alive(),
-            limit: upstream.upstream.keep_alive_connections(),
+            shelf: Some(Shelf {
+                worker: Arc::clone(&connection.worker),
+                keep_alive: upstream.upstream.keep_alive(),
+                limit: upstream.upstream.keep_alive_connections(),
+            }),
         }
     }
-}
 
-impl OnEnd for Loan {
-    fn ended(&mut self, _sent: u64, end: ResponseEnd) {
+    /// Of a connection that is closed after its answer.
+    pub(super) fn of_closing(leased: Leased) -> Loan {
+        Loan {
+            leased,
+            shelf: None,
+        }
+    }
+
+    /// The answer is over; `connection` is its connection, if it is fit for another request.
+    pub(super) fn ended(&mut self, end: ResponseEnd, connection: Option<UpstreamConnection>) {
         if end == ResponseEnd::UpstreamBroke {
             self.leased.report(Outcome::Failure);
         }
-        if self.request.is_finished()
-            && let Some(sender) = self.sender.take()
-        {
-            // The pool drops it if its response was not read to the end.
+        if let (Some(shelf), Some(connection)) = (&self.shelf, connection) {
             let endpoint = self.leased.lease.endpoint();
-            self.worker
-                .pool
-                .put_back(endpoint, sender, self.keep_alive, self.limit);
-        }
-    }
-}
-
-impl Drop for Loan {
-    fn drop(&mut self) {
-        if !self.request.is_finished() {
-            // Both connections would wait for the rest of a request that is over.
-            self.request.abandon();
+            let pool = &shelf.worker.pool;
+            pool.put_back(endpoint, connection, shelf.keep_alive, shelf.limit);
         }
     }
 }
@@ -249,70 +258,88 @@ impl Drop for Loan {
 /// The wait counts from the last piece of the body, so that a long upload is not cut; while the
 /// client itself is what everybody waits for, the body's own deadline counts.
 async fn attempt(
-    sender: &mut SendRequest<RequestBody>,
-    request: Request<RequestBody>,
-    watch: &BodyWatch,
+    connection: &mut UpstreamConnection,
+    request: &RequestHead,
+    upload: &mut Upload<RequestBody>,
     patience: Duration,
-) -> Result<Response<Incoming>, Missed> {
-    let mut answer = pin!(sender.try_send_request(request));
+) -> Result<response::Parts, Missed> {
+    let started = Instant::now();
     let mut timer = pin!(sleep(patience));
-    loop {
-        tokio::select! {
-            biased;
-            answered = &mut answer => return answered.map_err(|mut error| {
-                match error.take_message() {
-                    Some(unsent) => Missed::Unsent(Box::new(unsent)),
-                    None => Missed::Broken(error.into_error()),
-                }
-            }),
-            () = &mut timer => {
-                let since = if watch.waits_for_client() {
-                    Instant::now()
-                } else {
-                    watch.last_progress()
-                };
-                if since + patience <= Instant::now() {
-                    return Err(Missed::TimedOut);
-                }
-                timer.as_mut().reset(since + patience);
-            }
+    connection.begin(request, upload);
+    poll_fn(|cx| {
+        if let Poll::Ready(answered) = connection.poll_answer(upload, RESPONSE_HEAD, cx) {
+            return Poll::Ready(answered.map_err(Missed::Fault));
         }
-    }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let deadline = upload.last_progress().unwrap_or(started) + patience;
+            if deadline <= Instant::now() {
+                return Poll::Ready(Err(Missed::TimedOut));
+            }
+            timer.as_mut().reset(deadline);
+        }
+    })
+    .await
 }
 
 fn take_answer(
-    response: Response<Incoming>,
+    mut parts: response::Parts,
+    connection: UpstreamConnection,
+    upload: Upload<RequestBody>,
     mut loan: Loan,
     idle_timeout: Duration,
     exchange: &mut Exchange,
 ) -> Result<Response<ResponseBody>, Failure> {
     exchange.upstream_answered();
-    let (mut parts, body) = response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         loan.leased.report(Outcome::Failure);
         return Err(Failure::bad_gateway("unasked_upgrade"));
     }
-    if !forward::has_clear_framing(&parts.headers) {
-        loan.leased.report(Outcome::Failure);
-        return Err(Failure::bad_gateway("upstream_framing"));
-    }
     loan.leased.report(Outcome::Success);
+    exchange.lends(loan);
     forward::downstream_response(&mut parts, false);
-    let body = ResponseBody::upstream(body, idle_timeout).on_end(Box::new(loan));
+    let body = ResponseBody::upstream(connection.into_body(upload), idle_timeout);
     Ok(Response::from_parts(parts, body))
 }
 
-/// Whose fault it was: a broken client body looks to hyper like a broken request.
-fn explain(missed: Missed, mut leased: Leased, watch: &BodyWatch) -> Failure {
-    if let Some(fault) = watch.fault() {
-        return fault.into();
-    }
-    leased.report(Outcome::Failure);
-    match missed {
+/// Whether a connection that brought no answer may have been closed before the request came: then
+/// another one gets it, unless the first may have acted on it.
+fn may_send_again(
+    missed: &Missed,
+    progress: Progress,
+    method: &Method,
+    framing: Option<Framing>,
+) -> bool {
+    let closed = matches!(missed, Missed::Fault(Fault::Closed | Fault::Io(_)));
+    let repeatable =
+        matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) && framing.is_none();
+    closed
+        && match progress {
+            Progress::Nothing => true,
+            Progress::Sent => repeatable,
+            Progress::Answered => false,
+        }
+}
+
+/// Whose fault it was.
+fn explain(missed: Missed, mut leased: Leased) -> Failure {
+    let failure = match missed {
+        Missed::Fault(Fault::Upload(fault)) => return fault.into(),
         Missed::TimedOut => Failure::response_timeout(),
-        Missed::Unsent(_) => Failure::bad_gateway("upstream_closed"),
-        Missed::Broken(error) => Failure::bad_gateway("upstream_broken").because(error),
-    }
+        Missed::Fault(fault) => upstream_failure(&fault),
+    };
+    leased.report(Outcome::Failure);
+    failure
+}
+
+/// What an upstream's fault means to the client.
+pub(super) fn upstream_failure(fault: &Fault<BodyFault>) -> Failure {
+    let label = match fault {
+        Fault::Closed => "upstream_closed",
+        Fault::Head(HeadFault::Framing) => "upstream_framing",
+        Fault::Head(_) | Fault::Io(_) | Fault::Upload(_) => "upstream_broken",
+    };
+    Failure::bad_gateway(label).because(fault)
 }
 
 fn connect_failure(error: &ConnectError) -> Failure {
@@ -333,25 +360,10 @@ fn connect_failure(error: &ConnectError) -> Failure {
     failure.because(error)
 }
 
-/// A copy of a request that may be sent twice.
-fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let safe = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS
-    );
-    if !safe || !request.body().is_end_stream() {
-        return None;
-    }
-    let mut copy = Request::new(RequestBody::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
-}
-
 /// Endpoints that one request may be tried on.
 const MAX_TRIES: usize = 3;
-/// Fields of a response head.
-const RESPONSE_FIELDS: usize = 200;
-/// Bytes of a response head; also what hyper reads ahead of a body.
-const RESPONSE_HEAD: usize = 64 * 1024;
+/// What an upstream's head may use.
+pub(super) const RESPONSE_HEAD: HeadLimits = HeadLimits {
+    size: 64 * 1024,
+    fields: 200,
+};

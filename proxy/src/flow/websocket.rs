@@ -1,25 +1,20 @@
 //! The upgrade: the handshake with the upstream, and the tunnel that follows a verified one.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::Poll;
+use std::future::poll_fn;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::request::Parts;
-use http::{Request, Response, StatusCode};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout_at};
+use http::{Response, StatusCode};
+use tokio::time::timeout;
 
-use crate::body::{RequestBody, ResponseBody};
+use crate::body::{RequestBody, ResponseBody, UpstreamConnection};
 use crate::drain::Member;
 use crate::error::Failure;
 use crate::flow::exchange::Exchange;
-use crate::flow::forwarding::{self, Leased};
+use crate::flow::forwarding::{self, Leased, Loan, Outbound, RESPONSE_HEAD, upstream_failure};
 use crate::forward;
 use crate::handshake::{self, Offer};
-use crate::snapshot::{Route, UpstreamEntry};
+use crate::http1_client::Upload;
 use crate::stream::Stream;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::tunnel::{Leg, Tunnel};
@@ -38,35 +33,39 @@ pub(super) struct Upgrade {
 /// An upgrade together with the exchange that asked for it.
 pub(super) struct Pending {
     pub(super) upgrade: Upgrade,
-    pub(super) exchange: Exchange,
+    pub(super) exchange: Box<Exchange>,
 }
-
-type UpstreamConnection = http1::Connection<TokioIo<Stream>, RequestBody>;
 
 /// Shakes hands with an endpoint.
 ///
 /// A verified 101 is answered and leaves its [`Upgrade`] with the exchange. Any other status is an
 /// ordinary response; its connection is closed after it.
 pub(super) async fn open(
-    route: &Route,
-    upstream: &UpstreamEntry,
+    outbound: Outbound<'_>,
     exchange: &mut Exchange,
-    parts: Parts,
     mut offer: Offer,
 ) -> Result<Response<ResponseBody>, Failure> {
+    let Outbound {
+        route,
+        upstream,
+        parts,
+        ..
+    } = outbound;
     // Filters may have taken subprotocols back.
     offer.subprotocols =
         handshake::offered_subprotocols(&parts.headers).ok_or(Failure::internal("subprotocols"))?;
+    let request = outbound.head(exchange, None)?;
     let leased = forwarding::lease(upstream, exchange, &[])?;
     let (mut leased, stream) = forwarding::connect(route, upstream, exchange, leased).await?;
-    let deadline = Instant::now() + route.timeouts.response_head;
-    let request = Request::from_parts(parts, RequestBody::empty());
-    let shaken = timeout_at(deadline, shake_hands(stream, request)).await;
-    let (response, upstream_connection) = match shaken {
-        Ok(Ok(shaken)) => shaken,
-        Ok(Err(error)) => {
+    let mut connection = UpstreamConnection::new(stream);
+    let mut upload = Upload::<RequestBody>::none();
+    connection.begin(&request, &mut upload);
+    let answer = poll_fn(|cx| connection.poll_answer(&mut upload, RESPONSE_HEAD, cx));
+    let mut answer = match timeout(route.timeouts.response_head, answer).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(fault)) => {
             leased.report(Outcome::Failure);
-            return Err(Failure::bad_gateway("upstream_broken").because(error));
+            return Err(upstream_failure(&fault));
         }
         Err(_) => {
             leased.report(Outcome::Failure);
@@ -75,26 +74,19 @@ pub(super) async fn open(
     };
     exchange.upstream_answered();
     leased.report(Outcome::Success);
-    let (mut parts, body) = response.into_parts();
-    if parts.status != StatusCode::SWITCHING_PROTOCOLS {
-        if !forward::has_clear_framing(&parts.headers) {
-            return Err(Failure::bad_gateway("upstream_framing"));
-        }
-        tokio::spawn(upstream_connection);
-        forward::downstream_response(&mut parts, false);
+    if answer.status != StatusCode::SWITCHING_PROTOCOLS {
+        forward::downstream_response(&mut answer, false);
+        exchange.lends(Loan::of_closing(leased));
         let body =
-            ResponseBody::upstream(body, route.timeouts.idle_timeout).on_end(Box::new(leased));
-        return Ok(Response::from_parts(parts, body));
+            ResponseBody::upstream(connection.into_body(upload), route.timeouts.idle_timeout);
+        return Ok(Response::from_parts(answer, body));
     }
-    let agreed = handshake::verify_upstream(&offer, &parts)
+    let agreed = handshake::verify_upstream(&offer, &answer)
         .map_err(|fault| Failure::bad_gateway(fault.label()).because(fault))?;
-    let upstream_leg = timeout_at(deadline, take_back(upstream_connection))
-        .await
-        .map_err(|_| Failure::response_timeout())?
-        .map_err(|error| Failure::bad_gateway("upstream_broken").because(error))?;
-    forward::downstream_response(&mut parts, true);
+    forward::downstream_response(&mut answer, true);
+    let (stream, early) = connection.into_upgraded();
     exchange.upgrades(Upgrade {
-        upstream: upstream_leg,
+        upstream: Leg { stream, early },
         leased,
         compressed: agreed
             .extensions
@@ -104,40 +96,10 @@ pub(super) async fn open(
         idle_timeout: route.timeouts.idle_timeout,
         drain: route.timeouts.drain,
     });
-    Ok(Response::from_parts(parts, ResponseBody::own(Bytes::new())))
-}
-
-/// Sends the request and reads the answer's head, driving the connection by hand: nobody else may
-/// read from it, since what follows a 101 belongs to the tunnel.
-async fn shake_hands(
-    stream: Stream,
-    request: Request<RequestBody>,
-) -> hyper::Result<(Response<hyper::body::Incoming>, UpstreamConnection)> {
-    let (mut sender, mut connection) = forwarding::client().handshake(TokioIo::new(stream)).await?;
-    let mut answer = pin!(sender.send_request(request));
-    let response = poll_fn(|cx| {
-        if let Poll::Ready(response) = answer.as_mut().poll(cx) {
-            return Poll::Ready(response);
-        }
-        let driven = connection.poll_without_shutdown(cx);
-        match (answer.as_mut().poll(cx), driven) {
-            (Poll::Ready(response), _) => Poll::Ready(response),
-            (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
-            (Poll::Pending, _) => Poll::Pending,
-        }
-    })
-    .await?;
-    Ok((response, connection))
-}
-
-/// The bare stream after a 101, with what was read past its head.
-async fn take_back(mut connection: UpstreamConnection) -> hyper::Result<Leg> {
-    poll_fn(|cx| connection.poll_without_shutdown(cx)).await?;
-    let parts = connection.into_parts();
-    Ok(Leg {
-        stream: parts.io.into_inner(),
-        early: parts.read_buf,
-    })
+    Ok(Response::from_parts(
+        answer,
+        ResponseBody::own(Bytes::new()),
+    ))
 }
 
 impl Pending {

@@ -74,7 +74,7 @@ pub fn rewrite_path(rewrite: &Rewrite, path: &str) -> Result<String, RewriteFaul
         true => rewritten,
         false => Cow::from(format!("/{rewritten}")),
     };
-    Ok(normal_path(&rooted)?)
+    Ok(normal_path(&rooted)?.into_owned())
 }
 
 /// The Location of a redirect; `None` if what was rendered is no field value.

@@ -3,15 +3,15 @@
 //! Stricter than RFC 3986 §3.2: no userinfo, no percent-encoding, no sub-delimiters. Names that
 //! need those exist in no DNS, and two parties read them in two ways.
 
-use std::fmt;
+use std::borrow::Cow;
 use std::net::Ipv6Addr;
-use std::str::FromStr;
+use std::sync::Arc;
 
 /// Where a request wants to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Authority {
+pub(super) struct Authority<'a> {
     /// Lower case; an IPv6 address in brackets, in its canonical spelling.
-    pub(super) host: String,
+    pub(super) host: Cow<'a, str>,
     pub(super) port: Option<u16>,
 }
 
@@ -19,10 +19,8 @@ pub(super) struct Authority {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BadAuthority;
 
-impl FromStr for Authority {
-    type Err = BadAuthority;
-
-    fn from_str(text: &str) -> Result<Authority, BadAuthority> {
+impl Authority<'_> {
+    pub(super) fn parse(text: &str) -> Result<Authority<'_>, BadAuthority> {
         let host_end = match text.strip_prefix('[') {
             Some(rest) => rest.find(']').ok_or(BadAuthority)? + 2,
             None => text.find(':').unwrap_or(text.len()),
@@ -41,34 +39,47 @@ impl FromStr for Authority {
             port,
         })
     }
-}
 
-impl fmt::Display for Authority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            Some(port) => write!(f, "{}:{port}", self.host),
-            None => f.write_str(&self.host),
-        }
+    /// The host alone, and with its port: one text where there is none.
+    pub(super) fn into_texts(self) -> (Arc<str>, Arc<str>) {
+        let host: Arc<str> = self.host.into();
+        let authority = match self.port {
+            None => Arc::clone(&host),
+            Some(port) => format!("{host}:{port}").into(),
+        };
+        (host, authority)
     }
 }
 
-fn normal_host(host: &str) -> Result<String, BadAuthority> {
+fn normal_host(host: &str) -> Result<Cow<'_, str>, BadAuthority> {
     if let Some(address) = host.strip_prefix('[') {
         let address = address.strip_suffix(']').ok_or(BadAuthority)?;
         let address: Ipv6Addr = address.parse().map_err(|_| BadAuthority)?;
-        return Ok(format!("[{address}]"));
+        return Ok(Cow::Owned(format!("[{address}]")));
     }
     let host = host.strip_suffix('.').unwrap_or(host);
-    let fine = |label: &str| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-    };
-    if host.len() > HOST_LENGTH || !host.split('.').all(fine) {
+    let mut label = 0;
+    let mut upper = false;
+    for byte in host.bytes() {
+        match byte {
+            b'.' if label == 0 => return Err(BadAuthority),
+            b'.' => {
+                label = 0;
+                continue;
+            }
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => {}
+            b'A'..=b'Z' => upper = true,
+            _ => return Err(BadAuthority),
+        }
+        label += 1;
+    }
+    if label == 0 || host.len() > HOST_LENGTH {
         return Err(BadAuthority);
     }
-    Ok(host.to_ascii_lowercase())
+    Ok(match upper {
+        true => Cow::Owned(host.to_ascii_lowercase()),
+        false => Cow::Borrowed(host),
+    })
 }
 
 /// RFC 1035 §2.3.4, without the final dot.
@@ -79,10 +90,9 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expect: Option<&str>) {
-        let got = text
-            .parse::<Authority>()
+        let got = Authority::parse(text)
             .ok()
-            .map(|authority| authority.to_string());
+            .map(|authority| authority.into_texts().1);
         assert_eq!(got.as_deref(), expect, "{text}");
     }
 

@@ -14,6 +14,8 @@
 //!   segment, so that `/a;x/b` is `/a/b` to them) and dot segments with `;` anywhere.
 //! - Case stays: to us two spellings are two paths.
 
+use std::borrow::Cow;
+
 use thiserror::Error;
 
 /// Why a path has no normal form.
@@ -54,7 +56,10 @@ impl PathFault {
 }
 
 /// The normal form of an absolute path. Applying it twice changes nothing.
-pub fn normal_path(path: &str) -> Result<String, PathFault> {
+pub fn normal_path(path: &str) -> Result<Cow<'_, str>, PathFault> {
+    if is_normal(path) {
+        return Ok(Cow::Borrowed(path));
+    }
     let rest = path.strip_prefix('/').ok_or(PathFault::NoSlash)?;
     let mut normal = String::with_capacity(path.len());
     let mut segments = rest.split('/').peekable();
@@ -84,7 +89,25 @@ pub fn normal_path(path: &str) -> Result<String, PathFault> {
     if ends_open {
         normal.push('/');
     }
-    Ok(normal)
+    Ok(Cow::Owned(normal))
+}
+
+/// Whether nothing is to be done, as with most paths: plain characters, no segment that is empty or
+/// begins with a dot.
+fn is_normal(path: &str) -> bool {
+    let mut previous = None;
+    for byte in path.bytes() {
+        let fine = match (previous, byte) {
+            (None, b'/') => true,
+            (None, _) | (Some(b'/'), b'/' | b'.') => false,
+            _ => byte == b'/' || is_plain(byte),
+        };
+        if !fine {
+            return false;
+        }
+        previous = Some(byte);
+    }
+    previous.is_some()
 }
 
 /// Appends a segment in normal form, and says whether it holds a `;`.

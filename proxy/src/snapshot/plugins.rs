@@ -120,7 +120,10 @@ async fn load(
     }
     (workshop.progress)(&format!("loading plugin `{}`", plugin.name));
     let compiling = {
-        let (host, name) = (Arc::clone(&workshop.host), Arc::clone(&plugin.name));
+        let host = workshop
+            .host()
+            .map_err(|error| fail(format!("cannot start the plugin host: {error}")))?;
+        let (host, name) = (Arc::clone(host), Arc::clone(&plugin.name));
         let limits = host_limits(&plugin.limits);
         spawn_blocking(move || host.load(&name, &bytes, limits))
     };

@@ -96,11 +96,16 @@ impl Endpoint {
             let socket = self.open(deadline).await?;
             match &self.tls {
                 None => Ok(Stream::Plain(socket)),
-                Some(tls) => match timeout_at(deadline, tls.connect(socket, &self.host())).await {
-                    Ok(Ok(stream)) => Ok(Stream::ClientTls(Box::new(stream))),
-                    Ok(Err(error)) => Err((ConnectErrorKind::Tls, error)),
-                    Err(_) => Err(timed_out("the TLS handshake took too long")),
-                },
+                Some(tls) => {
+                    let host = self.host();
+                    // Boxed: a request to a plain endpoint does not hold room for it.
+                    let shaken = timeout_at(deadline, Box::pin(tls.connect(socket, &host)));
+                    match shaken.await {
+                        Ok(Ok(stream)) => Ok(Stream::ClientTls(Box::new(stream))),
+                        Ok(Err(error)) => Err((ConnectErrorKind::Tls, error)),
+                        Err(_) => Err(timed_out("the TLS handshake took too long")),
+                    }
+                }
             }
         };
         connected.await.map_err(|(kind, source)| ConnectError {
@@ -161,7 +166,8 @@ impl Endpoint {
         match &self.address {
             ServerAddress::Ip(address) => open_tcp(&[*address], deadline).await,
             ServerAddress::Name { host, port } => {
-                let found = match timeout_at(deadline, lookup_host((&**host, *port))).await {
+                let look_up = Box::pin(lookup_host((&**host, *port)));
+                let found = match timeout_at(deadline, look_up).await {
                     Ok(Ok(found)) => found.take(MAX_ADDRESSES).collect::<Vec<_>>(),
                     Ok(Err(error)) if is_lack_of_our_own(&error) => {
                         return Err((ConnectErrorKind::Local, error));

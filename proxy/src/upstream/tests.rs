@@ -4,16 +4,14 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 
-use http_body_util::Empty;
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::time::advance;
 
 use super::*;
 use crate::config::model::UpstreamTls;
 use crate::config::model::{CertSource, ListenerTls, Located, Server, ServerAddress, TlsVersion};
+use crate::http1_client::Connection;
 use crate::socket::Socket;
 use crate::stream::Stream;
 use crate::tls::{ServerTls, self_signed};
@@ -276,76 +274,69 @@ async fn a_silent_tls_server_runs_into_the_deadline() {
     assert_eq!(error.kind.label(), "timeout");
 }
 
-type Sender = SendRequest<Empty<bytes::Bytes>>;
-
 /// An idle connection and the server's end of it.
-async fn idle() -> (Sender, tokio::io::DuplexStream, tokio::task::JoinHandle<()>) {
-    let (near, far) = tokio::io::duplex(1024);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near))
-        .await
-        .unwrap();
-    let driver = tokio::spawn(async move {
-        let _ = connection.await;
-    });
-    sender.ready().await.unwrap();
-    (sender, far, driver)
+fn idle() -> (Connection<Stream>, UnixStream) {
+    let (near, far) = UnixStream::pair().unwrap();
+    (Connection::new(Stream::Plain(Socket::Unix(near))), far)
+}
+
+/// Waits until the other end has closed.
+async fn closed(mut far: UnixStream) {
+    assert_eq!(far.read(&mut [0; 1]).await.unwrap(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_pool_is_bounded_and_forgets() {
     let upstream = upstream(vec![server(1), server(2)]);
     let endpoints: Vec<_> = upstream.endpoints().cloned().collect();
-    let pool: Pool<Empty<bytes::Bytes>> = Pool::new();
+    let pool = Pool::new();
     assert!(pool.take(&endpoints[0]).is_none());
 
     let mut ends = Vec::new();
     for _ in 0..3 {
-        let (sender, far, driver) = idle().await;
-        pool.put_back(&endpoints[0], sender, 60 * SECOND, 2);
-        ends.push((far, driver));
+        let (connection, far) = idle();
+        pool.put_back(&endpoints[0], connection, 60 * SECOND, 2);
+        ends.push(far);
     }
     assert_eq!(pool.len(), 2);
     assert!(pool.take(&endpoints[1]).is_none());
-    // The first was pushed out, and its connection with it.
-    let (mut far, driver) = ends.remove(0);
-    driver.await.unwrap();
-    assert_eq!(far.read(&mut [0; 1]).await.unwrap(), 0);
-
-    // The last was closed by the server: the one before it is given.
-    let (far, driver) = ends.pop().unwrap();
-    drop(far);
-    driver.await.unwrap();
+    // The first was pushed out, and closed.
+    closed(ends.remove(0)).await;
+    assert!(pool.take(&endpoints[0]).is_some());
     assert!(pool.take(&endpoints[0]).is_some());
     assert!(pool.take(&endpoints[0]).is_none());
 
-    let (sender, _far, driver) = idle().await;
-    pool.put_back(&endpoints[1], sender, 60 * SECOND, 2);
+    let (connection, far) = idle();
+    pool.put_back(&endpoints[1], connection, 60 * SECOND, 2);
     advance(59 * SECOND).await;
     pool.sweep();
     assert_eq!(pool.len(), 1);
     advance(SECOND).await;
     assert!(pool.take(&endpoints[1]).is_none());
-    driver.await.unwrap();
+    closed(far).await;
 
-    let (sender, _far, driver) = idle().await;
-    pool.put_back(&endpoints[1], sender, 60 * SECOND, 2);
+    let (connection, far) = idle();
+    pool.put_back(&endpoints[1], connection, 60 * SECOND, 2);
     drop((upstream, endpoints));
     pool.sweep();
     assert!(pool.is_empty());
-    driver.await.unwrap();
+    closed(far).await;
 }
 
+/// A server that has closed, or that speaks unasked, is not used.
 #[tokio::test]
-async fn an_unsent_request_comes_back() {
-    let (sender, far, driver) = idle().await;
+async fn a_connection_that_is_not_quiet_is_not_given() {
     let upstream = upstream(vec![server(1)]);
     let endpoint = upstream.endpoints().next().unwrap();
     let pool = Pool::new();
-    pool.put_back(endpoint, sender, 60 * SECOND, 1);
-    let mut taken = pool.take(endpoint).unwrap();
-    drop(far);
-    driver.await.unwrap();
-    let request = http::Request::get("/").body(Empty::new()).unwrap();
-    let mut error = taken.try_send_request(request).await.unwrap_err();
-    assert_eq!(error.take_message().unwrap().uri(), "/");
+    for says in [&b""[..], b"HTTP/1.1 408 Request Timeout\r\n\r\n"] {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        far.write_all(says).await.unwrap();
+        drop(far);
+        // Until the runtime knows of it.
+        near.readable().await.unwrap();
+        let connection = Connection::new(Stream::Plain(Socket::Unix(near)));
+        pool.put_back(endpoint, connection, 60 * SECOND, 1);
+        assert!(pool.take(endpoint).is_none());
+    }
 }

@@ -1,0 +1,224 @@
+//! HTTP/1.1 toward an upstream: one request and its answer at a time on one connection.
+//!
+//! Whoever sends drives: no task, no channel and no lock stand between a request and its socket.
+//! [`Connection::poll_answer`] writes a request and reads the head of its answer;
+//! [`Connection::into_body`] gives the body that follows, and [`ResponseBody::into_connection`] the
+//! connection again once both are whole. After a 101, [`Connection::into_upgraded`] gives up the bare stream with every byte that
+//! was read past the head.
+//!
+//! It distrusts an upstream's answer as much as a client's request: line ends are CRLF, names are
+//! tokens, framing is clear, heads have limits; anything else is a [`Fault`] and the connection is
+//! never used again. Interim answers but 101 are left out. Deadlines are the caller's: dropping any
+//! future here closes the connection.
+//!
+//! RFC 9110 §15.2, RFC 9112 §4, §6, §7 and §9.
+
+mod body;
+mod decode;
+mod head;
+mod upload;
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::response::Parts;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+pub use body::ResponseBody;
+pub use decode::BodyFault;
+pub use head::{Framing, HeadFault, HeadLimits, RequestHead};
+pub use upload::Upload;
+
+use decode::Decoder;
+use head::{Head, find_end, parse};
+
+/// A connection to an upstream, with at most one request under way.
+#[derive(Debug)]
+pub struct Connection<S> {
+    stream: S,
+    /// What was read and not yet used. Empty while no request is under way.
+    read: BytesMut,
+    progress: Progress,
+    /// Neither side has said that it will close.
+    keep_alive: bool,
+    /// 1xx answers to the present request.
+    interims: u32,
+    /// The present request is a HEAD.
+    to_head: bool,
+    /// How the body of the present answer ends.
+    decoder: Decoder,
+}
+
+/// How far the present request has come on its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Progress {
+    /// Not a byte was written: the request is as good as new.
+    Nothing,
+    /// The upstream may have seen some of it.
+    Sent,
+    /// Some of the answer has come.
+    Answered,
+}
+
+/// Why a request brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault<E> {
+    #[error("the upstream closed the connection before it answered")]
+    Closed,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("the answer's head is refused: {0}")]
+    Head(#[from] HeadFault),
+    /// The request's own body failed; nothing is wrong with the upstream.
+    #[error("the request body failed")]
+    Upload(E),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub fn new(stream: S) -> Connection<S> {
+        Connection {
+            stream,
+            read: BytesMut::new(),
+            progress: Progress::Nothing,
+            keep_alive: true,
+            interims: 0,
+            to_head: false,
+            decoder: Decoder::Empty,
+        }
+    }
+
+    /// Whether the upstream has neither closed nor said anything since the last answer, as far as
+    /// the runtime has heard.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(&mut self.stream)
+            .poll_read(&mut cx, &mut ReadBuf::new(&mut byte))
+            .is_pending()
+    }
+
+    /// How far the request got; after a fault it tells whether it may be sent again.
+    pub fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// Starts a request; [`Connection::poll_answer`] sends it.
+    pub fn begin<B>(&mut self, request: &RequestHead, upload: &mut Upload<B>)
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        self.progress = Progress::Nothing;
+        self.interims = 0;
+        self.to_head = request.is_head();
+        upload.begin(request.bytes());
+    }
+
+    /// Sends what is left of the request and waits for the head of its answer, which may come
+    /// before the request's body has gone out.
+    ///
+    /// The head keeps the fields of its own connection, for the caller to look at and remove.
+    pub fn poll_answer<B>(
+        &mut self,
+        upload: &mut Upload<B>,
+        limits: HeadLimits,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Parts, Fault<B::Error>>>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        if let Poll::Ready(Err(fault)) = self.poll_upload(upload, cx) {
+            // An upstream that refuses early closes its side: its answer may lie there already.
+            if !matches!(fault, Fault::Io(_)) || self.progress == Progress::Nothing {
+                return Poll::Ready(Err(fault));
+            }
+        }
+        loop {
+            let head = ready!(self.poll_head(limits, cx))?;
+            if !head.is_interim() {
+                self.keep_alive = head.keep_alive;
+                self.decoder = head.decoder(self.to_head)?;
+                return Poll::Ready(Ok(head.parts));
+            }
+            self.interims += 1;
+            if self.interims > INTERIMS {
+                return Poll::Ready(Err(HeadFault::Interims.into()));
+            }
+        }
+    }
+
+    /// The body that follows an answer's head, and the rest of the request's own.
+    pub fn into_body<B>(self, upload: Upload<B>) -> ResponseBody<S>
+    where
+        S: Send + 'static,
+        B: http_body::Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Send,
+    {
+        ResponseBody::new(self, upload)
+    }
+
+    /// The bare stream after a 101, and what was read past its head.
+    pub fn into_upgraded(self) -> (S, Bytes) {
+        // A copy: a tunnel must not hold the whole read buffer for its life.
+        let early = Bytes::copy_from_slice(&self.read);
+        (self.stream, early)
+    }
+
+    fn poll_upload<B>(
+        &mut self,
+        upload: &mut Upload<B>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Fault<B::Error>>>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        if upload.is_finished() {
+            return Poll::Ready(Ok(()));
+        }
+        let polled = upload.poll_write(&mut self.stream, cx);
+        if upload.has_written() {
+            self.progress = self.progress.max(Progress::Sent);
+        }
+        polled
+    }
+
+    /// One whole head, read in as many pieces as it comes in.
+    fn poll_head<E>(
+        &mut self,
+        limits: HeadLimits,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Head, Fault<E>>> {
+        let mut seen = 0;
+        loop {
+            if let Some(end) = find_end(&self.read, seen) {
+                if end > limits.size {
+                    return Poll::Ready(Err(HeadFault::TooLarge.into()));
+                }
+                let head = parse(&self.read.split_to(end).freeze(), limits)?;
+                return Poll::Ready(Ok(head));
+            }
+            seen = self.read.len();
+            if seen > limits.size {
+                return Poll::Ready(Err(HeadFault::TooLarge.into()));
+            }
+            self.read.reserve(READ_AHEAD);
+            if ready!(self.poll_read(cx))? == 0 {
+                return Poll::Ready(Err(Fault::Closed));
+            }
+            self.progress = Progress::Answered;
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        pin!(self.stream.read_buf(&mut self.read)).poll(cx)
+    }
+}
+
+/// 1xx answers before the one that counts.
+const INTERIMS: u32 = 16;
+/// Room for a usual head and a small body.
+const READ_AHEAD: usize = 8 * 1024;
+
+#[cfg(test)]
+mod tests;
