@@ -91,8 +91,11 @@ pub fn upstream_request(
     facts: &RequestFacts,
     websocket: bool,
 ) -> Result<(), BadUpstreamRequest> {
-    let host = HeaderValue::from_str(&facts.authority).map_err(|_| BadUpstreamRequest("host"))?;
-    headers.insert(HOST, host);
+    if headers.get(HOST).map(HeaderValue::as_bytes) != Some(facts.authority.as_bytes()) {
+        let host =
+            HeaderValue::from_str(&facts.authority).map_err(|_| BadUpstreamRequest("host"))?;
+        headers.insert(HOST, host);
+    }
     if websocket {
         headers.remove(TE);
         set_upgrade(headers);
@@ -226,6 +229,7 @@ fn remove_unwanted(headers: &mut HeaderMap, unwanted: impl Fn(Field) -> bool) ->
                 .get_all(CONNECTION)
                 .iter()
                 .flat_map(options)
+                .filter(|option| !is_usual_option(option))
                 .filter_map(|option| HeaderName::from_bytes(option).ok())
                 .filter(|name| !Field::of(name).is_kept());
             names.extend(named);
@@ -239,6 +243,12 @@ fn remove_unwanted(headers: &mut HeaderMap, unwanted: impl Fn(Field) -> bool) ->
         headers.remove(name);
     }
     te_trailers
+}
+
+/// What nearly every Connection holds: no field's name, or one that goes anyway.
+fn is_usual_option(option: &[u8]) -> bool {
+    let usual: [&[u8]; 3] = [b"keep-alive", b"upgrade", b"close"];
+    usual.iter().any(|usual| option.eq_ignore_ascii_case(usual))
 }
 
 /// The elements of a list field's line.

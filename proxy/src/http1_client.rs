@@ -18,13 +18,14 @@ mod decode;
 mod head;
 mod upload;
 
+use std::cell::RefCell;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::response::Parts;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use body::ResponseBody;
 pub use decode::BodyFault;
@@ -202,7 +203,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if seen > limits.size {
                 return Poll::Ready(Err(HeadFault::TooLarge.into()));
             }
-            self.read.reserve(READ_AHEAD);
             if ready!(self.poll_read(cx))? == 0 {
                 return Poll::Ready(Err(Fault::Closed));
             }
@@ -210,8 +210,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
+    /// Reads through the thread's scratch buffer: a request that waits for its answer holds none.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        pin!(self.stream.read_buf(&mut self.read)).poll(cx)
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buf = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
+            self.read.extend_from_slice(buf.filled());
+            Poll::Ready(Ok(buf.filled().len()))
+        })
     }
 }
 
@@ -219,6 +225,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 const INTERIMS: u32 = 16;
 /// Room for a usual head and a small body.
 const READ_AHEAD: usize = 8 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<[u8; READ_AHEAD]> = const { RefCell::new([0; READ_AHEAD]) };
+}
 
 #[cfg(test)]
 mod tests;

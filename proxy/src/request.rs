@@ -87,12 +87,21 @@ pub fn admit(
 
     let peer_trusted = is_trusted(conn.peer.ip(), trusted);
     let headers = &parts.headers;
-    let request_id = match trusted_request_id(headers).filter(|_| peer_trusted) {
+    let told = if peer_trusted {
+        trusted_request_id(headers)
+    } else {
+        None
+    };
+    let request_id = match told {
         Some(id) => Arc::from(id),
         None => new_request_id()?,
     };
+    let client_ip = match peer_trusted {
+        true => client_ip(conn.peer, headers, trusted),
+        false => conn.peer.ip(),
+    };
     let facts = RequestFacts {
-        client_ip: client_ip(conn.peer, headers, trusted),
+        client_ip,
         scheme: scheme(conn, headers, peer_trusted),
         host,
         authority,
@@ -292,11 +301,14 @@ fn forwarded_address(entry: &[u8]) -> Option<IpAddr> {
 }
 
 fn scheme(conn: &ConnectionFacts, headers: &HeaderMap, peer_trusted: bool) -> &'static str {
+    let ours = if conn.tls.is_some() { "https" } else { "http" };
+    if !peer_trusted {
+        return ours;
+    }
     let told = headers
         .get_all(X_FORWARDED_PROTO)
         .iter()
         .next_back()
-        .filter(|_| peer_trusted)
         .and_then(|value| value.as_bytes().rsplit(|byte| *byte == b',').next())
         .map(<[u8]>::trim_ascii);
     match told {
@@ -306,8 +318,7 @@ fn scheme(conn: &ConnectionFacts, headers: &HeaderMap, peer_trusted: bool) -> &'
         Some(word) if word.eq_ignore_ascii_case(b"http") || word.eq_ignore_ascii_case(b"ws") => {
             "http"
         }
-        _ if conn.tls.is_some() => "https",
-        _ => "http",
+        _ => ours,
     }
 }
 

@@ -211,6 +211,9 @@ impl Lease {
     /// trial that ends without a report leaves the question open for the next request.
     pub fn report(&mut self, outcome: Outcome) {
         let trial = std::mem::take(&mut self.trial);
+        if outcome == Outcome::Success && !trial {
+            return;
+        }
         self.endpoint
             .health
             .report(outcome, trial, self.health, Instant::now());

@@ -221,7 +221,7 @@ async fn answers_that_are_refused() {
             "CRLF",
         ),
         (format!("{head}a: b\nc: d\r\n\r\n"), "CRLF"),
-        (format!("{head}a: b\rc: d\r\n\r\n"), "CRLF"),
+        (format!("{head}a: b\rc: d\r\n\r\n"), "field line"),
         (format!("{head}a: b\r\n c\r\n\r\n"), "field line"),
         (format!("{head}a : b\r\n\r\n"), "field line"),
         (format!("{head}: b\r\n\r\n"), "field line"),
