@@ -14,6 +14,7 @@ mod connection;
 mod driver;
 mod exchange;
 mod forwarding;
+mod record;
 mod websocket;
 
 use std::convert::Infallible;

@@ -20,6 +20,13 @@ pub enum Stream {
     ClientTls(Box<ClientTlsStream>),
 }
 
+impl Stream {
+    /// Nothing is said at its end: dropping it ends it as well as a shutdown.
+    pub fn is_plain(&self) -> bool {
+        matches!(self, Stream::Plain(_))
+    }
+}
+
 macro_rules! each_stream {
     ($self:expr, $stream:ident => $call:expr) => {
         match $self {

@@ -11,20 +11,23 @@ mod certificate;
 mod client;
 pub mod self_signed;
 mod server;
+mod stream;
 
 use std::sync::Arc;
 
+use rustls::client::UnbufferedClientConnection;
 use rustls::crypto::CryptoProvider;
+use rustls::server::UnbufferedServerConnection;
 
 pub use certificate::CertInfo;
 pub use client::ClientTls;
 pub use server::ServerTls;
+pub use stream::TlsStream;
 
 use crate::config::model::Span;
-use crate::socket::Socket;
 
-pub type ServerTlsStream = tokio_rustls::server::TlsStream<Socket>;
-pub type ClientTlsStream = tokio_rustls::client::TlsStream<Socket>;
+pub type ServerTlsStream = TlsStream<UnbufferedServerConnection>;
+pub type ClientTlsStream = TlsStream<UnbufferedClientConnection>;
 
 /// What is wrong with a certificate, a key or an authority, and where the file names it.
 #[derive(Debug, Clone, PartialEq, Eq)]

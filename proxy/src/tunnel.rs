@@ -6,17 +6,21 @@
 //! go through one scratch buffer per thread, and only what a slow receiver could not take is kept,
 //! at most one scratch buffer's worth per direction.
 //!
+//! Memory is what an idle tunnel costs, so its future is written by hand: an `async fn` keeps room
+//! for everything it ever moved.
+//!
 //! It refuses to judge: frames that break the protocol are passed on and merely stop the counting.
 
 mod way;
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::drain::{Member, Phase};
@@ -33,7 +37,7 @@ pub struct Tunnel {
     pub upstream: Leg,
     /// RSV1 means something: permessage-deflate (RFC 7692) was agreed on.
     pub compressed: bool,
-    /// Close after this long without a byte in either direction.
+    /// Close after this long without a byte in either direction, or up to a quarter later.
     pub idle_timeout: Duration,
     /// Time that a drain gives this tunnel, from the drain's start.
     pub drain: Duration,
@@ -93,60 +97,84 @@ impl Cause {
 
 impl Tunnel {
     /// Carries bytes until the tunnel ends. Dropping the future closes both sockets.
-    pub async fn run(self) -> Summary {
-        let started = Instant::now();
-        let mut timer = pin!(sleep(self.idle_timeout));
-        let mut running = Running {
-            downstream: self.downstream.stream,
-            upstream: self.upstream.stream,
-            from_downstream: Way::new(Side::FromClient, self.compressed, self.downstream.early),
-            from_upstream: Way::new(Side::FromServer, self.compressed, self.upstream.early),
-            stage: Stage::Open,
-            armed: false,
-            ended: None,
-            close_code: None,
-            last_active: started,
-            idle_timeout: self.idle_timeout,
-            drain: self.drain,
-            member: self.member,
-            registered: false,
-            metrics: self.metrics,
-            counted: (Traffic::default(), Traffic::default()),
-        };
-        let (cause, closed_by) = poll_fn(|cx| running.poll(cx, timer.as_mut())).await;
-        running.count_traffic();
-        Summary {
-            cause,
-            closed_by,
-            close_code: running.close_code,
-            from_downstream: running.from_downstream.traffic(),
-            from_upstream: running.from_upstream.traffic(),
-            duration: started.elapsed(),
+    ///
+    /// Call it within the runtime of the sockets.
+    pub fn run(self) -> Running {
+        let tick = self.idle_timeout / QUIET_TICKS;
+        Running {
+            live: Live {
+                from_downstream: Way::new(
+                    Side::FromClient,
+                    self.compressed,
+                    &self.downstream.early,
+                ),
+                from_upstream: Way::new(Side::FromServer, self.compressed, &self.upstream.early),
+                downstream: self.downstream.stream,
+                upstream: self.upstream.stream,
+                started: Instant::now(),
+                tick,
+                drain: self.drain,
+                member: self.member,
+                metrics: self.metrics,
+                counted: (Traffic::default(), Traffic::default()),
+                ended: None,
+                close_code: None,
+                stage: Stage::Open,
+                quiet_ticks: 0,
+                active: false,
+                armed: false,
+                registered: false,
+            },
+            timer: sleep(tick),
         }
     }
 }
 
+pin_project! {
+    /// A tunnel under way; its output is how it went.
+    pub struct Running {
+        live: Live,
+        #[pin]
+        timer: Sleep,
+    }
+}
+
+impl Future for Running {
+    type Output = Summary;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Summary> {
+        let this = self.project();
+        let (cause, closed_by) = ready!(this.live.poll(cx, this.timer));
+        Poll::Ready(this.live.sum_up(cause, closed_by))
+    }
+}
+
 /// The live state of a tunnel; `poll` is its whole story.
-struct Running {
+struct Live {
     downstream: Stream,
     upstream: Stream,
     from_downstream: Way,
     from_upstream: Way,
-    stage: Stage,
-    /// The timer has been polled since its last reset, so it will wake this task.
-    armed: bool,
-    /// The event that began the end; what follows from it does not change the verdict.
-    ended: Option<(Cause, ClosedBy)>,
-    close_code: Option<CloseCode>,
-    last_active: Instant,
-    idle_timeout: Duration,
+    started: Instant,
+    /// The idle timeout's share of which [`QUIET_TICKS`] make a whole.
+    tick: Duration,
     drain: Duration,
     member: Member,
-    /// The drain knows this task's waker.
-    registered: bool,
     metrics: Option<RouteMetrics>,
     /// What the metrics have been told already, from downstream and from upstream.
     counted: (Traffic, Traffic),
+    /// The event that began the end; what follows from it does not change the verdict.
+    ended: Option<(Cause, ClosedBy)>,
+    close_code: Option<CloseCode>,
+    stage: Stage,
+    /// Ticks without a byte. A message only marks its tick, so none of them reads the clock.
+    quiet_ticks: u32,
+    /// A byte has moved since the last tick.
+    active: bool,
+    /// The timer has been polled since its last reset, so it will wake this task.
+    armed: bool,
+    /// The drain knows this task's waker.
+    registered: bool,
 }
 
 /// What the one timer is for.
@@ -164,7 +192,7 @@ enum Stage {
 
 type End = (Cause, ClosedBy);
 
-impl Running {
+impl Live {
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<End> {
         if !self.registered {
             // A tunnel never changes its task, so one registration serves all its polls.
@@ -219,12 +247,24 @@ impl Running {
     /// Moves what can be moved now, both ways.
     fn carry(&mut self, cx: &mut Context<'_>) -> Option<End> {
         let (up, down) = SCRATCH.with_borrow_mut(|scratch| {
-            let up =
-                self.from_downstream
-                    .pump(&mut self.downstream, &mut self.upstream, scratch, cx);
-            let down =
-                self.from_upstream
-                    .pump(&mut self.upstream, &mut self.downstream, scratch, cx);
+            // Where the other way is done, the tunnel is over with this one, and its sockets are
+            // dropped before anybody could tell a shutdown from that.
+            let last = self.from_upstream.is_done() && self.upstream.is_plain();
+            let up = self.from_downstream.pump(
+                &mut self.downstream,
+                &mut self.upstream,
+                last,
+                scratch,
+                cx,
+            );
+            let last = self.from_downstream.is_done() && self.downstream.is_plain();
+            let down = self.from_upstream.pump(
+                &mut self.upstream,
+                &mut self.downstream,
+                last,
+                scratch,
+                cx,
+            );
             (up, down)
         });
         let (up, down) = match (up, down) {
@@ -239,7 +279,7 @@ impl Running {
             }
         };
         if up.moved || down.moved {
-            self.last_active = Instant::now();
+            self.active = true;
             let uncounted = self.from_downstream.bytes() + self.from_upstream.bytes()
                 - self.counted.0.bytes
                 - self.counted.1.bytes;
@@ -286,10 +326,13 @@ impl Running {
     fn timer_fired(&mut self, timer: Pin<&mut Sleep>) -> Option<End> {
         match self.stage {
             Stage::Open => {
-                let idle = self.last_active.elapsed();
                 self.count_traffic();
-                if idle < self.idle_timeout {
-                    self.set_stage(Stage::Open, self.idle_timeout - idle, timer);
+                self.quiet_ticks = match std::mem::take(&mut self.active) {
+                    true => 0,
+                    false => self.quiet_ticks + 1,
+                };
+                if self.quiet_ticks < QUIET_TICKS {
+                    self.set_stage(Stage::Open, self.tick, timer);
                 } else {
                     self.say_close(Cause::IdleTimeout, "idle timeout", timer);
                 }
@@ -320,6 +363,18 @@ impl Running {
             .time_left(self.drain)
             .map_or(CLOSE_WAIT, |left| left.min(CLOSE_WAIT));
         self.set_stage(Stage::Closing, wait, timer);
+    }
+
+    fn sum_up(&mut self, cause: Cause, closed_by: ClosedBy) -> Summary {
+        self.count_traffic();
+        Summary {
+            cause,
+            closed_by,
+            close_code: self.close_code,
+            from_downstream: self.from_downstream.traffic(),
+            from_upstream: self.from_upstream.traffic(),
+            duration: self.started.elapsed(),
+        }
     }
 
     fn count_traffic(&mut self) {
@@ -372,6 +427,8 @@ fn random_mask() -> [u8; 4] {
     bytes
 }
 
+/// Parts of the idle timeout that must pass without a byte: the more, the more exact.
+const QUIET_TICKS: u32 = 4;
 /// How long the other sides may take to answer our Close.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// How long the second side may take to end its stream after the first.

@@ -23,8 +23,8 @@ pub(super) struct Connection {
     used: AtomicBool,
     /// A request asks for a WebSocket: nothing but its answer comes after it on this connection.
     shakes_hands: AtomicBool,
-    /// The verified upgrade that waits for its 101 to be sent.
-    upgrade: Mutex<Option<Pending>>,
+    /// The verified upgrade that waits for its 101 to be sent. Boxed: a tunnel keeps the connection.
+    upgrade: Mutex<Option<Box<Pending>>>,
 }
 
 /// A request under way; the connection is busy while one lives.
@@ -85,10 +85,10 @@ impl Connection {
     }
 
     pub(super) fn put_upgrade(&self, upgrade: Pending) {
-        *self.lock_upgrade() = Some(upgrade);
+        *self.lock_upgrade() = Some(Box::new(upgrade));
     }
 
-    pub(super) fn take_upgrade(&self) -> Option<Pending> {
+    pub(super) fn take_upgrade(&self) -> Option<Box<Pending>> {
         self.lock_upgrade().take()
     }
 
@@ -97,7 +97,7 @@ impl Connection {
         exchange::log_refused_head(self, label);
     }
 
-    fn lock_upgrade(&self) -> std::sync::MutexGuard<'_, Option<Pending>> {
+    fn lock_upgrade(&self) -> std::sync::MutexGuard<'_, Option<Box<Pending>>> {
         self.upgrade.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! An exchange is logged exactly once, when it is dropped: an ordinary one with its response body,
 //! sent or not; one whose client leaves before an answer when hyper drops the request. A WebSocket's
-//! exchange lives on in its tunnel and is logged twice, as `ws.open` and `ws.close`.
+//! exchange is logged twice, as `ws.open` and, by the [`TunnelRecord`] that it leaves behind, as
+//! `ws.close`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,12 +17,12 @@ use crate::error::{Failure, Side};
 use crate::facts::RequestFacts;
 use crate::flow::connection::{Connection, InFlight};
 use crate::flow::forwarding::Loan;
+use crate::flow::record::{RequestRecord, TunnelRecord};
 use crate::flow::websocket::Upgrade;
 use crate::request;
 use crate::snapshot::{Route, Snapshot};
-use crate::telemetry::access_log::{self, ErrorLabel, RequestEvent, WsCloseEvent, WsOpenEvent};
+use crate::telemetry::access_log::{self, ErrorLabel, RequestEvent, WsOpenEvent};
 use crate::telemetry::metrics::RouteMetrics;
-use crate::tunnel::Summary;
 use crate::upstream::Endpoint;
 
 /// A request under way.
@@ -196,23 +197,16 @@ impl Exchange {
         });
     }
 
-    /// Writes `ws.close`.
-    pub(super) fn end_tunnel(&self, summary: &Summary) {
-        if let Some(route) = &self.route {
-            route
-                .metrics
-                .websocket_closed(summary.duration, summary.close_code);
+    /// What the tunnel has to remember of this exchange.
+    pub(super) fn record(&self) -> TunnelRecord {
+        TunnelRecord {
+            connection: Arc::clone(&self.connection),
+            snapshot: Arc::clone(&self.snapshot),
+            route: self.route.clone(),
+            upstream: self.upstream.clone(),
+            endpoint: self.endpoint.clone(),
+            request: RequestRecord::from(&self.event()),
         }
-        self.snapshot.access_log.ws_close(&WsCloseEvent {
-            exchange: self.event(),
-            duration: summary.duration,
-            from_client: summary.from_downstream,
-            from_upstream: summary.from_upstream,
-            close_code: summary.close_code,
-            close_reason: None,
-            closed_by: summary.closed_by,
-            cause: summary.cause.label(),
-        });
     }
 
     fn event(&self) -> access_log::Exchange<'_> {

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Response, StatusCode};
 use tokio::time::timeout;
 
@@ -104,33 +105,35 @@ pub(super) async fn open(
 
 impl Pending {
     /// The tunnel from the moment that the 101 was written to its end.
-    pub(super) async fn run(mut self, downstream: Stream, early: Bytes, member: Member) {
-        let Upgrade {
-            upstream,
-            leased,
-            compressed,
-            subprotocol,
-            idle_timeout,
-            drain,
-        } = self.upgrade;
-        self.exchange.begin_tunnel(subprotocol.as_deref());
+    ///
+    /// No `async fn`: that would keep room for all of the upgrade as long as the tunnel lives.
+    pub(super) fn run(
+        mut self,
+        downstream: Stream,
+        early: Bytes,
+        member: Member,
+    ) -> impl Future<Output = ()> + Send {
+        let upgrade = self.upgrade;
+        self.exchange.begin_tunnel(upgrade.subprotocol.as_deref());
         let metrics = self.exchange.route_metrics();
         let open = metrics.as_ref().map(RouteMetrics::websocket_open);
-        let summary = Tunnel {
+        let record = self.exchange.record();
+        let leased = upgrade.leased;
+        let tunnel = Tunnel {
             downstream: Leg {
                 stream: downstream,
                 early,
             },
-            upstream,
-            compressed,
-            idle_timeout,
-            drain,
+            upstream: upgrade.upstream,
+            compressed: upgrade.compressed,
+            idle_timeout: upgrade.idle_timeout,
+            drain: upgrade.drain,
             metrics,
             member,
-        }
-        .run()
-        .await;
-        drop((leased, open));
-        self.exchange.end_tunnel(&summary);
+        };
+        tunnel.run().map(move |summary| {
+            drop((leased, open));
+            record.close(&summary);
+        })
     }
 }

@@ -9,20 +9,20 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{UnbufferedClientConnection, WebPkiServerVerifier};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls_platform_verifier::Verifier;
-use tokio_rustls::TlsConnector;
 
 use super::certificate;
+use super::stream::TlsStream;
 use super::{ClientTlsStream, Fault, provider};
 use crate::config::model::{Span, UpstreamTls};
 use crate::socket::Socket;
 
 /// The TLS of one upstream, ready to connect.
 pub struct ClientTls {
-    connector: TlsConnector,
+    settings: Arc<ClientConfig>,
     policy: Policy,
 }
 
@@ -111,7 +111,7 @@ impl ClientTls {
         };
         settings.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(ClientTls {
-            connector: TlsConnector::from(Arc::new(settings)),
+            settings: Arc::new(settings),
             policy,
         }))
     }
@@ -127,7 +127,9 @@ impl ClientTls {
             None => ServerName::try_from(host.to_owned())
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?,
         };
-        self.connector.connect(name, socket).await
+        let connection = UnbufferedClientConnection::new(Arc::clone(&self.settings), name)
+            .map_err(io::Error::other)?;
+        TlsStream::handshake(socket, connection).await
     }
 }
 

@@ -9,20 +9,21 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::server::{
     ClientHello, NoClientAuth, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache,
-    StoresServerSessions, WebPkiClientVerifier, danger::ClientCertVerifier,
+    StoresServerSessions, UnbufferedServerConnection, WebPkiClientVerifier,
+    danger::ClientCertVerifier,
 };
 use rustls::sign::CertifiedKey;
-use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
-use tokio_rustls::TlsAcceptor;
+use rustls::{CipherSuite, CommonState, HandshakeKind, ProtocolVersion, ServerConfig};
 
 use super::certificate::{self, CertInfo};
+use super::stream::TlsStream;
 use super::{Fault, ServerTlsStream, provider};
 use crate::config::model::{ClientAuth, ListenerTls, TlsVersion};
 use crate::facts::TlsFacts;
@@ -30,7 +31,7 @@ use crate::socket::Socket;
 
 /// The TLS of one listener, ready to accept.
 pub struct ServerTls {
-    acceptor: TlsAcceptor,
+    settings: ServerConfig,
     names: Arc<Names>,
     certs: Vec<CertInfo>,
     warnings: Vec<Fault>,
@@ -61,6 +62,14 @@ struct Names {
     exact: HashMap<String, Vec<usize>>,
     /// By the part behind the asterisk: `.example.com`.
     wildcard: HashMap<String, Vec<usize>>,
+}
+
+/// The certificates, for one handshake, and the name that its client asked for: rustls' unbuffered
+/// connection tells it to nobody else.
+#[derive(Debug)]
+struct Sni {
+    names: Arc<Names>,
+    asked: OnceLock<Arc<str>>,
 }
 
 impl ServerTls {
@@ -107,7 +116,10 @@ impl ServerTls {
             .with_protocol_versions(versions(config.min_version))
             .map_err(unusable)?
             .with_client_cert_verifier(verifier)
-            .with_cert_resolver(names.clone());
+            .with_cert_resolver(Arc::new(Sni {
+                names: names.clone(),
+                asked: OnceLock::new(),
+            }));
         settings.alpn_protocols = alpn(config.http2);
         settings.ticketer = sessions.ticketer.clone();
         settings.session_storage = sessions.cache.clone();
@@ -115,7 +127,7 @@ impl ServerTls {
         settings.max_early_data_size = 0;
 
         Ok(Arc::new(ServerTls {
-            acceptor: TlsAcceptor::from(Arc::new(settings)),
+            settings,
             names,
             warnings: warnings(config, &certs),
             certs,
@@ -129,8 +141,17 @@ impl ServerTls {
     /// Waits for the client without a limit: the caller sets the deadline. On an error the client
     /// has been sent the alert, and the socket is gone.
     pub async fn accept(&self, socket: Socket) -> io::Result<(ServerTlsStream, TlsFacts)> {
-        let stream = self.acceptor.accept(socket).await?;
-        let facts = facts(stream.get_ref().1);
+        let sni = Arc::new(Sni {
+            names: Arc::clone(&self.names),
+            asked: OnceLock::new(),
+        });
+        // Dropped again when the handshake is over.
+        let mut settings = self.settings.clone();
+        settings.cert_resolver = Arc::clone(&sni) as _;
+        let connection =
+            UnbufferedServerConnection::new(Arc::new(settings)).map_err(io::Error::other)?;
+        let stream = TlsStream::handshake(socket, connection).await?;
+        let facts = facts(stream.settled(), sni.asked.get().cloned());
         Ok((stream, facts))
     }
 
@@ -159,7 +180,7 @@ impl ServerTls {
 
     /// Whether HTTP/2 is offered.
     pub fn http2(&self) -> bool {
-        self.acceptor.config().alpn_protocols.len() > 1
+        self.settings.alpn_protocols.len() > 1
     }
 
     /// Whether clients are asked for a certificate.
@@ -224,14 +245,17 @@ impl Names {
     }
 }
 
-impl ResolvesServerCert for Names {
+impl ResolvesServerCert for Sni {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let name = hello.server_name().map(str::to_ascii_lowercase);
-        let candidates = name.as_deref().map_or(&[0][..], |name| self.find(name));
+        // A client that is asked for a second hello repeats the name (RFC 8446, section 4.1.2).
+        let name = hello
+            .server_name()
+            .map(|name| self.asked.get_or_init(|| name.to_ascii_lowercase().into()));
+        let candidates = name.map_or(&[0][..], |name| self.names.find(name));
         let offered = hello.signature_schemes();
         candidates
             .iter()
-            .filter_map(|&index| self.keys.get(index))
+            .filter_map(|&index| self.names.keys.get(index))
             // An ECDSA and an RSA certificate of one name: the first that the client can verify.
             .find(|key| key.key.choose_scheme(offered).is_some())
             .cloned()
@@ -289,7 +313,7 @@ fn warnings(config: &ListenerTls, certs: &[CertInfo]) -> Vec<Fault> {
     warnings
 }
 
-fn facts(connection: &ServerConnection) -> TlsFacts {
+fn facts(connection: &CommonState, sni: Option<Arc<str>>) -> TlsFacts {
     TlsFacts {
         version: match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
@@ -298,9 +322,7 @@ fn facts(connection: &ServerConnection) -> TlsFacts {
         cipher: connection
             .negotiated_cipher_suite()
             .map_or("unknown", |suite| cipher_name(suite.suite())),
-        sni: connection
-            .server_name()
-            .map(|name| name.to_ascii_lowercase().into()),
+        sni,
         client_subject: connection
             .peer_certificates()
             .and_then(|chain| certificate::subject(chain.first()?))

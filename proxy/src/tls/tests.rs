@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use super::*;
 use crate::config::model::{CertSource, ClientAuth, ListenerTls, Located, TlsVersion, UpstreamTls};
 use crate::facts::TlsFacts;
+use crate::socket::Socket;
 
 /// An authority and a folder for what it signs.
 struct Authority {

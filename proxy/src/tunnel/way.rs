@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::facts::Traffic;
@@ -14,12 +13,9 @@ use crate::ws::frame::{Follower, Side};
 pub(super) struct Way {
     follower: Follower,
     bytes: u64,
-    /// Read past the head of the handshake; goes first.
-    early: Bytes,
-    /// What the receiver could not take yet, from `held_at` on. Reading waits until it is empty, so
-    /// it never grows past one chunk and one control frame.
-    held: Vec<u8>,
-    held_at: usize,
+    /// What the receiver could not take yet. Reading waits until it has, so this never grows past
+    /// one chunk and one control frame.
+    held: Option<Box<Held>>,
     /// Our own Close, waiting for the next frame boundary.
     interruption: Option<Box<ControlFrame>>,
     /// Our Close has gone out (or never can): what the sender still sends is read, followed and
@@ -27,6 +23,12 @@ pub(super) struct Way {
     muted: bool,
     reader: ReaderState,
     writer: WriterState,
+}
+
+struct Held {
+    bytes: Vec<u8>,
+    /// Sent already.
+    at: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,32 +65,31 @@ pub(super) enum Broken {
 }
 
 impl Way {
-    pub(super) fn new(side: Side, compressed: bool, early: Bytes) -> Way {
-        Way {
+    /// `early` was read past the head of the handshake and goes first.
+    pub(super) fn new(side: Side, compressed: bool, early: &[u8]) -> Way {
+        let mut way = Way {
             follower: Follower::new(side, compressed),
-            bytes: 0,
-            // An empty slice of hyper's buffer would keep all of it for the tunnel's life.
-            early: if early.is_empty() {
-                Bytes::new()
-            } else {
-                early
-            },
-            held: Vec::new(),
-            held_at: 0,
+            bytes: early.len() as u64,
+            held: None,
             interruption: None,
             muted: false,
             reader: ReaderState::Open,
             writer: WriterState::Flushed,
-        }
+        };
+        way.follow(early);
+        way.hold(early);
+        way
     }
 
     /// Moves chunks until either side makes it wait, at most [`CHUNKS_PER_TURN`].
     ///
-    /// On return every wait has `cx`'s waker registered, unless the turn says there is `more`.
+    /// On return every wait has `cx`'s waker registered, unless the turn says there is `more`. With
+    /// `drop_ends` the writer's end of stream is left to its drop.
     pub(super) fn pump<R, W>(
         &mut self,
         reader: &mut R,
         writer: &mut W,
+        drop_ends: bool,
         scratch: &mut [u8],
         cx: &mut Context<'_>,
     ) -> Result<Pumped, Broken>
@@ -100,25 +101,24 @@ impl Way {
         for _ in 0..CHUNKS_PER_TURN {
             self.put_interruption();
             pumped.moved |= self.send_held(writer, cx)?;
-            if self.is_blocked() {
+            if self.held.is_some() {
                 return Ok(pumped);
             }
             if self.reader != ReaderState::Open {
-                self.shut(writer, cx);
+                if drop_ends {
+                    self.writer = WriterState::Shut;
+                } else {
+                    self.shut(writer, cx);
+                }
                 return Ok(pumped);
             }
-            if !self.early.is_empty() {
-                let early = std::mem::take(&mut self.early);
-                self.forward(&early, writer, cx)?;
-                pumped.moved = true;
-                continue;
+            if !self.flush(writer, cx)? {
+                // It holds a chunk of its own; a second one waits in the sender's socket.
+                return Ok(pumped);
             }
             let mut buf = ReadBuf::new(scratch);
             match Pin::new(&mut *reader).poll_read(cx, &mut buf) {
-                Poll::Pending => {
-                    self.flush(writer, cx)?;
-                    return Ok(pumped);
-                }
+                Poll::Pending => return Ok(pumped),
                 Poll::Ready(Ok(())) if buf.filled().is_empty() => self.reader = ReaderState::Ended,
                 Poll::Ready(Ok(())) => {
                     let read = buf.filled().len();
@@ -179,10 +179,6 @@ impl Way {
         }
     }
 
-    fn is_blocked(&self) -> bool {
-        self.held_at < self.held.len()
-    }
-
     /// Puts our Close in if the stream stands at a frame boundary, or gives it up if it never will.
     fn put_interruption(&mut self) {
         if self.interruption.is_none() {
@@ -190,7 +186,7 @@ impl Way {
         }
         if self.follower.at_boundary() {
             if let Some(close) = self.interruption.take() {
-                self.held.extend_from_slice(&close);
+                self.hold(&close);
             }
             self.muted = true;
         } else if self.follower.is_lost() || self.follower.close().is_some() {
@@ -236,7 +232,7 @@ impl Way {
         cx: &mut Context<'_>,
     ) -> Result<(), Broken> {
         let mut sent = 0;
-        while sent < chunk.len() && !self.is_blocked() {
+        while sent < chunk.len() && self.held.is_none() {
             match Pin::new(&mut *writer).poll_write(cx, &chunk[sent..]) {
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Broken::Writer),
                 Poll::Ready(Ok(n)) => {
@@ -252,7 +248,13 @@ impl Way {
 
     fn hold(&mut self, rest: &[u8]) {
         if !rest.is_empty() {
-            self.held.extend_from_slice(rest);
+            let held = self.held.get_or_insert_with(|| {
+                Box::new(Held {
+                    bytes: Vec::new(),
+                    at: 0,
+                })
+            });
+            held.bytes.extend_from_slice(rest);
         }
     }
 
@@ -261,38 +263,38 @@ impl Way {
         writer: &mut W,
         cx: &mut Context<'_>,
     ) -> Result<bool, Broken> {
-        let before = self.held_at;
-        while self.is_blocked() {
-            match Pin::new(&mut *writer).poll_write(cx, &self.held[self.held_at..]) {
+        let Some(held) = &mut self.held else {
+            return Ok(false);
+        };
+        let before = held.at;
+        while held.at < held.bytes.len() {
+            match Pin::new(&mut *writer).poll_write(cx, &held.bytes[held.at..]) {
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Broken::Writer),
                 Poll::Ready(Ok(n)) => {
-                    self.held_at += n;
+                    held.at += n;
                     self.writer = WriterState::Written;
                 }
-                Poll::Pending => return Ok(self.held_at > before),
+                Poll::Pending => return Ok(held.at > before),
             }
         }
-        let moved = self.held_at > before;
-        if self.held.capacity() > 0 {
-            self.held = Vec::new();
-            self.held_at = 0;
-        }
-        Ok(moved)
+        self.held = None;
+        Ok(true)
     }
 
+    /// Pushes out what the writer itself may hold; false if it has to wait.
     fn flush<W: AsyncWrite + Unpin>(
         &mut self,
         writer: &mut W,
         cx: &mut Context<'_>,
-    ) -> Result<(), Broken> {
+    ) -> Result<bool, Broken> {
         if self.writer == WriterState::Written {
             match Pin::new(writer).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.writer = WriterState::Flushed,
                 Poll::Ready(Err(_)) => return Err(Broken::Writer),
-                Poll::Pending => {}
+                Poll::Pending => return Ok(false),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// A receiver that is gone already needs no end of stream.
@@ -382,6 +384,7 @@ mod tests {
         way.pump(
             source,
             sink,
+            false,
             &mut scratch,
             &mut Context::from_waker(Waker::noop()),
         )
@@ -397,8 +400,7 @@ mod tests {
 
     #[test]
     fn early_bytes_go_first_and_count() {
-        let early = Bytes::from(frame(b"early"));
-        let mut way = Way::new(Side::FromServer, false, early);
+        let mut way = Way::new(Side::FromServer, false, &frame(b"early"));
         let mut sink = Sink {
             room: 1000,
             ..Sink::default()
@@ -416,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_full_receiver_stops_the_reading_and_nothing_is_lost() {
-        let mut way = Way::new(Side::FromServer, false, Bytes::new());
+        let mut way = Way::new(Side::FromServer, false, &[]);
         let mut sink = Sink {
             room: 3,
             ..Sink::default()
@@ -428,21 +430,21 @@ mod tests {
             1,
             "the second chunk stays in the socket"
         );
-        assert_eq!(way.held.len() - way.held_at, 2);
+        let held = way.held.as_ref().unwrap();
+        assert_eq!(held.bytes.len() - held.at, 2);
         sink.room = 100;
         let pumped = pump(&mut way, &mut source, &mut sink);
         assert!(pumped.moved && !pumped.more);
         assert_eq!(sink.got, [frame(b"one"), frame(b"two")].concat());
-        assert_eq!(
-            way.held.capacity(),
-            0,
+        assert!(
+            way.held.is_none(),
             "the buffer is given back once it is empty"
         );
     }
 
     #[test]
     fn the_end_is_passed_on_after_the_last_byte() {
-        let mut way = Way::new(Side::FromServer, false, Bytes::new());
+        let mut way = Way::new(Side::FromServer, false, &[]);
         let mut sink = Sink {
             room: 3,
             ..Sink::default()
@@ -466,7 +468,7 @@ mod tests {
             vec![head.to_vec(), [tail, &frame(b"dropped")[..]].concat()],
             vec![head.to_vec(), tail.to_vec(), frame(b"dropped")],
         ] {
-            let mut way = Way::new(Side::FromServer, false, Bytes::new());
+            let mut way = Way::new(Side::FromServer, false, &[]);
             let mut sink = Sink {
                 room: 1000,
                 ..Sink::default()
@@ -486,7 +488,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_is_no_websocket_gets_no_close_frame() {
-        let mut way = Way::new(Side::FromServer, false, Bytes::new());
+        let mut way = Way::new(Side::FromServer, false, &[]);
         let mut sink = Sink {
             room: 1000,
             ..Sink::default()

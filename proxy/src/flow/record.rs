@@ -1,0 +1,88 @@
+//! What a tunnel remembers of the request that it came from, for its `ws.close` line.
+//!
+//! A tunnel may be idle for days, so its record is small: one string for all that is text, which
+//! also keeps no buffer of the parsed head alive.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::flow::connection::Connection;
+use crate::snapshot::{Route, Snapshot};
+use crate::telemetry::access_log::{Exchange, WsCloseEvent};
+use crate::tunnel::Summary;
+use crate::upstream::Endpoint;
+
+/// Says how a tunnel went once it has ended.
+pub(super) struct TunnelRecord {
+    pub(super) connection: Arc<Connection>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) route: Option<Arc<Route>>,
+    pub(super) upstream: Option<Arc<str>>,
+    pub(super) endpoint: Option<Arc<Endpoint>>,
+    pub(super) request: RequestRecord,
+}
+
+/// The request's own part of an event.
+pub(super) struct RequestRecord {
+    client_ip: IpAddr,
+    protocol: &'static str,
+    /// Request id, host, path and query in a row.
+    text: Box<str>,
+    /// Where the first three end.
+    ends: [u32; 3],
+    has_query: bool,
+}
+
+impl TunnelRecord {
+    /// Counts the end and writes `ws.close`.
+    pub(super) fn close(&self, summary: &Summary) {
+        if let Some(route) = &self.route {
+            route
+                .metrics
+                .websocket_closed(summary.duration, summary.close_code);
+        }
+        let request = &self.request;
+        let [id, host, path] = request.ends.map(|end| end as usize);
+        self.snapshot.access_log.ws_close(&WsCloseEvent {
+            exchange: Exchange {
+                connection: &self.connection.facts,
+                request_id: &request.text[..id],
+                client_ip: request.client_ip,
+                // The opening handshake knows no other.
+                method: "GET",
+                host: &request.text[id..host],
+                path: &request.text[host..path],
+                query: request.has_query.then_some(&request.text[path..]),
+                protocol: request.protocol,
+                route: self.route.as_ref().map(|route| &*route.name),
+                upstream: self.upstream.as_deref(),
+                endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.name()),
+            },
+            duration: summary.duration,
+            from_client: summary.from_downstream,
+            from_upstream: summary.from_upstream,
+            close_code: summary.close_code,
+            close_reason: None,
+            closed_by: summary.closed_by,
+            cause: summary.cause.label(),
+        });
+    }
+}
+
+impl From<&Exchange<'_>> for RequestRecord {
+    fn from(event: &Exchange<'_>) -> RequestRecord {
+        let query = event.query.unwrap_or("");
+        let text = [event.request_id, event.host, event.path, query].concat();
+        let id = event.request_id.len();
+        let host = id + event.host.len();
+        let path = host + event.path.len();
+        RequestRecord {
+            client_ip: event.client_ip,
+            protocol: event.protocol,
+            text: text.into(),
+            // A head of 4 GiB is refused long before.
+            ends: [id, host, path].map(|end| u32::try_from(end).unwrap_or(0)),
+            has_query: event.query.is_some(),
+        }
+    }
+}
