@@ -163,7 +163,10 @@ async fn serve_http1(
             if let Some(violation) = guarded.refused_head() {
                 connection.note_refused_head(violation.label());
             }
-            Box::pin(hang_up(stream, ended)).await;
+            // After a client that has ended there is nobody to say goodbye to.
+            if !guarded.has_ended() || ended == Ended::SlowHead {
+                Box::pin(hang_up(stream, ended)).await;
+            }
         }
     }
 }

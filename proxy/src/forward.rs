@@ -302,8 +302,8 @@ fn push_address(text: &mut Vec<u8>, address: IpAddr) {
 
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// That a request gets from us, at most.
-const FORWARDING_FIELDS: usize = 7;
+/// That every request gets from us.
+const FORWARDING_FIELDS: usize = 5;
 /// Of an IPv4 address, as text.
 const ADDRESS_LENGTH: usize = 15;
 

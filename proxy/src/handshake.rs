@@ -11,7 +11,7 @@
 
 mod extension;
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{
@@ -209,8 +209,10 @@ pub fn verify_upstream(offer: &Offer, parts: &response::Parts) -> Result<Agreed,
 
 /// The Sec-WebSocket-Accept that belongs to a key (RFC 6455 §4.2.2).
 pub fn accept_key(key: &str) -> String {
-    let text = [key, ACCEPT_GUID].concat();
-    BASE64.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()))
+    let mut hash = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(key.as_bytes());
+    hash.update(ACCEPT_GUID.as_bytes());
+    BASE64.encode(hash.finish())
 }
 
 /// The value of a field that must come exactly once, in visible ASCII.

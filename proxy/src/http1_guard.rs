@@ -50,6 +50,8 @@ struct Seen {
     writing: AtomicBool,
     /// The violation was in a head: no request came of it.
     in_head: AtomicBool,
+    /// The client has ended its stream.
+    ended: AtomicBool,
     /// Reads and writes that moved a byte, wrapping.
     moves: AtomicU32,
 }
@@ -65,6 +67,7 @@ impl<S> Guard<S> {
                 between_messages: AtomicBool::new(true),
                 writing: AtomicBool::new(false),
                 in_head: AtomicBool::new(false),
+                ended: AtomicBool::new(false),
                 moves: AtomicU32::new(0),
             })),
         }
@@ -112,6 +115,11 @@ impl GuardHandle {
             .filter(|_| self.0.in_head.load(Ordering::Relaxed))
     }
 
+    /// Whether the client has ended its stream: nothing more can come.
+    pub fn has_ended(&self) -> bool {
+        self.0.ended.load(Ordering::Relaxed)
+    }
+
     /// Whether the client is slow to take what is written.
     pub fn is_writing(&self) -> bool {
         self.0.writing.load(Ordering::Relaxed)
@@ -150,6 +158,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
         if this.stop.is_none() {
             let before = buf.filled().len();
             ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            if buf.filled().len() == before {
+                this.seen.0.ended.store(true, Ordering::Relaxed);
+                return Poll::Ready(Ok(()));
+            }
             this.seen.moved();
             let inspected = this.inspector.feed(&buf.filled()[before..]);
             this.seen

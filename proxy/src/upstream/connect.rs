@@ -218,10 +218,7 @@ async fn open_tcp(
     addresses: &[SocketAddr],
     deadline: Instant,
 ) -> Result<Socket, (ConnectErrorKind, io::Error)> {
-    let mut last = (
-        ConnectErrorKind::Dns,
-        io::Error::new(io::ErrorKind::NotFound, "the name has no address"),
-    );
+    let mut last = None;
     for (index, &address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(addresses.len() - index).unwrap_or(1);
@@ -231,11 +228,14 @@ async fn open_tcp(
                 let _ = stream.set_nodelay(true);
                 return Ok(Socket::Tcp(stream));
             }
-            Ok(Err(error)) => last = (kind(&error), error),
-            Err(_) => last = timed_out("no answer in time"),
+            Ok(Err(error)) => last = Some((kind(&error), error)),
+            Err(_) => last = Some(timed_out("no answer in time")),
         }
     }
-    Err(last)
+    Err(last.unwrap_or_else(|| {
+        let error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        (ConnectErrorKind::Dns, error)
+    }))
 }
 
 fn kind(error: &io::Error) -> ConnectErrorKind {
