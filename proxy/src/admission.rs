@@ -26,7 +26,16 @@ pub struct Admission {
     control: Arc<AdmissionControl>,
     client: Option<IpAddr>,
     _open: Option<OpenGuard>,
+    _carried: Option<Carried>,
 }
+
+/// How many connections one worker carries, tunnels included.
+#[derive(Debug, Clone, Default)]
+pub struct Load(Arc<AtomicUsize>);
+
+/// One connection of a [`Load`], until it is dropped.
+#[derive(Debug)]
+pub struct Carried(Arc<AtomicUsize>);
 
 impl Default for AdmissionControl {
     fn default() -> AdmissionControl {
@@ -55,6 +64,7 @@ impl AdmissionControl {
                     control: Arc::clone(self),
                     client: None,
                     _open: None,
+                    _carried: None,
                 };
             }
             freed.await;
@@ -94,6 +104,29 @@ impl Admission {
     pub fn counted(mut self, open: OpenGuard) -> Admission {
         self._open = Some(open);
         self
+    }
+
+    /// Counts the connection for the worker that serves it.
+    pub fn on(mut self, load: &Load) -> Admission {
+        self._carried = Some(load.carry());
+        self
+    }
+}
+
+impl Load {
+    pub fn open(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn carry(&self) -> Carried {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Carried(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -9,6 +9,7 @@
 //! by one, exit. The control thread waits for the last [`Member`](crate::drain::Member), which tunnels are.
 
 mod accept;
+mod crew;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -31,6 +32,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{Telemetry, TelemetryError};
 use crate::worker::{Listener, Shared};
 use accept::WorkerHandle;
+use crew::Crew;
 
 /// Why the server did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -161,8 +163,10 @@ impl Server {
         let lines = banner::Banner::new(&snapshot, &bound, admin.as_ref(), workers, began);
         let fixed = Fixed::of(&snapshot.config);
         let shared = Arc::new(Shared::new(snapshot, metrics));
-        let workers = (0..workers.get())
-            .map(|id| WorkerHandle::start(id, &shared))
+        let workers = Crew::places(workers.get())
+            .into_iter()
+            .enumerate()
+            .map(|(id, (place, handed))| WorkerHandle::start(id, &shared, place, handed))
             .collect::<Result<Vec<_>, _>>()?;
         let actions = Arc::new(Actions {
             reloads: tell_reload,

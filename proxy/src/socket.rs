@@ -14,6 +14,33 @@ pub enum Socket {
     Unix(UnixStream),
 }
 
+/// A socket between two runtimes.
+#[derive(Debug)]
+pub enum Detached {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Socket {
+    /// Takes the socket out of its runtime, so that another can serve it.
+    pub fn detach(self) -> io::Result<Detached> {
+        Ok(match self {
+            Socket::Tcp(stream) => Detached::Tcp(stream.into_std()?),
+            Socket::Unix(stream) => Detached::Unix(stream.into_std()?),
+        })
+    }
+}
+
+impl Detached {
+    /// Hands the socket to the current runtime; fails when its poller takes no more.
+    pub fn attach(self) -> io::Result<Socket> {
+        Ok(match self {
+            Detached::Tcp(stream) => Socket::Tcp(TcpStream::from_std(stream)?),
+            Detached::Unix(stream) => Socket::Unix(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
 macro_rules! each_socket {
     ($self:expr, $socket:ident => $call:expr) => {
         match $self {

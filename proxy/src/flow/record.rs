@@ -25,7 +25,6 @@ pub(super) struct TunnelRecord {
 /// The request's own part of an event.
 pub(super) struct RequestRecord {
     client_ip: IpAddr,
-    protocol: &'static str,
     /// Request id, host, path and query in a row.
     text: Box<str>,
     /// Where the first three end.
@@ -53,7 +52,7 @@ impl TunnelRecord {
                 host: &request.text[id..host],
                 path: &request.text[host..path],
                 query: request.has_query.then_some(&request.text[path..]),
-                protocol: request.protocol,
+                protocol: "HTTP/1.1",
                 route: self.route.as_ref().map(|route| &*route.name),
                 upstream: self.upstream.as_deref(),
                 endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.name()),
@@ -78,7 +77,6 @@ impl From<&Exchange<'_>> for RequestRecord {
         let path = host + event.path.len();
         RequestRecord {
             client_ip: event.client_ip,
-            protocol: event.protocol,
             text: text.into(),
             // A head of 4 GiB is refused long before.
             ends: [id, host, path].map(|end| u32::try_from(end).unwrap_or(0)),

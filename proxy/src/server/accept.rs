@@ -1,4 +1,5 @@
-//! Worker threads: one runtime each, accepting from sockets of their own.
+//! Worker threads: one runtime each, accepting from sockets of their own and serving what they
+//! accept, or what a busier worker hands over.
 
 use std::sync::Arc;
 use std::thread;
@@ -9,6 +10,8 @@ use tokio::sync::mpsc;
 use crate::drain::{Member, Phase};
 use crate::flow;
 use crate::listener::{Acceptor, ListenSocket};
+use crate::server::crew::{Accepted, Handed, Place};
+use crate::socket::Socket;
 use crate::worker::{Listener, Shared, Worker};
 
 /// The control thread's grip on a worker; the thread ends when it is dropped.
@@ -24,7 +27,12 @@ struct NewSocket {
 }
 
 impl WorkerHandle {
-    pub(super) fn start(id: usize, shared: &Arc<Shared>) -> std::io::Result<WorkerHandle> {
+    pub(super) fn start(
+        id: usize,
+        shared: &Arc<Shared>,
+        place: Place,
+        handed: Handed,
+    ) -> std::io::Result<WorkerHandle> {
         let (sockets, received) = mpsc::unbounded_channel();
         let worker = Arc::new(Worker::new(shared));
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -32,7 +40,7 @@ impl WorkerHandle {
             .build()?;
         thread::Builder::new()
             .name(format!("worker-{id}"))
-            .spawn(move || runtime.block_on(work(worker, received)))?;
+            .spawn(move || runtime.block_on(work(worker, received, place, handed)))?;
         Ok(WorkerHandle { sockets })
     }
 
@@ -52,11 +60,21 @@ impl WorkerHandle {
     }
 }
 
-async fn work(worker: Arc<Worker>, mut sockets: mpsc::UnboundedReceiver<NewSocket>) {
+async fn work(
+    worker: Arc<Worker>,
+    mut sockets: mpsc::UnboundedReceiver<NewSocket>,
+    place: Place,
+    mut handed: Handed,
+) {
+    let place = Arc::new(place);
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         tokio::select! {
             _ = sweep.tick() => worker.pool.sweep(),
+            Some(accepted) = handed.recv() => match accepted.arrive() {
+                Ok(accepted) => serve(&worker, accepted),
+                Err(error) => tracing::warn!(%error, "a worker cannot take over a connection"),
+            },
             socket = sockets.recv() => {
                 let Some(NewSocket { socket, listener, closing }) = socket else {
                     return;
@@ -64,7 +82,8 @@ async fn work(worker: Arc<Worker>, mut sockets: mpsc::UnboundedReceiver<NewSocke
                 match socket.register() {
                     Ok(acceptor) => {
                         let worker = Arc::clone(&worker);
-                        tokio::spawn(accept(closing, worker, acceptor, listener));
+                        let place = Arc::clone(&place);
+                        tokio::spawn(accept(closing, worker, place, acceptor, listener));
                     }
                     Err(error) => tracing::error!(%error, "a worker cannot accept connections"),
                 }
@@ -80,6 +99,7 @@ async fn work(worker: Arc<Worker>, mut sockets: mpsc::UnboundedReceiver<NewSocke
 async fn accept(
     closing: Member,
     worker: Arc<Worker>,
+    place: Arc<Place>,
     mut acceptor: Acceptor,
     listener: Arc<Listener>,
 ) {
@@ -101,15 +121,28 @@ async fn accept(
             listener.metrics.refused("connections_per_client");
             continue;
         };
-        tokio::spawn(flow::serve_connection(
-            Arc::clone(&worker),
-            Arc::clone(&listener),
+        let accepted = Accepted {
+            admission: admission.counted(listener.metrics.accepted()),
+            member: worker.shared.drain.join(),
+            listener: Arc::clone(&listener),
             socket,
             peer,
-            admission.counted(listener.metrics.accepted()),
-            worker.shared.drain.join(),
-        ));
+        };
+        if let Some(accepted) = place.share(accepted) {
+            serve(&worker, accepted);
+        }
     }
+}
+
+fn serve(worker: &Arc<Worker>, accepted: Accepted<Socket>) {
+    tokio::spawn(flow::serve_connection(
+        Arc::clone(worker),
+        accepted.listener,
+        accepted.socket,
+        accepted.peer,
+        accepted.admission,
+        accepted.member,
+    ));
 }
 
 /// How often idle upstream connections past their time are closed.

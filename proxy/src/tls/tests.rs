@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
 };
@@ -583,4 +584,124 @@ async fn a_throw_away_certificate_serves() {
     .unwrap();
     call(&client, &server, "localhost").await.0.unwrap();
     call(&client, &server, "127.0.0.1").await.0.unwrap();
+}
+
+/// An accepted connection and its client, both past the handshake.
+async fn pair(
+    ca: &Authority,
+    client: &Arc<ClientConfig>,
+) -> (ServerTlsStream, tokio_rustls::client::TlsStream<UnixStream>) {
+    let server = ServerTls::build(&listener(vec![ca.sign("a", &["a.test"])]), None).unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    let connector = TlsConnector::from(client.clone());
+    let name = ServerName::try_from("a.test").unwrap();
+    let (accepted, connected) = tokio::join!(
+        server.accept(Socket::Unix(far)),
+        connector.connect(name, near)
+    );
+    (accepted.unwrap().0, connected.unwrap())
+}
+
+/// Bytes that show when one is lost or out of place.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n * 31 + n / 251) as u8).collect()
+}
+
+#[tokio::test]
+async fn bytes_of_every_length_arrive_in_order_through_reads_of_every_size() {
+    let ca = Authority::new();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        for (len, read_size) in [(1, 1), (70_000, 100), (300_000, 8_192), (2_000_000, 65_536)] {
+            let (server, client) = pair(&ca, &Arc::new(ca.client_of_version(None, version))).await;
+            let (mut from_server, mut to_client) = tokio::io::split(server);
+            let (mut from_client, mut to_server) = tokio::io::split(client);
+            let sent = pattern(len);
+            let echo = async {
+                let mut chunk = vec![0; read_size];
+                loop {
+                    let n = from_server.read(&mut chunk).await.unwrap();
+                    if n == 0 {
+                        break;
+                    }
+                    to_client.write_all(&chunk[..n]).await.unwrap();
+                    to_client.flush().await.unwrap();
+                }
+                to_client.shutdown().await.unwrap();
+            };
+            let send = async {
+                to_server.write_all(&sent).await.unwrap();
+                to_server.shutdown().await.unwrap();
+            };
+            let mut received = Vec::new();
+            let receive = from_client.read_to_end(&mut received);
+            let (_, _, ended) = tokio::join!(echo, send, receive);
+            ended.unwrap();
+            assert!(received == sent, "{len} bytes in reads of {read_size}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn slices_of_one_write_arrive_together() {
+    let ca = Authority::new();
+    let client = Arc::new(ca.client(None));
+    let (mut server, mut client) = pair(&ca, &client).await;
+    let slices = [io::IoSlice::new(b"head"), io::IoSlice::new(b"+body")];
+    assert_eq!(server.write_vectored(&slices).await.unwrap(), 9);
+    server.flush().await.unwrap();
+    let mut received = [0; 64];
+    let n = client.read(&mut received).await.unwrap();
+    assert_eq!(received[..n], *b"head+body");
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_holds_the_writer_back() {
+    let ca = Authority::new();
+    let client = Arc::new(ca.client(None));
+    let (mut server, mut client) = pair(&ca, &client).await;
+    let chunk = vec![7; 64 * 1024];
+    let mut written = 0;
+    // Until the socket and the one chunk that the stream holds itself are full.
+    while let Some(n) = server.write(&chunk).now_or_never() {
+        written += n.unwrap();
+        assert!(written < 64 << 20, "nothing holds the writer back");
+    }
+    let write = async {
+        server.shutdown().await.unwrap();
+    };
+    let mut received = Vec::new();
+    let (_, read) = tokio::join!(write, client.read_to_end(&mut received));
+    assert_eq!(read.unwrap(), written);
+}
+
+#[tokio::test]
+async fn an_end_without_close_notify_is_an_error_and_garbage_is_refused() {
+    let ca = Authority::new();
+    let client = Arc::new(ca.client(None));
+    let (mut server, client) = pair(&ca, &client).await;
+    drop(client.into_inner());
+    let error = server.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+
+    let client = Arc::new(ca.client(None));
+    let (mut server, client) = pair(&ca, &client).await;
+    let (mut socket, mut connection) = client.into_inner();
+    socket.write_all(&[23, 3, 3, 0, 32]).await.unwrap();
+    socket.write_all(&[0; 32]).await.unwrap();
+    let error = server.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    assert!(server.write_all(b"x").await.is_err());
+    drop(server);
+    // The tickets and the alert.
+    let mut rest = Vec::new();
+    socket.read_to_end(&mut rest).await.unwrap();
+    connection.read_tls(&mut rest.as_slice()).unwrap();
+    let seen = connection.process_new_packets().unwrap_err();
+    assert!(
+        matches!(
+            seen,
+            rustls::Error::AlertReceived(rustls::AlertDescription::BadRecordMac)
+        ),
+        "{seen}"
+    );
 }

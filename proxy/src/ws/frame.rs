@@ -49,11 +49,8 @@ pub enum Violation {
 #[derive(Debug, Clone)]
 pub struct Follower {
     messages: u64,
-    frames: u64,
     /// Payload bytes still to come; while the head is read, its length so far.
     payload_left: u64,
-    pings: u32,
-    pongs: u32,
     mask: [u8; 4],
     close: u16,
     stage: Stage,
@@ -87,10 +84,7 @@ impl Follower {
     pub fn new(side: Side, rsv1_allowed: bool) -> Follower {
         Follower {
             messages: 0,
-            frames: 0,
             payload_left: 0,
-            pings: 0,
-            pongs: 0,
             mask: [0; 4],
             close: 0,
             stage: Stage::First,
@@ -180,21 +174,6 @@ impl Follower {
     /// Data messages that have passed whole.
     pub fn messages(&self) -> u64 {
         self.messages
-    }
-
-    /// Frames of every kind that have passed whole.
-    pub fn frames(&self) -> u64 {
-        self.frames
-    }
-
-    /// Pings that have passed whole (saturating).
-    pub fn pings(&self) -> u32 {
-        self.pings
-    }
-
-    /// Pongs that have passed whole (saturating).
-    pub fn pongs(&self) -> u32 {
-        self.pongs
     }
 
     /// The code of the Close frame that has passed, [`CloseCode::NO_STATUS`] if it had none.
@@ -302,15 +281,11 @@ impl Follower {
 
     fn end_frame(&mut self) {
         self.stage = Stage::First;
-        self.frames += 1;
-        match self.first & OPCODE {
-            CLOSE => self.stage = Stage::Closed,
-            PING => self.pings = self.pings.saturating_add(1),
-            PONG => self.pongs = self.pongs.saturating_add(1),
-            _ => {
-                self.in_message = self.first & FIN == 0;
-                self.messages += u64::from(!self.in_message);
-            }
+        if self.first & OPCODE == CLOSE {
+            self.stage = Stage::Closed;
+        } else if !self.is_control() {
+            self.in_message = self.first & FIN == 0;
+            self.messages += u64::from(!self.in_message);
         }
     }
 
