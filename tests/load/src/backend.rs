@@ -252,6 +252,10 @@ impl Connection {
                     let path = head.split(|byte| *byte == b' ').nth(1).unwrap_or(b"");
                     out.extend_from_slice(if path.ends_with(b"/64k") {
                         &answers.large
+                    } else if path.starts_with(FILTERED.as_bytes())
+                        && field(head, "x-served-for") != Some(b"bench")
+                    {
+                        NOT_FILTERED
                     } else {
                         &answers.small
                     });
@@ -320,6 +324,9 @@ fn field<'a>(head: &'a [u8], name: &str) -> Option<&'a [u8]> {
     })
 }
 
+/// Paths on which every proxy's filter edits the request and the response.
+pub(crate) const FILTERED: &str = "/filtered/";
+const NOT_FILTERED: &[u8] = b"HTTP/1.1 500 Not Filtered\r\nContent-Length: 0\r\n\r\n";
 const LISTENER: Token = Token(usize::MAX);
 const PARENT: Token = Token(usize::MAX - 1);
 const BACKLOG: i32 = 16_384;

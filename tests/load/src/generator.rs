@@ -143,6 +143,7 @@ impl<S: Script> Generator<S> {
     pub(crate) fn open(&mut self, count: usize, at_once: usize) -> Result<()> {
         let deadline = Instant::now() + OPENING;
         let goal = self.connections.len() + count;
+        self.connections.reserve_exact(count);
         while self.settled < goal {
             while self.connections.len() < goal
                 && self.connections.len() - self.settled < at_once.max(1)
@@ -184,18 +185,69 @@ impl<S: Script> Generator<S> {
         Ok(std::mem::take(&mut self.tally))
     }
 
-    /// Lets `act` speak on every connection in turn.
+    /// Lets `act` speak on every connection, a batch at a time, each batch until it is settled.
     ///
     /// # Errors
-    /// When a connection fails.
+    /// When a connection fails, or a batch takes longer than [`BATCH`].
     pub(crate) fn each(
         &mut self,
         mut act: impl FnMut(&mut S, &mut Line<'_>) -> Result<()>,
     ) -> Result<()> {
-        for slot in 0..self.connections.len() {
-            self.speak(slot, Instant::now(), &mut act)?;
+        let all: Vec<usize> = (0..self.connections.len()).collect();
+        for batch in all.chunks(AT_ONCE) {
+            for slot in batch {
+                self.speak(*slot, Instant::now(), &mut act)?;
+            }
+            self.settle(BATCH)?;
         }
         Ok(())
+    }
+
+    /// Lets `act` speak on every connection whose earlier words are all with the kernel, again and
+    /// again, reading nothing, until for [`STUFFED`] none could say more.
+    ///
+    /// # Errors
+    /// When a connection fails, or it goes on for longer than `limit`.
+    pub(crate) fn stuff(
+        &mut self,
+        limit: Duration,
+        mut act: impl FnMut(&mut S, &mut Line<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        let mut progress = Instant::now();
+        while progress.elapsed() < STUFFED {
+            for slot in 0..self.connections.len() {
+                let Some(Some(connection)) = self.connections.get_mut(slot) else {
+                    continue;
+                };
+                connection.wire.flush()?;
+                if connection.wire.has_sent_all() {
+                    self.speak(slot, Instant::now(), &mut act)?;
+                    progress = Instant::now();
+                }
+            }
+            if Instant::now() > deadline {
+                return Err(Failure::new(format!("no end of sending in {limit:?}")));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Reads what came while nobody listened, until every script is settled.
+    ///
+    /// # Errors
+    /// When a connection fails, or `limit` has passed.
+    pub(crate) fn catch_up(&mut self, limit: Duration) -> Result<()> {
+        for slot in 0..self.connections.len() {
+            self.ready(slot, false)?;
+        }
+        self.settle(limit)
+    }
+
+    /// What was counted since the last call or the last run.
+    pub(crate) fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
     }
 
     /// Waits until every script is settled.
@@ -236,13 +288,15 @@ impl<S: Script> Generator<S> {
     ) -> Result<Tally> {
         let gap = Duration::from_secs(1) / per_second.max(1);
         let ticks = u32::try_from(time.as_nanos() / gap.as_nanos().max(1)).unwrap_or(u32::MAX);
-        let waker = Waker::new(self.poll.registry(), METRONOME)?;
+        // Held here too: a waker that is dropped takes its last call along.
+        let waker = Arc::new(Waker::new(self.poll.registry(), METRONOME)?);
+        let called = Arc::clone(&waker);
         self.tally = Tally::default();
         let start = Instant::now() + gap;
         let metronome = thread::spawn(move || {
             for tick in 0..ticks {
                 thread::sleep((start + gap * tick).saturating_duration_since(Instant::now()));
-                if waker.wake().is_err() {
+                if called.wake().is_err() {
                     return;
                 }
             }
@@ -425,7 +479,13 @@ impl<S: Script> Connection<S> {
 }
 
 const METRONOME: Token = Token(usize::MAX);
+/// Connections in a batch.
+pub(crate) const AT_ONCE: usize = 64;
 /// Longest time to open the connections of a row.
 const OPENING: Duration = Duration::from_secs(60);
+/// Longest time for an echo on each connection of a batch.
+const BATCH: Duration = Duration::from_secs(10);
+/// A connection that took nothing for so long is full.
+const STUFFED: Duration = Duration::from_millis(300);
 /// Longest wait for the last echoes of a paced run.
 const LAST_ECHOES: Duration = Duration::from_secs(5);

@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_
 use crate::failure::{Failure, Result};
 use crate::machine;
 use crate::measure::processes;
+use crate::peers::Found;
 
 /// A running program; dropping it kills and waits for it.
 #[derive(Debug)]
@@ -32,9 +33,18 @@ impl Kept {
     /// # Errors
     /// When it does not start or says nothing.
     pub(crate) fn start(arguments: &[OsString], log: &Path) -> Result<Kept> {
+        Kept::start_with(arguments, &[], log)
+    }
+
+    fn start_with(
+        arguments: &[OsString],
+        environment: &[(&str, &str)],
+        log: &Path,
+    ) -> Result<Kept> {
         let failed = Failure::of("cannot start a child");
         let mut keeper = Command::new(std::env::current_exe().map_err(&failed)?)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(log)?)
@@ -55,23 +65,25 @@ impl Kept {
         Ok(kept)
     }
 
-    /// Starts `program` on processor `cpu` behind a keeper; [`Kept::first_line`] is its process id.
+    /// Starts a proxy on processor `cpu` behind a keeper; [`Kept::first_line`] is its process id.
     ///
     /// # Errors
     /// As [`Kept::start`].
     pub(crate) fn program(
-        program: &Path,
-        arguments: &[OsString],
+        found: &Found,
+        config: &Path,
+        folder: &Path,
         cpu: Option<usize>,
         log: &Path,
     ) -> Result<Kept> {
+        let program = found.peer.program;
         let mut all: Vec<OsString> = vec!["keep".into()];
         if let Some(cpu) = cpu {
             all.extend(["--cpu".into(), cpu.to_string().into()]);
         }
-        all.extend(["--".into(), program.into()]);
-        all.extend_from_slice(arguments);
-        Kept::start(&all, log)
+        all.extend(["--".into(), found.path.clone().into()]);
+        all.extend(program.arguments(config, folder));
+        Kept::start_with(&all, program.environment(), log)
     }
 }
 
@@ -105,7 +117,6 @@ pub(crate) fn keep(cpu: Option<usize>, command: &[OsString]) -> Result<()> {
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .env("GOMAXPROCS", "1")
         .spawn()
         .map_err(Failure::of(&format!(
             "cannot start `{}`",

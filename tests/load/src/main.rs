@@ -5,6 +5,7 @@
 //! See `README.md` beside `Cargo.toml` for how to run it and how to read it.
 
 mod backend;
+mod cli;
 mod failure;
 mod frames;
 mod generator;
@@ -16,90 +17,23 @@ mod plan;
 mod report;
 mod run;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, ExitCode};
-use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::Parser;
 
+use cli::{Cli, Command};
 use failure::{Failure, Result};
 use generator::tls::Identity;
 use keeper::Kept;
 use machine::{Machine, Places};
-use peers::{Found, PEERS, Program, Site};
-use plan::Extent;
+use peers::{Found, Role, Site};
+use plan::{Row, Section};
 use report::Report;
-use run::{Contestant, Effort};
-
-/// Measures sluicegate beside other proxies.
-#[derive(Debug, Parser)]
-#[command(name = "sluicegate-load", version, max_term_width = 100)]
-struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
-    /// Only rows whose name contains this; may be given several times
-    #[arg(long, value_name = "PATTERN")]
-    only: Vec<String>,
-    /// Only these peers, by name
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
-    peers: Vec<String>,
-    /// How often each row is measured with each peer
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: u32,
-    /// How long each measurement lasts
-    #[arg(long, default_value_t = 1.0)]
-    seconds: f64,
-    /// A folder for results.json and results.md
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// Only check that it works: every kind of row, tiny, with sluicegate alone
-    #[arg(long)]
-    smoke: bool,
-    /// Show the names of the rows and stop
-    #[arg(long)]
-    list: bool,
-    /// Whether the proxy gets a processor of its own
-    #[arg(long, value_enum, default_value_t = Pin::Auto)]
-    pin: Pin,
-    /// The proxy to measure [default: the one beside this program]
-    #[arg(long, value_name = "PATH")]
-    sluicegate: Option<PathBuf>,
-    /// [default: the one on PATH, as for all peers]
-    #[arg(long, value_name = "PATH")]
-    nginx: Option<PathBuf>,
-    #[arg(long, value_name = "PATH")]
-    haproxy: Option<PathBuf>,
-    #[arg(long, value_name = "PATH")]
-    envoy: Option<PathBuf>,
-    #[arg(long, value_name = "PATH")]
-    caddy: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Pin {
-    Auto,
-    Off,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// The backend, as the benchmark starts it for itself
-    #[command(hide = true)]
-    Backend {
-        #[arg(long)]
-        cpu: Option<usize>,
-    },
-    /// Keeps a proxy, as the benchmark starts it for itself
-    #[command(hide = true)]
-    Keep {
-        #[arg(long)]
-        cpu: Option<usize>,
-        #[arg(last = true)]
-        command: Vec<OsString>,
-    },
-}
+use run::Contestant;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -118,39 +52,31 @@ fn main() -> ExitCode {
 }
 
 fn benchmark(cli: &Cli) -> Result<()> {
-    let extent = if cli.smoke {
-        Extent::Smoke
-    } else {
-        Extent::Whole
-    };
-    let rows: Vec<plan::Row> = plan::rows(extent)
-        .into_iter()
-        .filter(|row| {
-            cli.only.is_empty()
-                || cli
-                    .only
-                    .iter()
-                    .any(|wanted| row.id.contains(wanted.as_str()))
-        })
-        .collect();
+    let mut rows = cli.rows()?;
     if cli.list {
         for row in &rows {
             writeln!(io::stdout(), "{}", row.id)?;
         }
         return Ok(());
     }
-    if rows.is_empty() {
-        return Err(Failure::new("no row has such a name; `--list` shows them"));
-    }
-    let effort = effort(cli)?;
+    let effort = cli.effort()?;
+    let places = cli.places();
     let machine = Machine::examine();
-    let places = match cli.pin {
-        Pin::Auto => Places::choose(),
-        Pin::Off => Places::default(),
-    };
     machine::pin(places.generator)?;
+    let descriptors = machine::raise_descriptor_limit();
     let mut left_out = Vec::new();
-    let found = find(cli, &mut left_out)?;
+    rows.retain(|row| {
+        let enough = row.descriptors() <= descriptors;
+        if !enough {
+            left_out.push(format!(
+                "{}: needs {} descriptors, and the limit is {descriptors}",
+                row.id,
+                row.descriptors()
+            ));
+        }
+        enough
+    });
+    let found = find(cli, &rows, &mut left_out)?;
 
     let folder = tempfile::tempdir().map_err(Failure::of("cannot make a temporary folder"))?;
     let backend = start_backend(places, folder.path())?;
@@ -159,8 +85,10 @@ fn benchmark(cli: &Cli) -> Result<()> {
         identity: Identity::make(folder.path())?,
         backend: u16::try_from(backend.first_line)
             .map_err(Failure::of("the backend has no port"))?,
-        descriptors: machine::raise_descriptor_limit(),
+        descriptors,
         cpu: places.proxy,
+        plugin: plugin(cli, &found, folder.path())?,
+        modules: cli.nginx_modules.clone(),
     };
     let mut contestants = Vec::new();
     for found in &found {
@@ -171,9 +99,6 @@ fn benchmark(cli: &Cli) -> Result<()> {
     }
     for left_out in &left_out {
         say(&format!("left out: {left_out}"));
-    }
-    if contestants.is_empty() {
-        return Err(Failure::new("no proxy to measure"));
     }
 
     let mut report = Report {
@@ -193,81 +118,66 @@ fn benchmark(cli: &Cli) -> Result<()> {
         rows: Vec::new(),
     };
     for row in &rows {
-        report
-            .rows
-            .push(run::measure_row(row, &contestants, effort));
+        let result = run::measure_row(row, &contestants, &site, effort);
+        report.rows.push(result);
     }
     match &cli.out {
         Some(folder) => report.write(folder)?,
         None => io::stdout().write_all(report::markdown::render(&report).as_bytes())?,
     }
-    let failed = report
-        .rows
-        .iter()
-        .flat_map(|result| &result.peers)
-        .filter(|(_, outcome)| outcome.is_err())
-        .count();
-    if failed > 0 {
-        return Err(Failure::new(format!("{failed} measurements failed")));
-    }
-    Ok(())
+    check(&report)
 }
 
-fn effort(cli: &Cli) -> Result<Effort> {
-    if cli.smoke {
-        return Ok(Effort {
-            rounds: 1,
-            time: Duration::from_millis(200),
-            warm_up: Duration::from_millis(50),
-        });
-    }
-    let time = Duration::try_from_secs_f64(cli.seconds)
-        .ok()
-        .filter(|time| (SHORTEST..=LONGEST).contains(time))
-        .ok_or_else(|| Failure::new(format!("`--seconds {}` is out of range", cli.seconds)))?;
-    Ok(Effort {
-        rounds: cli.rounds,
-        time,
-        warm_up: WARM_UP,
-    })
-}
-
-fn find(cli: &Cli, left_out: &mut Vec<String>) -> Result<Vec<Found>> {
-    if let Some(unknown) = cli
-        .peers
-        .iter()
-        .find(|name| PEERS.iter().all(|peer| peer.name != name.as_str()))
-    {
-        let names: Vec<&str> = PEERS.iter().map(|peer| peer.name).collect();
-        return Err(Failure::new(format!(
-            "there is no peer `{unknown}`; there are {}",
-            names.join(", ")
-        )));
-    }
-    let beside = std::env::current_exe()?.with_file_name("sluicegate");
+/// The peers of the rows that are on this machine; the others are left out, but never sluicegate.
+fn find(cli: &Cli, rows: &[Row], left_out: &mut Vec<String>) -> Result<Vec<Found>> {
+    let filters = |row: &Row| row.section() == Section::Filters;
     let mut found = Vec::new();
-    for peer in PEERS {
-        let wanted = if cli.smoke {
-            peer.program == Program::Sluicegate
-        } else {
-            cli.peers.is_empty() || cli.peers.iter().any(|name| name == peer.name)
+    for peer in cli.peers()? {
+        let needed = match peer.role {
+            Role::Filter => rows.iter().any(filters),
+            Role::Proxy => !rows.iter().all(filters),
         };
-        if !wanted {
+        if !needed {
             continue;
         }
-        let told: Option<&Path> = match peer.program {
-            Program::Sluicegate => cli.sluicegate.as_deref().or(Some(&beside)),
-            Program::Nginx => cli.nginx.as_deref(),
-            Program::Haproxy => cli.haproxy.as_deref(),
-            Program::Envoy => cli.envoy.as_deref(),
-            Program::Caddy => cli.caddy.as_deref(),
-        };
-        match Found::find(peer, told) {
+        let told = cli.told(peer.program)?;
+        match Found::find(peer, told.as_deref(), &cli.nginx_modules) {
             Ok(peer) => found.push(peer),
+            Err(failure) if peer.is_ours() => return Err(failure),
             Err(failure) => left_out.push(format!("{}: {failure}", peer.name)),
         }
     }
     Ok(found)
+}
+
+/// The headers plugin: the one that is told, or built with the very proxy that will run it.
+fn plugin(cli: &Cli, found: &[Found], folder: &Path) -> Result<PathBuf> {
+    if let Some(plugin) = &cli.plugin {
+        return Ok(plugin.clone());
+    }
+    let Some(ours) = found
+        .iter()
+        .find(|found| found.peer.is_ours() && found.peer.role == Role::Filter)
+    else {
+        return Ok(PathBuf::new());
+    };
+    let out = folder.join("plugins");
+    let built = Process::new(&ours.path)
+        .args(["plugin", "build", PLUGIN, "--out"])
+        .arg(&out)
+        .output()
+        .map_err(Failure::of("cannot build the headers plugin"))?;
+    if !built.status.success() {
+        return Err(Failure::new(format!(
+            "cannot build the headers plugin: {}",
+            String::from_utf8_lossy(&built.stderr).trim()
+        )));
+    }
+    std::fs::read_dir(&out)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|ending| ending == "wasm"))
+        .ok_or_else(|| Failure::new("the headers plugin was built, but is not there"))
 }
 
 fn start_backend(places: Places, folder: &Path) -> Result<Kept> {
@@ -276,6 +186,21 @@ fn start_backend(places: Places, folder: &Path) -> Result<Kept> {
         arguments.extend(["--cpu".into(), cpu.to_string().into()]);
     }
     Kept::start(&arguments, &folder.join("backend.log"))
+}
+
+/// A run with failures, or without sluicegate where that was wanted, is no success.
+fn check(report: &Report) -> Result<()> {
+    let outcomes = || report.rows.iter().flat_map(|result| &result.peers);
+    let failed = outcomes().filter(|(_, outcome)| outcome.is_err()).count();
+    let measured: BTreeSet<&str> = outcomes().map(|(peer, _)| *peer).collect();
+    match (failed, measured.len()) {
+        (0, 0) => Err(Failure::new("no proxy was measured")),
+        (0, _) if report.rows.iter().any(|result| result.peers.is_empty()) => {
+            Err(Failure::new("some rows have no proxy"))
+        }
+        (0, _) => Ok(()),
+        (failed, _) => Err(Failure::new(format!("{failed} measurements failed"))),
+    }
 }
 
 fn today() -> String {
@@ -290,6 +215,5 @@ fn say(message: &str) {
     let _ = writeln!(io::stderr(), "{message}");
 }
 
-const WARM_UP: Duration = Duration::from_millis(250);
-const SHORTEST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(60);
+/// The plugin's crate, in the sources that this program was built from.
+const PLUGIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/headers");

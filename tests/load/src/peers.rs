@@ -1,21 +1,22 @@
-//! The proxies that are compared: where their programs are, how they are configured and started.
+//! The proxies that are compared: how each is configured, started, and known to be ready.
 //!
 //! Each has a configuration as a careful operator would write it, kept in `peers/` beside the code;
 //! what is in `@CAPITALS@` there is filled in at start. All have one worker, no access log,
 //! keep-alive to the backend, TLS with the same certificate, and the same forwarding fields.
 
-use std::ffi::OsString;
+mod program;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::failure::{Failure, Result};
 use crate::generator::tls::Identity;
 use crate::keeper::Kept;
+pub(crate) use program::Program;
 
 /// A proxy in one configuration.
 #[derive(Debug)]
@@ -23,27 +24,31 @@ pub(crate) struct Peer {
     /// As tables and `--peers` name it.
     pub(crate) name: &'static str,
     pub(crate) program: Program,
+    pub(crate) role: Role,
     template: &'static str,
-    /// Added to what the template needs, by placeholder.
-    extra: &'static [(&'static str, &'static str)],
+    /// What stands for the template's own placeholders.
+    fill: &'static [(&'static str, &'static str)],
+    /// Further files of its folder, by name.
+    files: &'static [(&'static str, &'static str)],
+    /// Module that the program loads, in the folder of modules.
+    module: Option<&'static str>,
 }
 
-/// Whose program it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Program {
-    Sluicegate,
-    Nginx,
-    Haproxy,
-    Envoy,
-    Caddy,
+/// Which rows a peer takes part in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// All but those of filters.
+    Proxy,
+    /// Only those of filters.
+    Filter,
 }
 
 /// A peer whose program is on this machine.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) peer: &'static Peer,
-    path: PathBuf,
-    /// What the program says of its version.
+    pub(crate) path: PathBuf,
+    /// The number of the program's version.
     pub(crate) version: String,
 }
 
@@ -54,6 +59,10 @@ pub(crate) struct Site {
     pub(crate) backend: u16,
     pub(crate) descriptors: u64,
     pub(crate) cpu: Option<usize>,
+    /// The headers plugin, built.
+    pub(crate) plugin: PathBuf,
+    /// Where nginx has its modules.
+    pub(crate) modules: PathBuf,
 }
 
 /// A proxy that runs.
@@ -64,90 +73,23 @@ pub(crate) struct Running {
     pub(crate) tls: SocketAddr,
 }
 
-impl Program {
-    /// As it is called on PATH and as an option.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Program::Sluicegate => "sluicegate",
-            Program::Nginx => "nginx",
-            Program::Haproxy => "haproxy",
-            Program::Envoy => "envoy",
-            Program::Caddy => "caddy",
-        }
-    }
-
-    fn ask_version(self) -> &'static str {
-        match self {
-            Program::Nginx | Program::Haproxy => "-v",
-            Program::Caddy => "version",
-            Program::Sluicegate | Program::Envoy => "--version",
-        }
-    }
-
-    fn arguments(self, config: &Path, folder: &Path) -> Vec<OsString> {
-        let config: OsString = config.into();
-        match self {
-            Program::Sluicegate => vec!["run".into(), "--config".into(), config],
-            Program::Nginx => vec![
-                "-p".into(),
-                folder.into(),
-                "-e".into(),
-                "stderr".into(),
-                "-c".into(),
-                config,
-            ],
-            Program::Haproxy => vec!["-db".into(), "-f".into(), config],
-            Program::Envoy => vec![
-                "--concurrency".into(),
-                "1".into(),
-                "--disable-hot-restart".into(),
-                "--log-level".into(),
-                "error".into(),
-                "-c".into(),
-                config,
-            ],
-            Program::Caddy => vec![
-                "run".into(),
-                "--adapter".into(),
-                "caddyfile".into(),
-                "--config".into(),
-                config,
-            ],
-        }
-    }
-
-    /// Envoy goes by the ending of the file's name.
-    fn config_name(self) -> &'static str {
-        match self {
-            Program::Envoy => "envoy.yaml",
-            _ => "config",
-        }
-    }
-}
-
 impl Found {
     /// Finds the peer's program: where `told` says, else on PATH.
     ///
     /// # Errors
-    /// When it is not there or does not tell its version.
-    pub(crate) fn find(peer: &'static Peer, told: Option<&Path>) -> Result<Found> {
-        let name = peer.program.name();
-        let path = match told {
-            Some(path) => path.to_owned(),
-            None => on_path(name).ok_or_else(|| Failure::new(format!("no `{name}` on PATH")))?,
-        };
-        let output = Command::new(&path)
-            .arg(peer.program.ask_version())
-            .output()
-            .map_err(Failure::of(&format!("cannot run `{}`", path.display())))?;
-        let said = [output.stdout, output.stderr].concat();
-        // Envoy begins with its own path, which may hold a version of something else.
-        let said = String::from_utf8_lossy(&said).replace(&path.display().to_string(), "");
-        let version = version_in(&said).unwrap_or("of unknown version");
+    /// When it or its module is not there.
+    pub(crate) fn find(peer: &'static Peer, told: Option<&Path>, modules: &Path) -> Result<Found> {
+        let path = peer.program.locate(told)?;
+        if let Some(module) = peer.module.map(|module| modules.join(module))
+            && !module.is_file()
+        {
+            return Err(Failure::new(format!("there is no `{}`", module.display())));
+        }
+        let version = peer.program.version(&path)?;
         Ok(Found {
             peer,
             path,
-            version: version.to_owned(),
+            version,
         })
     }
 
@@ -156,25 +98,24 @@ impl Found {
     /// # Errors
     /// When it does not within [`START`], with what it wrote to standard error.
     pub(crate) fn start(&self, site: &Site) -> Result<Running> {
-        let folder = site.folder.join(self.peer.name);
-        fs::create_dir_all(&folder)?;
         let (plain, tls) = (free_port()?, free_port()?);
+        // The port makes the folder its own: one peer may run twice.
+        let folder = site.folder.join(format!("{}-{plain}", self.peer.name));
+        fs::create_dir_all(&folder)?;
         let config = folder.join(self.peer.program.config_name());
         fs::write(&config, self.config(site, &folder, plain, tls))?;
+        for (name, text) in self.peer.files {
+            fs::write(folder.join(name), text)?;
+        }
         let log = folder.join("stderr");
         let running = Running {
-            kept: Kept::program(
-                &self.path,
-                &self.peer.program.arguments(&config, &folder),
-                site.cpu,
-                &log,
-            )?,
+            kept: Kept::program(self, &config, &folder, site.cpu, &log)?,
             plain: SocketAddr::from((Ipv4Addr::LOCALHOST, plain)),
             tls: SocketAddr::from((Ipv4Addr::LOCALHOST, tls)),
         };
         running.wait_until_ready().map_err(|failure| {
             let said = fs::read_to_string(&log).unwrap_or_default();
-            let last: Vec<&str> = said.lines().rev().take(5).collect();
+            let last: Vec<&str> = said.lines().take(LINES).collect();
             Failure::new(format!("{failure}; it said: {}", last.join(" | ")))
         })?;
         Ok(running)
@@ -190,9 +131,11 @@ impl Found {
         };
         let mut text = self.peer.template.to_owned();
         // The peer's own first: they may hold placeholders themselves.
-        for (placeholder, value) in self.peer.extra {
+        for (placeholder, value) in self.peer.fill {
             text = text.replace(placeholder, value);
         }
+        // Two descriptors each, and some to spare.
+        let connections = site.descriptors.saturating_sub(SPARE_DESCRIPTORS) / 2;
         for (placeholder, value) in [
             ("@PLAIN@", plain.to_string()),
             ("@TLS@", tls.to_string()),
@@ -202,11 +145,9 @@ impl Found {
             ("@JOINED@", shown(&site.identity.joined)),
             ("@FOLDER@", shown(folder)),
             ("@DESCRIPTORS@", site.descriptors.to_string()),
-            // Two descriptors each, and some to spare.
-            (
-                "@CONNECTIONS@",
-                (site.descriptors.saturating_sub(200) / 2).to_string(),
-            ),
+            ("@CONNECTIONS@", connections.to_string()),
+            ("@PLUGIN@", shown(&site.plugin)),
+            ("@MODULES@", shown(&site.modules)),
             ("@HTTP2_ON_LISTEN@", on_listener.to_owned()),
             ("@HTTP2_ON@", beside.to_owned()),
             ("@BUFFERS@", String::new()),
@@ -260,75 +201,135 @@ fn free_port() -> Result<u16> {
         .port())
 }
 
-fn on_path(name: &str) -> Option<PathBuf> {
-    // Debian keeps servers where ordinary users do not look.
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file())
-}
-
-/// The first thing that looks like a version: numbers and dots, at least one of each.
-fn version_in(said: &str) -> Option<&str> {
-    said.split(|letter: char| !letter.is_ascii_digit() && letter != '.')
-        .map(|word| word.trim_matches('.'))
-        .find(|word| word.contains('.'))
-}
-
 fn is_before_1_25(version: &str) -> bool {
     let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0_u32));
     (parts.next(), parts.next()) < (Some(1), Some(25))
 }
 
+impl Peer {
+    /// Whether it is sluicegate, in whichever form.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.program == Program::Sluicegate
+    }
+
+    const fn proxy(name: &'static str, program: Program, template: &'static str) -> Peer {
+        Peer {
+            name,
+            program,
+            role: Role::Proxy,
+            template,
+            fill: &[],
+            files: &[],
+            module: None,
+        }
+    }
+
+    const fn filter(name: &'static str, program: Program, template: &'static str) -> Peer {
+        Peer {
+            role: Role::Filter,
+            ..Peer::proxy(name, program, template)
+        }
+    }
+}
+
 /// All of them; sluicegate is the first, and nginx as it comes is what the others are compared with.
 pub(crate) const PEERS: &[Peer] = &[
+    Peer::proxy(
+        OURS,
+        Program::Sluicegate,
+        include_str!("../peers/sluicegate.toml"),
+    ),
+    Peer::proxy(REFERENCE, Program::Nginx, NGINX),
     Peer {
-        name: "sluicegate",
-        program: Program::Sluicegate,
-        template: include_str!("../peers/sluicegate.toml"),
-        extra: &[],
-    },
-    Peer {
-        name: REFERENCE,
-        program: Program::Nginx,
-        template: include_str!("../peers/nginx.conf"),
-        extra: &[],
-    },
-    Peer {
-        name: "nginx-32k",
-        program: Program::Nginx,
-        template: include_str!("../peers/nginx.conf"),
-        extra: &[(
+        fill: &[(
             "@BUFFERS@",
             "proxy_buffer_size 32k; proxy_buffers 8 32k; proxy_busy_buffers_size 64k;",
         )],
+        ..Peer::proxy("nginx-32k", Program::Nginx, NGINX)
+    },
+    Peer::proxy(
+        "haproxy",
+        Program::Haproxy,
+        include_str!("../peers/haproxy.cfg"),
+    ),
+    Peer::proxy(
+        "envoy",
+        Program::Envoy,
+        include_str!("../peers/envoy.yaml"),
+    ),
+    Peer::proxy("caddy", Program::Caddy, include_str!("../peers/Caddyfile")),
+    Peer::filter(
+        "sluicegate-wasm",
+        Program::Sluicegate,
+        include_str!("../peers/sluicegate-filter.toml"),
+    ),
+    Peer {
+        fill: &[
+            ("@LOAD_MODULES@", "load_module @MODULES@/ngx_http_js_module.so;"),
+            (
+                "@SCRIPT_IMPORT@",
+                "js_path @FOLDER@; js_import headers from headers.js; js_set $served headers.served;",
+            ),
+            // A location with one `proxy_set_header` inherits none.
+            (
+                "@SCRIPT@",
+                "js_header_filter headers.response;
+            proxy_set_header X-Served-For      $served;
+            proxy_set_header Connection        \"\";
+            proxy_set_header Host              $host;
+            proxy_set_header X-Real-IP         $remote_addr;
+            proxy_set_header X-Forwarded-For   $proxy_add_x_forwarded_for;
+            proxy_set_header X-Forwarded-Proto $scheme;
+            proxy_set_header X-Forwarded-Host  $host;",
+            ),
+        ],
+        files: &[("headers.js", include_str!("../peers/headers.js"))],
+        module: Some("ngx_http_js_module.so"),
+        ..Peer::filter("nginx-njs", Program::ScriptedNginx, SCRIPTED_NGINX)
     },
     Peer {
-        name: "haproxy",
-        program: Program::Haproxy,
-        template: include_str!("../peers/haproxy.cfg"),
-        extra: &[],
+        fill: &[
+            (
+                "@LOAD_MODULES@",
+                "load_module @MODULES@/ndk_http_module.so; load_module @MODULES@/ngx_http_lua_module.so;",
+            ),
+            ("@SCRIPT_IMPORT@", ""),
+            (
+                "@SCRIPT@",
+                "access_by_lua_block { ngx.req.set_header(\"X-Served-For\", \"bench\") }
+            header_filter_by_lua_block { ngx.header[\"X-Frame-Options\"] = \"DENY\" }",
+            ),
+        ],
+        module: Some("ngx_http_lua_module.so"),
+        ..Peer::filter("nginx-lua", Program::ScriptedNginx, SCRIPTED_NGINX)
     },
     Peer {
-        name: "envoy",
-        program: Program::Envoy,
-        template: include_str!("../peers/envoy.yaml"),
-        extra: &[],
+        files: &[("headers.lua", include_str!("../peers/headers.lua"))],
+        ..Peer::filter(
+            "haproxy-lua",
+            Program::Haproxy,
+            include_str!("../peers/haproxy-lua.cfg"),
+        )
     },
-    Peer {
-        name: "caddy",
-        program: Program::Caddy,
-        template: include_str!("../peers/Caddyfile"),
-        extra: &[],
-    },
+    Peer::filter(
+        "envoy-lua",
+        Program::Envoy,
+        include_str!("../peers/envoy-lua.yaml"),
+    ),
 ];
 
+pub(crate) const OURS: &str = "sluicegate";
 /// The peer that ratios are taken to.
 pub(crate) const REFERENCE: &str = "nginx";
 
+const NGINX: &str = include_str!("../peers/nginx.conf");
+const SCRIPTED_NGINX: &str = include_str!("../peers/nginx-script.conf");
 /// Longest start of a proxy.
 const START: Duration = Duration::from_secs(20);
+/// Of what a proxy that does not start has to say.
+const LINES: usize = 8;
+/// Descriptors of a proxy that are not for connections.
+const SPARE_DESCRIPTORS: u64 = 200;
 
 #[cfg(test)]
 mod tests {
@@ -347,25 +348,6 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_found_in_what_programs_say() {
-        for (said, version) in [
-            (
-                "nginx version: nginx/1.22.1\nbuilt with 3.0",
-                Some("1.22.1"),
-            ),
-            (
-                "HAProxy version 2.6.12-1+deb12u4 2026/10/17",
-                Some("2.6.12"),
-            ),
-            ("/x/envoy  version: 9e5580/1.40.0/Clean", Some("1.40.0")),
-            ("v2.11.7 h1:yj0Y4=", Some("2.11.7")),
-            ("none, really.", None),
-        ] {
-            assert_eq!(version_in(said), version);
-        }
-    }
-
-    #[test]
     fn every_placeholder_is_filled_in() {
         let folder = tempfile::tempdir().unwrap();
         let site = Site {
@@ -374,6 +356,8 @@ mod tests {
             backend: 1,
             descriptors: 1000,
             cpu: None,
+            plugin: PathBuf::new(),
+            modules: PathBuf::new(),
         };
         for peer in PEERS {
             let found = Found {
@@ -382,10 +366,16 @@ mod tests {
                 version: String::new(),
             };
             let text = found.config(&site, folder.path(), 2, 3);
-            let left = text.split('@').nth(1).filter(|word| {
-                word.len() > 1 && word.bytes().all(|letter| letter.is_ascii_uppercase())
-            });
-            assert_eq!(left, None, "{}", peer.name);
+            let left: Vec<&str> = text
+                .split('@')
+                .filter(|word| {
+                    word.len() > 1
+                        && word
+                            .bytes()
+                            .all(|letter| letter.is_ascii_uppercase() || letter == b'_')
+                })
+                .collect();
+            assert!(left.is_empty(), "{}: {left:?}", peer.name);
         }
     }
 }

@@ -8,7 +8,7 @@ pub(crate) struct Row {
     /// As `--only` and the tables name it, for example `echo/64B/500/plain`.
     pub(crate) id: String,
     pub(crate) work: Work,
-    pub(crate) goal: Option<Goal>,
+    pub(crate) goals: Vec<Goal>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,33 @@ pub(crate) enum Work {
     },
     /// HTTP/2 GETs over TLS.
     Http2 { connections: usize, streams: usize },
+    /// Connections that are held: after a small echo, after a large one, after they closed.
+    Idle {
+        connections: usize,
+        transport: Transport,
+    },
+    /// Echoes on some connections while many more are idle.
+    Crowd { idle: usize, busy: usize },
+    /// Connections that all come at once.
+    Burst {
+        connections: usize,
+        transport: Transport,
+    },
+    /// Echoes while other connections send and do not read what comes back.
+    SlowReaders { busy: usize, slow: usize },
+    /// GETs through a header filter, and the same without it.
+    Filter { connections: usize },
+}
+
+/// Where a row stands in the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Section {
+    Messages,
+    Lives,
+    Requests,
+    Memory,
+    Scale,
+    Filters,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,11 +84,22 @@ pub(crate) enum Body {
     Large,
 }
 
-/// What sluicegate wants to reach.
+/// What sluicegate wants to reach in one figure of a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Goal {
-    /// At most this ratio to nginx, in the row's leading figure.
+pub(crate) struct Goal {
+    pub(crate) figure: Figure,
+    pub(crate) bound: Bound,
+}
+
+/// How a goal is given.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Bound {
+    /// At most so many times nginx.
     Ratio(f64),
+    /// At most this.
+    Most(f64),
+    /// No worse than the best peer.
+    BestPeer,
 }
 
 /// A figure of a row.
@@ -70,12 +108,22 @@ pub(crate) enum Goal {
 pub(crate) enum Figure {
     /// Microseconds of CPU per unit.
     Cpu,
+    /// Microseconds of CPU that a filter adds to a unit.
+    AddedCpu,
     /// Units per second.
     Rate,
     /// Latencies in microseconds.
     P50,
     P99,
     P999,
+    /// KiB of memory per connection that has had one small echo.
+    IdleKib,
+    /// KiB of memory per connection that has had one 16 KiB echo.
+    AfterLargeKib,
+    /// MiB of memory while all connections are open.
+    HeldMib,
+    /// MiB of memory that remain when all connections are closed.
+    KeptMib,
 }
 
 /// How long and how much.
@@ -88,19 +136,51 @@ pub(crate) enum Extent {
 
 impl Row {
     fn new(id: String, work: Work) -> Row {
-        let goal = GOALS
-            .iter()
-            .find(|(row, _)| *row == id)
-            .map(|(_, goal)| *goal);
-        Row { id, work, goal }
+        let goals = GOALS.iter().filter(|(row, _, _)| *row == id);
+        let goals = goals
+            .map(|&(_, figure, bound)| Goal { figure, bound })
+            .collect();
+        Row { id, work, goals }
     }
 
-    /// The figure that ratios and plots are made of.
-    pub(crate) fn leading(&self) -> Figure {
+    pub(crate) fn section(&self) -> Section {
         match self.work {
-            Work::Paced { .. } => Figure::P99,
-            _ => Figure::Cpu,
+            Work::Echo { .. } | Work::Paced { .. } => Section::Messages,
+            Work::Life { .. } => Section::Lives,
+            Work::Get { .. } | Work::Http2 { .. } => Section::Requests,
+            Work::Idle { .. } => Section::Memory,
+            Work::Crowd { .. } | Work::Burst { .. } | Work::SlowReaders { .. } => Section::Scale,
+            Work::Filter { .. } => Section::Filters,
         }
+    }
+
+    /// The figures that belong in the table, the leading one first.
+    pub(crate) fn shown(&self) -> &'static [Figure] {
+        match self.work {
+            Work::Paced { .. } => &[Figure::P99],
+            Work::Idle { .. } => &[Figure::IdleKib, Figure::AfterLargeKib, Figure::KeptMib],
+            Work::Crowd { .. } | Work::Burst { .. } => &[Figure::Cpu, Figure::P99, Figure::HeldMib],
+            Work::SlowReaders { .. } => &[Figure::HeldMib, Figure::Cpu],
+            Work::Filter { .. } => &[Figure::AddedCpu],
+            _ => &[Figure::Cpu],
+        }
+    }
+
+    /// Descriptors that one process needs for it at most: the proxy has two for each connection.
+    pub(crate) fn descriptors(&self) -> u64 {
+        let connections = match self.work {
+            Work::Echo { connections, .. }
+            | Work::Paced { connections, .. }
+            | Work::Get { connections, .. }
+            | Work::Http2 { connections, .. }
+            | Work::Idle { connections, .. }
+            | Work::Burst { connections, .. }
+            | Work::Filter { connections } => connections,
+            Work::Life { at_once, .. } => at_once,
+            Work::Crowd { idle, busy } => idle + busy,
+            Work::SlowReaders { busy, slow } => busy + slow,
+        };
+        2 * connections as u64 + SPARE_DESCRIPTORS
     }
 }
 
@@ -122,6 +202,33 @@ impl Figure {
             Figure::P50 => "p50 µs",
             Figure::P99 => "p99 µs",
             Figure::P999 => "p99.9 µs",
+            Figure::AddedCpu => "CPU µs added",
+            Figure::IdleKib => "KiB each",
+            Figure::AfterLargeKib => "KiB each after 16 KiB",
+            Figure::HeldMib => "MiB held",
+            Figure::KeptMib => "MiB kept",
+        }
+    }
+}
+
+impl Section {
+    pub(crate) const ALL: [Section; 6] = [
+        Section::Messages,
+        Section::Lives,
+        Section::Requests,
+        Section::Memory,
+        Section::Scale,
+        Section::Filters,
+    ];
+
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Section::Messages => "Messages",
+            Section::Lives => "Lives of a WebSocket",
+            Section::Requests => "Requests",
+            Section::Memory => "Memory",
+            Section::Scale => "Scale",
+            Section::Filters => "Header filter",
         }
     }
 }
@@ -190,25 +297,75 @@ pub(crate) fn rows(extent: Extent) -> Vec<Row> {
             streams: if smoke { 2 } else { 8 },
         },
     ));
+    let crowds = if smoke { vec![20] } else { vec![2000, 8000] };
+    for &connections in &crowds {
+        for transport in both {
+            rows.push(Row::new(
+                format!("idle/{connections}/{transport}"),
+                Work::Idle {
+                    connections,
+                    transport,
+                },
+            ));
+        }
+    }
+    let (idle, busy) = if smoke { (50, 5) } else { (15_000, 500) };
+    rows.push(Row::new(
+        format!("scale/{idle}-idle-{busy}-busy"),
+        Work::Crowd { idle, busy },
+    ));
+    let connections = if smoke { 50 } else { 5000 };
+    for transport in both {
+        rows.push(Row::new(
+            format!("scale/burst-{connections}/{transport}"),
+            Work::Burst {
+                connections,
+                transport,
+            },
+        ));
+    }
+    let (busy, slow) = if smoke { (9, 1) } else { (180, 20) };
+    rows.push(Row::new(
+        format!("scale/{slow}-slow-in-{}", busy + slow),
+        Work::SlowReaders { busy, slow },
+    ));
+    rows.push(Row::new(
+        "filter/headers".to_owned(),
+        Work::Filter {
+            connections: if smoke { 3 } else { 64 },
+        },
+    ));
     rows
 }
 
+/// Listeners, pipes, files, pooled connections to the backend.
+const SPARE_DESCRIPTORS: u64 = 500;
+
 /// What sluicegate wants to reach, by row.
-const GOALS: &[(&str, Goal)] = &[
-    ("echo/64B/500/plain", Goal::Ratio(0.95)),
-    ("echo/64B/500/tls", Goal::Ratio(0.88)),
-    ("echo/64B/64/plain", Goal::Ratio(1.05)),
-    ("echo/1KiB/64/tls", Goal::Ratio(0.65)),
-    ("echo/16KiB/64/plain", Goal::Ratio(0.27)),
-    ("echo/16KiB/64/tls", Goal::Ratio(0.34)),
-    ("life/plain", Goal::Ratio(0.95)),
-    ("life/tls", Goal::Ratio(0.45)),
-    ("life/tls-resumed", Goal::Ratio(0.5)),
-    ("get/kept/plain", Goal::Ratio(1.1)),
-    ("get/kept/tls", Goal::Ratio(0.95)),
-    ("get/http2/tls", Goal::Ratio(1.0)),
-    ("get/new/plain", Goal::Ratio(1.0)),
-    ("get/new/tls", Goal::Ratio(0.45)),
+const GOALS: &[(&str, Figure, Bound)] = &[
+    ("echo/64B/500/plain", Figure::Cpu, Bound::Ratio(0.95)),
+    ("echo/64B/500/tls", Figure::Cpu, Bound::Ratio(0.88)),
+    ("echo/64B/64/plain", Figure::Cpu, Bound::Ratio(1.05)),
+    ("echo/1KiB/64/tls", Figure::Cpu, Bound::Ratio(0.65)),
+    ("echo/16KiB/64/plain", Figure::Cpu, Bound::Ratio(0.27)),
+    ("echo/16KiB/64/tls", Figure::Cpu, Bound::Ratio(0.34)),
+    ("paced/64B/500/plain", Figure::P99, Bound::BestPeer),
+    ("paced/64B/500/tls", Figure::P99, Bound::BestPeer),
+    ("life/plain", Figure::Cpu, Bound::Ratio(0.95)),
+    ("life/tls", Figure::Cpu, Bound::Ratio(0.45)),
+    ("life/tls-resumed", Figure::Cpu, Bound::Ratio(0.5)),
+    ("get/kept/plain", Figure::Cpu, Bound::Ratio(1.1)),
+    ("get/kept/tls", Figure::Cpu, Bound::Ratio(0.95)),
+    ("get/http2/tls", Figure::Cpu, Bound::Ratio(1.0)),
+    ("get/new/plain", Figure::Cpu, Bound::Ratio(1.0)),
+    ("get/new/tls", Figure::Cpu, Bound::Ratio(0.45)),
+    ("idle/2000/plain", Figure::IdleKib, Bound::Most(2.0)),
+    ("idle/2000/tls", Figure::IdleKib, Bound::Most(8.0)),
+    ("idle/8000/plain", Figure::IdleKib, Bound::Most(2.0)),
+    ("idle/8000/plain", Figure::KeptMib, Bound::Most(60.0)),
+    ("idle/8000/tls", Figure::IdleKib, Bound::Most(8.0)),
+    ("idle/8000/tls", Figure::KeptMib, Bound::Most(60.0)),
+    ("filter/headers", Figure::AddedCpu, Bound::Most(18.0)),
 ];
 
 #[cfg(test)]
@@ -221,8 +378,9 @@ mod tests {
         let rows = rows(Extent::Whole);
         let names: BTreeSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
         assert_eq!(names.len(), rows.len());
-        for (row, _) in GOALS {
-            assert!(names.contains(row), "{row}");
+        for (name, figure, _) in GOALS {
+            let row = rows.iter().find(|row| row.id == *name).unwrap();
+            assert!(row.shown().contains(figure), "{name}");
         }
     }
 

@@ -1,7 +1,10 @@
-//! What a run has found, written down: `results.json` and `results.md`.
+//! What a run has found, written down: for programs, for people, and as plots.
 
-pub(crate) mod json;
+mod json;
 pub(crate) mod markdown;
+mod plots;
+mod svg;
+mod verdict;
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +22,7 @@ pub(crate) struct Report {
     pub(crate) rounds: u32,
     pub(crate) seconds: f64,
     pub(crate) pinned: bool,
-    /// Each peer and what its program says of itself.
+    /// Each peer and the version of its program.
     pub(crate) versions: Vec<(&'static str, String)>,
     /// Peers and rows that were left out, and why.
     pub(crate) left_out: Vec<String>,
@@ -34,11 +37,18 @@ impl Report {
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         let failed = Failure::of("cannot write the results");
         fs::create_dir_all(folder).map_err(&failed)?;
-        for (name, text) in [
-            ("results.json", json::render(self)),
-            ("results.md", markdown::render(self)),
-        ] {
-            fs::write(folder.join(name), text).map_err(&failed)?;
+        let plots = [
+            ("cpu.svg", plots::cpu(self)),
+            ("memory.svg", plots::memory(self)),
+        ];
+        let texts = [
+            ("results.json", Some(json::render(self))),
+            ("results.md", Some(markdown::render(self))),
+        ];
+        for (name, text) in texts.into_iter().chain(plots) {
+            if let Some(text) = text {
+                fs::write(folder.join(name), text).map_err(&failed)?;
+            }
         }
         Ok(())
     }

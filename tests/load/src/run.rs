@@ -2,24 +2,23 @@
 //!
 //! A failure spoils the row of the peer it happened with, visibly, and nothing else.
 
-use std::cell::RefCell;
+mod crowds;
+mod traffic;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{ClientConfig, HandshakeKind};
 
-use crate::backend;
 use crate::failure::Result;
-use crate::frames::Message;
 use crate::generator::tls::{Identity, Sessions};
-use crate::generator::{Generator, Script, Tally, Target, http1, http2, ws};
+use crate::generator::{Tally, Target};
 use crate::measure::processes::CpuReading;
 use crate::measure::series::Series;
-use crate::peers::{Found, Running, Site};
-use crate::plan::{Body, Figure, Row, Transport, Work};
+use crate::peers::{Found, Role, Running, Site};
+use crate::plan::{Figure, Row, Section, Transport, Work};
 
 /// How long and how often.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +28,8 @@ pub(crate) struct Effort {
     pub(crate) time: Duration,
     /// Before each measurement.
     pub(crate) warm_up: Duration,
+    /// For a proxy to come to rest before its memory is read.
+    pub(crate) rest: Duration,
 }
 
 /// What became of one row.
@@ -48,7 +49,7 @@ type Sample = BTreeMap<Figure, f64>;
 /// A peer while the benchmark runs.
 pub(crate) struct Contestant<'a> {
     pub(crate) found: &'a Found,
-    pub(crate) running: Running,
+    running: Running,
     /// What the generator offers it; each peer gets its own, because tickets are kept inside.
     offers: Offers,
 }
@@ -72,6 +73,10 @@ impl<'a> Contestant<'a> {
         })
     }
 
+    fn process(&self) -> u32 {
+        self.running.process()
+    }
+
     fn target(&self, transport: Transport) -> Target {
         let (address, tls, handshake) = match transport {
             Transport::Plain => (self.running.plain, None, None),
@@ -92,6 +97,14 @@ impl<'a> Contestant<'a> {
             handshake,
         }
     }
+
+    fn http2(&self) -> Target {
+        Target {
+            address: self.running.tls,
+            tls: Some(Arc::clone(&self.offers.http2)),
+            handshake: None,
+        }
+    }
 }
 
 impl Offers {
@@ -104,18 +117,37 @@ impl Offers {
     }
 }
 
-/// Measures one row with all contestants and says on standard error how it goes.
-pub(crate) fn measure_row(row: &Row, contestants: &[Contestant<'_>], effort: Effort) -> RowResult {
+/// Measures one row with all contestants that take part in it, and says on standard error how it
+/// goes.
+pub(crate) fn measure_row(
+    row: &Row,
+    contestants: &[Contestant<'_>],
+    site: &Site,
+    effort: Effort,
+) -> RowResult {
+    let role = match row.section() {
+        Section::Filters => Role::Filter,
+        _ => Role::Proxy,
+    };
+    let contestants: Vec<&Contestant<'_>> = contestants
+        .iter()
+        .filter(|contestant| contestant.found.peer.role == role)
+        .collect();
     let mut samples: Vec<std::result::Result<Vec<Sample>, String>> =
         contestants.iter().map(|_| Ok(Vec::new())).collect();
-    for round in 0..effort.rounds {
+    // Rows that start a proxy of their own are dear and hardly vary.
+    let rounds = match row.section() {
+        Section::Memory | Section::Scale => 1,
+        _ => effort.rounds,
+    };
+    for round in 0..rounds {
         for step in 0..contestants.len() {
             // Each round begins with another one, so that none always follows the same.
             let at = (step + round as usize) % contestants.len();
             let Ok(earlier) = &mut samples[at] else {
                 continue;
             };
-            match measure(row.work, &contestants[at], effort) {
+            match measure(row.work, contestants[at], site, effort) {
                 Ok(sample) => earlier.push(sample),
                 Err(failure) => samples[at] = Err(failure.to_string()),
             }
@@ -134,6 +166,62 @@ pub(crate) fn measure_row(row: &Row, contestants: &[Contestant<'_>], effort: Eff
         row: row.clone(),
         peers,
     }
+}
+
+fn measure(
+    work: Work,
+    contestant: &Contestant<'_>,
+    site: &Site,
+    effort: Effort,
+) -> Result<Sample> {
+    let fresh = || Contestant::start(contestant.found, site);
+    match work {
+        Work::Echo {
+            size,
+            connections,
+            transport,
+        } => traffic::echo(contestant, effort, size, connections, transport),
+        Work::Paced {
+            per_second,
+            connections,
+            transport,
+        } => traffic::paced(contestant, effort, per_second, connections, transport),
+        Work::Life { at_once, transport } => traffic::life(contestant, effort, at_once, transport),
+        Work::Get {
+            body,
+            connections,
+            transport,
+            fresh,
+        } => traffic::get(contestant, effort, body, connections, transport, fresh),
+        Work::Http2 {
+            connections,
+            streams,
+        } => traffic::http2(contestant, effort, connections, streams),
+        Work::Filter { connections } => traffic::filter(contestant, effort, connections),
+        Work::Idle {
+            connections,
+            transport,
+        } => crowds::idle(&fresh()?, effort, connections, transport),
+        Work::Crowd { idle, busy } => crowds::crowd(&fresh()?, effort, idle, busy),
+        Work::Burst {
+            connections,
+            transport,
+        } => crowds::burst(&fresh()?, effort, connections, transport),
+        Work::SlowReaders { busy, slow } => crowds::slow_readers(&fresh()?, effort, busy, slow),
+    }
+}
+
+/// What a tally and two readings of the CPU time amount to.
+fn sample(tally: &Tally, before: CpuReading, after: CpuReading, time: Duration) -> Sample {
+    let units = tally.units as f64;
+    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    BTreeMap::from([
+        (Figure::Cpu, micros(after.since(&before)) / units),
+        (Figure::Rate, units / time.as_secs_f64()),
+        (Figure::P50, micros(tally.latency.quantile(0.5))),
+        (Figure::P99, micros(tally.latency.quantile(0.99))),
+        (Figure::P999, micros(tally.latency.quantile(0.999))),
+    ])
 }
 
 fn summary(samples: &[Sample]) -> BTreeMap<Figure, Series> {
@@ -155,100 +243,5 @@ fn tell(row: &Row, peer: &str, outcome: &Outcome) {
             .join(", "),
         Err(failure) => format!("FAILED: {failure}"),
     };
-    let _ = writeln!(io::stderr(), "{:<24} {peer:<12} {said}", row.id);
+    let _ = writeln!(io::stderr(), "{:<24} {peer:<15} {said}", row.id);
 }
-
-fn measure(work: Work, contestant: &Contestant<'_>, effort: Effort) -> Result<Sample> {
-    let process = contestant.running.process();
-    match work {
-        Work::Echo {
-            size,
-            connections,
-            transport,
-        } => {
-            let message = Rc::new(RefCell::new(Message::new(size)));
-            let target = contestant.target(transport);
-            let generator = Generator::new(target, move || ws::Echo::endless(&message))?;
-            saturate(generator, connections, process, effort)
-        }
-        Work::Paced {
-            per_second,
-            connections,
-            transport,
-        } => {
-            let message = Rc::new(RefCell::new(Message::new(PACED_SIZE)));
-            let target = contestant.target(transport);
-            let mut generator = Generator::new(target, move || ws::Echo::on_demand(&message))?;
-            generator.open(connections, OPENING_AT_ONCE)?;
-            generator.pace(per_second, effort.warm_up, ws::Echo::send)?;
-            let before = CpuReading::take(process)?;
-            let tally = generator.pace(per_second, effort.time, ws::Echo::send)?;
-            let after = CpuReading::take(process)?;
-            Ok(sample(&tally, before, after, effort.time))
-        }
-        Work::Life { at_once, transport } => {
-            let close = ws::Close::new();
-            let target = contestant.target(transport);
-            let generator = Generator::new(target, move || ws::Life::new(&close))?;
-            saturate(generator, at_once, process, effort)
-        }
-        Work::Get {
-            body,
-            connections,
-            transport,
-            fresh,
-        } => {
-            let exchange = match body {
-                Body::Small => http1::Exchange::new("/", backend::small_body(), fresh, None),
-                Body::Large => http1::Exchange::new("/64k", backend::large_body(), fresh, None),
-            };
-            let target = contestant.target(transport);
-            let generator = Generator::new(target, move || http1::Get::new(&exchange))?;
-            saturate(generator, connections, process, effort)
-        }
-        Work::Http2 {
-            connections,
-            streams,
-        } => {
-            let exchange = http2::Exchange::new(backend::small_body(), streams);
-            let target = Target {
-                address: contestant.running.tls,
-                tls: Some(Arc::clone(&contestant.offers.http2)),
-                handshake: None,
-            };
-            let generator = Generator::new(target, move || http2::Streams::new(&exchange))?;
-            saturate(generator, connections, process, effort)
-        }
-    }
-}
-
-/// Lets scripts that never stop run, first to warm up, then counted.
-fn saturate<S: Script>(
-    mut generator: Generator<S>,
-    connections: usize,
-    process: u32,
-    effort: Effort,
-) -> Result<Sample> {
-    generator.open(connections, OPENING_AT_ONCE)?;
-    generator.run(effort.warm_up)?;
-    let before = CpuReading::take(process)?;
-    let tally = generator.run(effort.time)?;
-    let after = CpuReading::take(process)?;
-    Ok(sample(&tally, before, after, effort.time))
-}
-
-fn sample(tally: &Tally, before: CpuReading, after: CpuReading, time: Duration) -> Sample {
-    let units = tally.units as f64;
-    let micros = |time: Duration| time.as_secs_f64() * 1e6;
-    BTreeMap::from([
-        (Figure::Cpu, micros(after.since(&before)) / units),
-        (Figure::Rate, units / time.as_secs_f64()),
-        (Figure::P50, micros(tally.latency.quantile(0.5))),
-        (Figure::P99, micros(tally.latency.quantile(0.99))),
-        (Figure::P999, micros(tally.latency.quantile(0.999))),
-    ])
-}
-
-const PACED_SIZE: usize = 64;
-/// Connections on their way at once while a row is being set up.
-const OPENING_AT_ONCE: usize = 64;

@@ -98,6 +98,11 @@ impl Wire {
         Ok(())
     }
 
+    /// Whether the kernel has everything that was to be sent.
+    pub(crate) fn has_sent_all(&self) -> bool {
+        self.unsent.is_empty() && !self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+    }
+
     /// Says that nothing more will be sent.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {

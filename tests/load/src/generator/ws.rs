@@ -30,6 +30,8 @@ pub(crate) struct Echo {
     arrived: usize,
     /// Echoes to see before the connection is settled.
     first: u64,
+    /// The opening handshake is a unit of its own.
+    counts_opening: bool,
 }
 
 /// Connects, upgrades, closes in order and waits for the end.
@@ -99,6 +101,15 @@ impl Echo {
             expected: 0,
             arrived: 0,
             first: 0,
+            counts_opening: false,
+        }
+    }
+
+    /// As [`Echo::on_demand`], and the way from the connect to the 101 counts.
+    pub(crate) fn counting_openings(message: &Rc<RefCell<Message>>) -> Echo {
+        Echo {
+            counts_opening: true,
+            ..Echo::on_demand(message)
         }
     }
 
@@ -124,6 +135,9 @@ impl Script for Echo {
         let mut bytes = bytes;
         if !self.opening.done {
             bytes = self.opening.receive(bytes)?;
+            if self.opening.done && self.counts_opening {
+                line.count(line.opened);
+            }
             if self.opening.done && self.endless {
                 self.send(line.now, line)?;
             }

@@ -3,22 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::Report;
-use crate::run::Outcome;
+use super::verdict::{Verdict, verdicts};
+use crate::run::{Outcome, RowResult};
 
 /// The whole report as one JSON object.
 pub(crate) fn render(report: &Report) -> String {
-    let rows: Vec<Value> = report
-        .rows
-        .iter()
-        .map(|result| {
-            let peers: Map<String, Value> = result
-                .peers
-                .iter()
-                .map(|(peer, outcome)| ((*peer).to_owned(), figures(outcome)))
-                .collect();
-            json!({ "row": result.row.id, "leading": result.row.leading(), "peers": peers })
-        })
-        .collect();
     let versions: Map<String, Value> = report
         .versions
         .iter()
@@ -32,14 +21,41 @@ pub(crate) fn render(report: &Report) -> String {
         "pinned": report.pinned,
         "versions": versions,
         "left_out": report.left_out,
-        "rows": rows,
+        "rows": report.rows.iter().map(row).collect::<Vec<_>>(),
     });
     format!("{whole:#}\n")
+}
+
+fn row(result: &RowResult) -> Value {
+    let peers: Map<String, Value> = result
+        .peers
+        .iter()
+        .map(|(peer, outcome)| ((*peer).to_owned(), figures(outcome)))
+        .collect();
+    let goals: Vec<Value> = verdicts(result).iter().map(goal).collect();
+    json!({ "row": result.row.id, "peers": peers, "goals": goals })
 }
 
 fn figures(outcome: &Outcome) -> Value {
     match outcome {
         Ok(figures) => json!(figures),
         Err(failure) => json!({ "failed": failure }),
+    }
+}
+
+fn goal(verdict: &Verdict) -> Value {
+    json!({ "figure": verdict.figure, "wanted": verdict.wanted, "met": verdict.met })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::verdict::tests::result;
+
+    #[test]
+    fn a_failure_is_not_a_figure() {
+        let row = row(&result(Vec::new(), &[("one", Some(2.5)), ("two", None)]));
+        assert_eq!(row["peers"]["one"]["cpu"]["median"], 2.5);
+        assert_eq!(row["peers"]["two"]["failed"], "it broke");
     }
 }
