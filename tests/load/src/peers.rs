@@ -252,11 +252,7 @@ pub(crate) const PEERS: &[Peer] = &[
         Program::Haproxy,
         include_str!("../peers/haproxy.cfg"),
     ),
-    Peer::proxy(
-        "envoy",
-        Program::Envoy,
-        include_str!("../peers/envoy.yaml"),
-    ),
+    Peer::proxy("envoy", Program::Envoy, include_str!("../peers/envoy.yaml")),
     Peer::proxy("caddy", Program::Caddy, include_str!("../peers/Caddyfile")),
     Peer::filter(
         "sluicegate-wasm",
@@ -265,7 +261,10 @@ pub(crate) const PEERS: &[Peer] = &[
     ),
     Peer {
         fill: &[
-            ("@LOAD_MODULES@", "load_module @MODULES@/ngx_http_js_module.so;"),
+            (
+                "@LOAD_MODULES@",
+                "load_module @MODULES@/ngx_http_js_module.so;",
+            ),
             (
                 "@SCRIPT_IMPORT@",
                 "js_path @FOLDER@; js_import headers from headers.js; js_set $served headers.served;",

@@ -168,12 +168,7 @@ pub(crate) fn measure_row(
     }
 }
 
-fn measure(
-    work: Work,
-    contestant: &Contestant<'_>,
-    site: &Site,
-    effort: Effort,
-) -> Result<Sample> {
+fn measure(work: Work, contestant: &Contestant<'_>, site: &Site, effort: Effort) -> Result<Sample> {
     let fresh = || Contestant::start(contestant.found, site);
     match work {
         Work::Echo {
@@ -214,13 +209,16 @@ fn measure(
 /// What a tally and two readings of the CPU time amount to.
 fn sample(tally: &Tally, before: CpuReading, after: CpuReading, time: Duration) -> Sample {
     let units = tally.units as f64;
-    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    let quantile = |share| tally.latency.quantile(share).as_secs_f64() * 1e3;
     BTreeMap::from([
-        (Figure::Cpu, micros(after.since(&before)) / units),
+        (
+            Figure::Cpu,
+            after.since(&before).as_secs_f64() * 1e6 / units,
+        ),
         (Figure::Rate, units / time.as_secs_f64()),
-        (Figure::P50, micros(tally.latency.quantile(0.5))),
-        (Figure::P99, micros(tally.latency.quantile(0.99))),
-        (Figure::P999, micros(tally.latency.quantile(0.999))),
+        (Figure::P50, quantile(0.5)),
+        (Figure::P99, quantile(0.99)),
+        (Figure::P999, quantile(0.999)),
     ])
 }
 
@@ -238,7 +236,7 @@ fn tell(row: &Row, peer: &str, outcome: &Outcome) {
     let said = match outcome {
         Ok(figures) => figures
             .iter()
-            .map(|(figure, series)| format!("{} {:.1}", figure.title(), series.median))
+            .map(|(figure, series)| format!("{} {:.2}", figure.title(), series.median))
             .collect::<Vec<_>>()
             .join(", "),
         Err(failure) => format!("FAILED: {failure}"),

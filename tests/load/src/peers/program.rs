@@ -88,11 +88,7 @@ impl Program {
             ],
             Program::Caddy => &["run", "--adapter", "caddyfile", "--config"],
         };
-        words
-            .iter()
-            .map(OsString::from)
-            .chain([config])
-            .collect()
+        words.iter().map(OsString::from).chain([config]).collect()
     }
 
     /// What it needs in its environment.

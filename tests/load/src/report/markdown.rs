@@ -61,7 +61,10 @@ fn write_circumstances(report: &Report, out: &mut String) -> Result {
         .collect();
     writeln!(out, "{}.", versions.join(", "))?;
     let all: Vec<_> = report.rows.iter().flat_map(verdicts).collect();
-    let met = all.iter().filter(|verdict| verdict.met == Some(true)).count();
+    let met = all
+        .iter()
+        .filter(|verdict| verdict.met == Some(true))
+        .count();
     let judged = all.iter().filter(|verdict| verdict.met.is_some()).count();
     if judged > 0 {
         writeln!(out, "\nGoals met: {met} of {judged}.")?;
@@ -111,7 +114,10 @@ fn write_rates(report: &Report, out: &mut String) -> Result {
         .rows
         .iter()
         .filter(|result| {
-            let mut figures = result.peers.iter().filter_map(|(_, outcome)| outcome.as_ref().ok());
+            let mut figures = result
+                .peers
+                .iter()
+                .filter_map(|(_, outcome)| outcome.as_ref().ok());
             figures.any(|figures| figures.contains_key(&Figure::Rate))
         })
         .collect();
@@ -122,8 +128,8 @@ fn write_rates(report: &Report, out: &mut String) -> Result {
     writeln!(
         out,
         "\n## Rates and latencies\n\nUnits per second, and the milliseconds that 50, 99 and 99.9 % \
-         of them did not exceed. All but the paced rows are saturated: there latency is the queue's \
-         length.\n"
+         of them did not exceed. All rows but the paced ones are saturated: there a latency says how \
+         long the queue was.\n"
     )?;
     writeln!(out, "| | {} |", peers.join(" | "))?;
     writeln!(out, "|---|{}", "--:|".repeat(peers.len()))?;
@@ -133,7 +139,7 @@ fn write_rates(report: &Report, out: &mut String) -> Result {
             let text = match outcome {
                 Ok(figures) => {
                     let median = |figure| figures.get(&figure).map_or(0.0, |s: &Series| s.median);
-                    let millis = |figure| short(median(figure) / 1000.0);
+                    let millis = |figure| short(median(figure));
                     format!(
                         "{:.0} · {} / {} / {}",
                         median(Figure::Rate),
@@ -224,7 +230,11 @@ mod tests {
             figure: Figure::Cpu,
             bound: Bound::Ratio(0.5),
         };
-        let peers = [(OURS, Some(60.0)), (REFERENCE, Some(100.0)), ("caddy", None)];
+        let peers = [
+            (OURS, Some(60.0)),
+            (REFERENCE, Some(100.0)),
+            ("caddy", None),
+        ];
         let result = result(vec![goal], &peers);
         let mut out = String::new();
         write_section(&[&result], &mut out).unwrap();
@@ -239,7 +249,12 @@ mod tests {
 
     #[test]
     fn numbers_have_about_three_digits() {
-        for (value, text) in [(1234.5, "1234"), (99.94, "99.9"), (9.994, "9.99"), (0.0, "0.00")] {
+        for (value, text) in [
+            (1234.5, "1234"),
+            (99.94, "99.9"),
+            (9.994, "9.99"),
+            (0.0, "0.00"),
+        ] {
             assert_eq!(short(value), text);
         }
     }

@@ -95,7 +95,14 @@ fn text(out: &mut String, class: &str, x: usize, y: usize, anchor: &str, words: 
     )
 }
 
-fn rectangle(out: &mut String, series: usize, x: usize, y: usize, width: f64, height: usize) -> Result {
+fn rectangle(
+    out: &mut String,
+    series: usize,
+    x: usize,
+    y: usize,
+    width: f64,
+    height: usize,
+) -> Result {
     writeln!(
         out,
         "<rect class=\"s{series}\" x=\"{x}\" y=\"{y}\" width=\"{width:.1}\" height=\"{height}\" rx=\"1.5\"/>"

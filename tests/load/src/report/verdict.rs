@@ -32,7 +32,10 @@ pub(crate) fn median(result: &RowResult, peer: &str, figure: Figure) -> Option<f
 
 /// The median of a figure with sluicegate, in whichever form it took part.
 pub(crate) fn ours(result: &RowResult, figure: Figure) -> Option<f64> {
-    let (name, _) = result.peers.iter().find(|(name, _)| name.starts_with(OURS))?;
+    let (name, _) = result
+        .peers
+        .iter()
+        .find(|(name, _)| name.starts_with(OURS))?;
     median(result, name, figure)
 }
 
@@ -167,7 +170,11 @@ pub(super) mod tests {
         let row = |ours| {
             result(
                 Vec::new(),
-                &[(OURS, Some(ours)), ("haproxy", Some(8.0)), ("envoy", Some(7.0))],
+                &[
+                    (OURS, Some(ours)),
+                    ("haproxy", Some(8.0)),
+                    ("envoy", Some(7.0)),
+                ],
             )
         };
         let lost = losses(&row(10.0));

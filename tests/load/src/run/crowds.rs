@@ -65,8 +65,7 @@ pub(super) fn crowd(
     let empty = memory(process)?;
     let target = contestant.target(Transport::Plain);
     let quiet = Rc::clone(&small);
-    let mut sleepers =
-        Generator::new(target.clone(), move || ws::Echo::on_demand(&quiet))?;
+    let mut sleepers = Generator::new(target.clone(), move || ws::Echo::on_demand(&quiet))?;
     sleepers.open(idle, AT_ONCE)?;
     let mut workers = Generator::new(target, move || ws::Echo::endless(&small))?;
     workers.open(busy, AT_ONCE)?;
