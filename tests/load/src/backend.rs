@@ -19,7 +19,7 @@ use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
 
 use crate::failure::{Failure, Result};
-use crate::frames;
+use crate::{frames, heads};
 
 /// Serves on a port of its own choice, which it writes to standard output.
 ///
@@ -235,25 +235,24 @@ impl Connection {
                     out.extend_from_slice(&bytes[reply_at..end]);
                 }
             } else {
-                let Some(length) = bytes[taken..].windows(4).position(|end| end == b"\r\n\r\n")
-                else {
+                let Some(length) = heads::end(&bytes[taken..]) else {
                     break;
                 };
-                let head = &bytes[taken..taken + length + 4];
-                taken += length + 4;
-                if let Some(key) = field(head, "sec-websocket-key") {
+                let head = &bytes[taken..taken + length];
+                taken += length;
+                if let Some(key) = heads::field(head, "sec-websocket-key") {
                     self.upgraded = true;
                     out.extend_from_slice(SWITCHING);
                     out.extend_from_slice(accept_for(key).as_bytes());
                     out.extend_from_slice(b"\r\n\r\n");
                 } else {
-                    self.closing = field(head, "connection")
+                    self.closing = heads::field(head, "connection")
                         .is_some_and(|value| value.eq_ignore_ascii_case(b"close"));
                     let path = head.split(|byte| *byte == b' ').nth(1).unwrap_or(b"");
                     out.extend_from_slice(if path.ends_with(b"/64k") {
                         &answers.large
                     } else if path.starts_with(FILTERED.as_bytes())
-                        && field(head, "x-served-for") != Some(b"bench")
+                        && heads::field(head, "x-served-for") != Some(b"bench")
                     {
                         NOT_FILTERED
                     } else {
@@ -315,15 +314,6 @@ fn answer(body: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// The value of a field, by its name in lower case.
-fn field<'a>(head: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    head.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
-        let (found, value) = line.split_at_checked(name.len())?;
-        (found.eq_ignore_ascii_case(name.as_bytes()) && value.starts_with(b":"))
-            .then(|| value[1..].trim_ascii())
-    })
-}
-
 /// Paths on which every proxy's filter edits the request and the response.
 pub(crate) const FILTERED: &str = "/filtered/";
 const NOT_FILTERED: &[u8] = b"HTTP/1.1 500 Not Filtered\r\nContent-Length: 0\r\n\r\n";
@@ -345,13 +335,5 @@ mod tests {
             accept_for(b"dGhlIHNhbXBsZSBub25jZQ=="),
             "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
         );
-    }
-
-    #[test]
-    fn a_field_is_found_whatever_its_case() {
-        let head = b"GET / HTTP/1.1\r\nHost: a\r\nCONNECTION:  close \r\n\r\n";
-        assert_eq!(field(head, "connection"), Some(&b"close"[..]));
-        assert_eq!(field(head, "host"), Some(&b"a"[..]));
-        assert_eq!(field(head, "hos"), None);
     }
 }

@@ -75,14 +75,17 @@ pub(crate) struct Target {
 /// Connections that follow scripts of one type.
 pub(crate) struct Generator<S> {
     poll: Poll,
+    /// For [`Generator::pace`]; made once, because a waker that is dropped takes its last call along.
+    waker: Arc<Waker>,
     events: Events,
     target: Target,
     make: Box<dyn FnMut() -> S>,
     connections: Vec<Option<Connection<S>>>,
     scratch: Scratch,
     tally: Tally,
+    /// Places whose connection has been settled, or has lived its life.
     settled: usize,
-    /// Units that ended with their connection; the first of each place are not settled yet.
+    /// Whether TLS handshakes must go as the target says: at first there are no tickets.
     measuring: bool,
 }
 
@@ -122,8 +125,10 @@ impl<S: Script> Generator<S> {
     /// # Errors
     /// When epoll cannot be had.
     pub(crate) fn new(target: Target, make: impl FnMut() -> S + 'static) -> Result<Generator<S>> {
+        let poll = Poll::new()?;
         Ok(Generator {
-            poll: Poll::new()?,
+            waker: Arc::new(Waker::new(poll.registry(), METRONOME)?),
+            poll,
             events: Events::with_capacity(1024),
             target,
             make: Box::new(make),
@@ -288,15 +293,13 @@ impl<S: Script> Generator<S> {
     ) -> Result<Tally> {
         let gap = Duration::from_secs(1) / per_second.max(1);
         let ticks = u32::try_from(time.as_nanos() / gap.as_nanos().max(1)).unwrap_or(u32::MAX);
-        // Held here too: a waker that is dropped takes its last call along.
-        let waker = Arc::new(Waker::new(self.poll.registry(), METRONOME)?);
-        let called = Arc::clone(&waker);
+        let waker = Arc::clone(&self.waker);
         self.tally = Tally::default();
         let start = Instant::now() + gap;
         let metronome = thread::spawn(move || {
             for tick in 0..ticks {
                 thread::sleep((start + gap * tick).saturating_duration_since(Instant::now()));
-                if called.wake().is_err() {
+                if waker.wake().is_err() {
                     return;
                 }
             }

@@ -9,6 +9,7 @@ mod cli;
 mod failure;
 mod frames;
 mod generator;
+mod heads;
 mod keeper;
 mod machine;
 mod measure;

@@ -351,6 +351,11 @@ pub(crate) fn rows(extent: Extent) -> Vec<Row> {
             connections: if smoke { 3 } else { 64 },
         },
     ));
+    if smoke {
+        for row in &mut rows {
+            row.goals.clear();
+        }
+    }
     rows
 }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{Line, Next, Script};
 use crate::failure::{Failure, Result};
+use crate::heads;
 
 /// What all connections of a row ask and expect.
 pub(crate) struct Exchange {
@@ -12,9 +13,12 @@ pub(crate) struct Exchange {
     body: Vec<u8>,
     /// One request a connection.
     fresh: bool,
-    /// What the answer's head must hold, in lower case.
-    field: Option<&'static str>,
+    /// A field that the answer must have: its name in lower case, and its value.
+    field: Option<Field>,
 }
+
+/// A field's name in lower case, and its value.
+pub(crate) type Field = (&'static str, &'static str);
 
 /// Asks, compares the answer, and asks again.
 pub(crate) struct Get {
@@ -33,7 +37,7 @@ impl Exchange {
         path: &str,
         body: Vec<u8>,
         fresh: bool,
-        field: Option<&'static str>,
+        field: Option<Field>,
     ) -> Rc<Exchange> {
         let connection = if fresh { "Connection: close\r\n" } else { "" };
         Rc::new(Exchange {
@@ -63,14 +67,14 @@ impl Get {
     /// Takes the head from the front of `bytes`; returns what follows it.
     fn receive_head<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8]> {
         if self.head.is_empty()
-            && let Some(end) = head_end(bytes)
+            && let Some(end) = heads::end(bytes)
         {
             self.examine(&bytes[..end])?;
             return Ok(&bytes[end..]);
         }
         let had = self.head.len();
         self.head.extend_from_slice(bytes);
-        let Some(end) = head_end(&self.head) else {
+        let Some(end) = heads::end(&self.head) else {
             if self.head.len() > LONGEST_HEAD {
                 return Err(Failure::new("an endless head"));
             }
@@ -82,40 +86,21 @@ impl Get {
     }
 
     fn examine(&mut self, head: &[u8]) -> Result<()> {
-        let mut lines = head
-            .split(|byte| *byte == b'\n')
-            .map(<[u8]>::trim_ascii_end);
-        let status = lines.next().unwrap_or(b"");
-        if !status.starts_with(b"HTTP/1.1 200") {
+        if !head.starts_with(b"HTTP/1.1 200") {
+            let status = head.split(|byte| *byte == b'\r').next().unwrap_or(b"");
             return Err(Failure::new(format!(
                 "`{}` instead of a 200",
                 String::from_utf8_lossy(status)
             )));
         }
-        let (mut length, mut field) = (None, self.exchange.field.is_none());
-        for line in lines {
-            if let Some((b"content-length:", value)) =
-                line.split_at_checked(15).map(|(name, value)| {
-                    if name.eq_ignore_ascii_case(b"content-length:") {
-                        (&b"content-length:"[..], value)
-                    } else {
-                        (name, value)
-                    }
-                })
-            {
-                length = std::str::from_utf8(value.trim_ascii())
-                    .ok()
-                    .and_then(|text| text.parse::<usize>().ok());
-            }
-            if let Some(wanted) = self.exchange.field {
-                field |= line.eq_ignore_ascii_case(wanted.as_bytes());
-            }
-        }
+        let length = heads::field(head, "content-length").and_then(number);
         if length != Some(self.exchange.body.len()) {
             return Err(Failure::new(format!("a Content-Length of {length:?}")));
         }
-        if !field {
-            return Err(Failure::new("an answer that no filter has touched"));
+        if let Some((name, value)) = self.exchange.field
+            && heads::field(head, name) != Some(value.as_bytes())
+        {
+            return Err(Failure::new(format!("an answer without `{name}: {value}`")));
         }
         self.arrived = Some(0);
         Ok(())
@@ -160,11 +145,46 @@ impl Script for Get {
     }
 }
 
-fn head_end(bytes: &[u8]) -> Option<usize> {
-    bytes
-        .windows(4)
-        .position(|end| end == b"\r\n\r\n")
-        .map(|at| at + 4)
+fn number(text: &[u8]) -> Option<usize> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 const LONGEST_HEAD: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn examine(head: &str) -> Result<()> {
+        let field = Some(("x-by", "us"));
+        let mut get = Get::new(&Exchange::new("/", b"12345".to_vec(), false, field));
+        get.examine(head.as_bytes())
+    }
+
+    #[test]
+    fn only_the_expected_answer_passes() {
+        let fine = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nX-By: us\r\n\r\n";
+        assert_eq!(examine(fine), Ok(()));
+        for (from, to) in [
+            ("200", "404"),
+            (": 5", ": 6"),
+            (": us", ": you"),
+            ("content-", "x-"),
+        ] {
+            assert!(examine(&fine.replace(from, to)).is_err(), "{to}");
+        }
+    }
+
+    #[test]
+    fn a_head_may_come_in_pieces() {
+        let mut get = Get::new(&Exchange::new("/", b"12345".to_vec(), false, None));
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n123";
+        for (at, byte) in answer[..answer.len() - 3].iter().enumerate() {
+            assert!(get.arrived.is_none(), "{at}");
+            assert_eq!(get.receive_head(&[*byte]), Ok(&[][..]));
+        }
+        assert_eq!(get.arrived, Some(0));
+        get.arrived = None;
+        assert_eq!(get.receive_head(answer), Ok(&b"123"[..]));
+    }
+}

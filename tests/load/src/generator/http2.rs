@@ -37,6 +37,9 @@ struct Stream {
     arrived: usize,
 }
 
+/// A frame's head, its payload, and what follows it.
+type Split<'a> = (Head, &'a [u8], &'a [u8]);
+
 /// A frame's head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Head {
@@ -210,8 +213,8 @@ impl Script for Streams {
     }
 }
 
-/// The first frame of `bytes` and what follows it; `None` while it is not whole.
-fn split(bytes: &[u8]) -> Result<Option<(Head, &[u8], &[u8])>> {
+/// Splits the first frame off; `None` while it is not whole.
+fn split(bytes: &[u8]) -> Result<Option<Split<'_>>> {
     let &[a, b, c, kind, flags, s0, s1, s2, s3, ref rest @ ..] = bytes else {
         return Ok(None);
     };

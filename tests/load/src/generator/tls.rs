@@ -3,6 +3,7 @@
 //! TLS 1.3 alone, X25519 alone, AES-128-GCM first: every proxy does the same cryptography.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -88,11 +89,11 @@ impl Identity {
 }
 
 /// The name that every TLS handshake asks for.
-pub(crate) fn server_name() -> ServerName<'static> {
-    // The only constructor that cannot fail takes an address; the name is a constant that is one.
-    ServerName::try_from(NAME).unwrap_or(ServerName::IpAddress(
-        std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST).into(),
-    ))
+///
+/// # Errors
+/// Never, but only rustls knows that.
+pub(crate) fn server_name() -> io::Result<ServerName<'static>> {
+    ServerName::try_from(NAME).map_err(io::Error::other)
 }
 
 /// Tickets of one proxy. rustls' own store keeps eight, fewer than there are connections at once.

@@ -52,10 +52,11 @@ impl Wire {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}
         }
-        let tls = tls
-            .map(|config| ClientConnection::new(Arc::clone(config), tls::server_name()))
-            .transpose()
-            .map_err(io::Error::other)?;
+        let begin = |config: &Arc<ClientConfig>| {
+            let name = tls::server_name()?;
+            ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)
+        };
+        let tls = tls.map(begin).transpose()?;
         Ok(Wire {
             socket: TcpStream::from_std(socket.into()),
             tls: tls.map(Box::new),

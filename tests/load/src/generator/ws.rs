@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::{Line, Next, Script};
 use crate::failure::{Failure, Result};
 use crate::frames::{self, Message};
+use crate::heads;
 
 /// The opening handshake, and whatever the proxy must answer to it.
 struct Opening {
@@ -59,20 +60,20 @@ impl Opening {
     fn receive<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8]> {
         let had = self.head.len();
         self.head.extend_from_slice(bytes);
-        let Some(end) = self.head.windows(4).position(|end| end == b"\r\n\r\n") else {
+        let Some(end) = heads::end(&self.head) else {
             if self.head.len() > LONGEST_HEAD {
                 return Err(Failure::new("an endless head"));
             }
             return Ok(&[]);
         };
-        let rest = &bytes[(end + 4).saturating_sub(had)..];
-        self.head.truncate(end);
-        let head = String::from_utf8_lossy(&self.head);
-        if !head.starts_with("HTTP/1.1 101 ") {
-            let line = head.lines().next().unwrap_or("");
+        let rest = &bytes[end - had..];
+        let head = &self.head[..end];
+        if !head.starts_with(b"HTTP/1.1 101 ") {
+            let text = String::from_utf8_lossy(head);
+            let line = text.lines().next().unwrap_or("");
             return Err(Failure::new(format!("`{line}` instead of a 101")));
         }
-        if !head.contains(ACCEPT) {
+        if heads::field(head, "sec-websocket-accept") != Some(ACCEPT) {
             return Err(Failure::new("a 101 with a wrong Sec-WebSocket-Accept"));
         }
         self.done = true;
@@ -232,4 +233,34 @@ const LONGEST_HEAD: usize = 16 * 1024;
 const HANDSHAKE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUser-Agent: sluicegate-load\r\n\
     Accept: */*\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::accept_for;
+
+    #[test]
+    fn a_101_is_taken_off_what_follows_it_wherever_it_is_cut() {
+        let accept = accept_for(b"dGhlIHNhbXBsZSBub25jZQ==");
+        let head = format!("HTTP/1.1 101 Switching\r\nSec-WebSocket-Accept: {accept}\r\n\r\n");
+        let whole = format!("{head}frames");
+        for cut in 0..head.len() {
+            let mut opening = Opening::new();
+            assert_eq!(opening.receive(&whole.as_bytes()[..cut]), Ok(&[][..]));
+            let rest = opening.receive(&whole.as_bytes()[cut..]);
+            assert_eq!(rest, Ok(&b"frames"[..]), "cut at {cut}");
+            assert!(opening.done);
+        }
+    }
+
+    #[test]
+    fn another_answer_or_a_wrong_accept_is_a_failure() {
+        for head in [
+            "HTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 101 Switching\r\nSec-WebSocket-Accept: no\r\n\r\n",
+        ] {
+            assert!(Opening::new().receive(head.as_bytes()).is_err(), "{head}");
+        }
+    }
+}

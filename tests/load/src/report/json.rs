@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn a_failure_is_not_a_figure() {
         let row = row(&result(Vec::new(), &[("one", Some(2.5)), ("two", None)]));
-        assert_eq!(row["peers"]["one"]["cpu"]["median"], 2.5);
+        assert_eq!(row["peers"]["one"]["cpu_us"]["median"], 2.5);
         assert_eq!(row["peers"]["two"]["failed"], "it broke");
     }
 }

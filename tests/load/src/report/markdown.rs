@@ -5,7 +5,7 @@ use std::fmt::{Result, Write as _};
 use super::Report;
 use super::verdict::{self, losses, verdicts};
 use crate::measure::series::Series;
-use crate::peers::REFERENCE;
+use crate::peers::{OURS, REFERENCE};
 use crate::plan::{Figure, Section};
 use crate::run::{Outcome, RowResult};
 
@@ -159,7 +159,11 @@ fn write_rates(report: &Report, out: &mut String) -> Result {
 
 fn write_losses(report: &Report, out: &mut String) -> Result {
     let losses: Vec<_> = report.rows.iter().flat_map(losses).collect();
-    if report.versions.len() < 2 {
+    if report
+        .versions
+        .iter()
+        .all(|(peer, _)| peer.starts_with(OURS))
+    {
         return Ok(());
     }
     writeln!(out, "\n## Where we lose\n")?;
@@ -220,7 +224,6 @@ pub(super) fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peers::OURS;
     use crate::plan::{Bound, Goal};
     use crate::report::verdict::tests::result;
 

@@ -109,7 +109,7 @@ pub(super) fn filter(
     let (mut with, mut without) = (0.0, 0.0);
     for _ in 0..FILTER_TURNS {
         without += ask("/", None)?[&Figure::Cpu];
-        with += ask(backend::FILTERED, Some("x-frame-options: deny"))?[&Figure::Cpu];
+        with += ask(backend::FILTERED, Some(("x-frame-options", "DENY")))?[&Figure::Cpu];
     }
     let turns = f64::from(FILTER_TURNS);
     Ok(BTreeMap::from([
