@@ -1,0 +1,220 @@
+//! The benchmark: sluicegate and the peers it finds, side by side in one run, on loopback.
+//!
+//! `plan` lists the rows, `peers` starts the proxies, `generator` and `backend` are the two ends,
+//! `measure` reads what the proxies cost, `run` puts these together, `report` writes it down.
+//! See `README.md` beside `Cargo.toml` for how to run it and how to read it.
+
+mod backend;
+mod cli;
+mod failure;
+mod frames;
+mod generator;
+mod heads;
+mod keeper;
+mod machine;
+mod measure;
+mod peers;
+mod plan;
+mod report;
+mod run;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command as Process, ExitCode};
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use failure::{Failure, Result};
+use generator::tls::Identity;
+use keeper::Kept;
+use machine::{Machine, Places};
+use peers::{Found, Role, Site};
+use plan::{Row, Section};
+use report::Report;
+use run::Contestant;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.command {
+        Some(Command::Backend { cpu }) => machine::pin(*cpu).and_then(|()| backend::serve()),
+        Some(Command::Keep { cpu, command }) => keeper::keep(*cpu, command),
+        None => benchmark(&cli),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            say(&format!("error: {failure}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn benchmark(cli: &Cli) -> Result<()> {
+    let mut rows = cli.rows()?;
+    if cli.list {
+        for row in &rows {
+            writeln!(io::stdout(), "{}", row.id)?;
+        }
+        return Ok(());
+    }
+    let effort = cli.effort()?;
+    let places = cli.places();
+    let machine = Machine::examine();
+    machine::pin(places.generator)?;
+    let descriptors = machine::raise_descriptor_limit();
+    let mut left_out = Vec::new();
+    rows.retain(|row| {
+        let enough = row.descriptors() <= descriptors;
+        if !enough {
+            left_out.push(format!(
+                "{}: needs {} descriptors, and the limit is {descriptors}",
+                row.id,
+                row.descriptors()
+            ));
+        }
+        enough
+    });
+    let found = find(cli, &rows, &mut left_out)?;
+
+    let folder = tempfile::tempdir().map_err(Failure::of("cannot make a temporary folder"))?;
+    let backend = start_backend(places, folder.path())?;
+    let site = Site {
+        folder: folder.path().to_owned(),
+        identity: Identity::make(folder.path())?,
+        backend: u16::try_from(backend.first_line)
+            .map_err(Failure::of("the backend has no port"))?,
+        descriptors,
+        cpu: places.proxy,
+        plugin: plugin(cli, &found, folder.path())?,
+        modules: cli.nginx_modules.clone(),
+    };
+    let mut contestants = Vec::new();
+    for found in &found {
+        match Contestant::start(found, &site) {
+            Ok(contestant) => contestants.push(contestant),
+            Err(failure) => left_out.push(format!("{}: {failure}", found.peer.name)),
+        }
+    }
+    for left_out in &left_out {
+        say(&format!("left out: {left_out}"));
+    }
+
+    let mut report = Report {
+        machine,
+        date: today(),
+        rounds: effort.rounds,
+        seconds: effort.time.as_secs_f64(),
+        pinned: places != Places::default(),
+        versions: contestants
+            .iter()
+            .map(|contestant| {
+                let found = contestant.found;
+                (found.peer.name, found.version.clone())
+            })
+            .collect(),
+        left_out,
+        rows: Vec::new(),
+    };
+    for row in &rows {
+        let result = run::measure_row(row, &contestants, &site, effort);
+        report.rows.push(result);
+    }
+    match &cli.out {
+        Some(folder) => report.write(folder)?,
+        None => io::stdout().write_all(report::markdown::render(&report).as_bytes())?,
+    }
+    check(&report)
+}
+
+/// The peers of the rows that are on this machine; the others are left out, but never sluicegate.
+fn find(cli: &Cli, rows: &[Row], left_out: &mut Vec<String>) -> Result<Vec<Found>> {
+    let filters = |row: &Row| row.section() == Section::Filters;
+    let mut found = Vec::new();
+    for peer in cli.peers()? {
+        let needed = match peer.role {
+            Role::Filter => rows.iter().any(filters),
+            Role::Proxy => !rows.iter().all(filters),
+        };
+        if !needed {
+            continue;
+        }
+        let told = cli.told(peer.program)?;
+        match Found::find(peer, told.as_deref(), &cli.nginx_modules) {
+            Ok(peer) => found.push(peer),
+            Err(failure) if peer.is_ours() => return Err(failure),
+            Err(failure) => left_out.push(format!("{}: {failure}", peer.name)),
+        }
+    }
+    Ok(found)
+}
+
+/// The headers plugin: the one that is told, or built with the very proxy that will run it.
+fn plugin(cli: &Cli, found: &[Found], folder: &Path) -> Result<PathBuf> {
+    if let Some(plugin) = &cli.plugin {
+        return Ok(plugin.clone());
+    }
+    let Some(ours) = found
+        .iter()
+        .find(|found| found.peer.is_ours() && found.peer.role == Role::Filter)
+    else {
+        return Ok(PathBuf::new());
+    };
+    let out = folder.join("plugins");
+    let built = Process::new(&ours.path)
+        .args(["plugin", "build", PLUGIN, "--out"])
+        .arg(&out)
+        .output()
+        .map_err(Failure::of("cannot build the headers plugin"))?;
+    if !built.status.success() {
+        return Err(Failure::new(format!(
+            "cannot build the headers plugin: {}",
+            String::from_utf8_lossy(&built.stderr).trim()
+        )));
+    }
+    std::fs::read_dir(&out)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|ending| ending == "wasm"))
+        .ok_or_else(|| Failure::new("the headers plugin was built, but is not there"))
+}
+
+fn start_backend(places: Places, folder: &Path) -> Result<Kept> {
+    let mut arguments: Vec<OsString> = vec!["backend".into()];
+    if let Some(cpu) = places.backend {
+        arguments.extend(["--cpu".into(), cpu.to_string().into()]);
+    }
+    Kept::start(&arguments, &folder.join("backend.log"))
+}
+
+/// A run with failures, or without sluicegate where that was wanted, is no success.
+fn check(report: &Report) -> Result<()> {
+    let outcomes = || report.rows.iter().flat_map(|result| &result.peers);
+    let failed = outcomes().filter(|(_, outcome)| outcome.is_err()).count();
+    let measured: BTreeSet<&str> = outcomes().map(|(peer, _)| *peer).collect();
+    match (failed, measured.len()) {
+        (0, 0) => Err(Failure::new("no proxy was measured")),
+        (0, _) if report.rows.iter().any(|result| result.peers.is_empty()) => {
+            Err(Failure::new("some rows have no proxy"))
+        }
+        (0, _) => Ok(()),
+        (failed, _) => Err(Failure::new(format!("{failed} measurements failed"))),
+    }
+}
+
+fn today() -> String {
+    let output = Process::new("date").arg("+%Y-%m-%d").output();
+    output.map_or_else(
+        |_| "unknown day".to_owned(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
+}
+
+fn say(message: &str) {
+    let _ = writeln!(io::stderr(), "{message}");
+}
+
+/// The plugin's crate, in the sources that this program was built from.
+const PLUGIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/headers");

@@ -1,0 +1,418 @@
+//! The rows of the benchmark: what each does, how it is called, and what sluicegate wants to reach.
+
+use std::fmt;
+
+/// One row: one kind of work, measured with every peer.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    /// As `--only` and the tables name it, for example `echo/64B/500/plain`.
+    pub(crate) id: String,
+    pub(crate) work: Work,
+    pub(crate) goals: Vec<Goal>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Echo round trips, each connection sending again as soon as an echo is back.
+    Echo {
+        size: usize,
+        connections: usize,
+        transport: Transport,
+    },
+    /// Echo round trips at a rate; latency counts from when each was due.
+    Paced {
+        per_second: u32,
+        connections: usize,
+        transport: Transport,
+    },
+    /// Connect, upgrade, close in order; so many at once.
+    Life {
+        at_once: usize,
+        transport: Transport,
+    },
+    /// HTTP/1.1 GETs.
+    Get {
+        body: Body,
+        connections: usize,
+        transport: Transport,
+        /// A new connection for each.
+        fresh: bool,
+    },
+    /// HTTP/2 GETs over TLS.
+    Http2 { connections: usize, streams: usize },
+    /// Connections that are held: after a small echo, after a large one, after they closed.
+    Idle {
+        connections: usize,
+        transport: Transport,
+    },
+    /// Echoes on some connections while many more are idle.
+    Crowd { idle: usize, busy: usize },
+    /// Connections that all come at once.
+    Burst {
+        connections: usize,
+        transport: Transport,
+    },
+    /// Echoes while other connections send and do not read what comes back.
+    SlowReaders { busy: usize, slow: usize },
+    /// GETs through a header filter, and the same without it.
+    Filter { connections: usize },
+}
+
+/// Where a row stands in the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Section {
+    Messages,
+    Lives,
+    Requests,
+    Memory,
+    Scale,
+    Filters,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Plain,
+    /// TLS 1.3; connections that are opened while it is measured make full handshakes.
+    Tls,
+    /// As `Tls`, with tickets of earlier connections.
+    TlsResumed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Body {
+    Small,
+    Large,
+}
+
+/// What sluicegate wants to reach in one figure of a row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Goal {
+    pub(crate) figure: Figure,
+    pub(crate) bound: Bound,
+}
+
+/// How a goal is given.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Bound {
+    /// At most so many times nginx.
+    Ratio(f64),
+    /// At most this.
+    Most(f64),
+    /// No worse than the best peer.
+    BestPeer,
+}
+
+/// A figure of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub(crate) enum Figure {
+    /// Microseconds of CPU per unit.
+    #[serde(rename = "cpu_us")]
+    Cpu,
+    /// Microseconds of CPU that a filter adds to a unit.
+    #[serde(rename = "added_cpu_us")]
+    AddedCpu,
+    /// Units per second.
+    #[serde(rename = "rate_per_s")]
+    Rate,
+    /// Latencies in milliseconds.
+    #[serde(rename = "p50_ms")]
+    P50,
+    #[serde(rename = "p99_ms")]
+    P99,
+    #[serde(rename = "p99.9_ms")]
+    P999,
+    /// KiB of memory per connection that has had one small echo.
+    #[serde(rename = "idle_kib_each")]
+    IdleKib,
+    /// KiB of memory per connection that has had one 16 KiB echo.
+    #[serde(rename = "after_16kib_kib_each")]
+    AfterLargeKib,
+    /// MiB of memory while all connections are open.
+    #[serde(rename = "held_mib")]
+    HeldMib,
+    /// MiB of memory that remain when all connections are closed.
+    #[serde(rename = "kept_mib")]
+    KeptMib,
+}
+
+/// How long and how much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Whole,
+    /// Every kind of row with tiny counts.
+    Smoke,
+}
+
+impl Row {
+    fn new(id: String, work: Work) -> Row {
+        let goals = GOALS.iter().filter(|(row, _, _)| *row == id);
+        let goals = goals
+            .map(|&(_, figure, bound)| Goal { figure, bound })
+            .collect();
+        Row { id, work, goals }
+    }
+
+    pub(crate) fn section(&self) -> Section {
+        match self.work {
+            Work::Echo { .. } | Work::Paced { .. } => Section::Messages,
+            Work::Life { .. } => Section::Lives,
+            Work::Get { .. } | Work::Http2 { .. } => Section::Requests,
+            Work::Idle { .. } => Section::Memory,
+            Work::Crowd { .. } | Work::Burst { .. } | Work::SlowReaders { .. } => Section::Scale,
+            Work::Filter { .. } => Section::Filters,
+        }
+    }
+
+    /// The figures that belong in the table, the leading one first.
+    pub(crate) fn shown(&self) -> &'static [Figure] {
+        match self.work {
+            Work::Paced { .. } => &[Figure::P99],
+            Work::Idle { .. } => &[Figure::IdleKib, Figure::AfterLargeKib, Figure::KeptMib],
+            Work::Crowd { .. } | Work::Burst { .. } => &[Figure::Cpu, Figure::P99, Figure::HeldMib],
+            Work::SlowReaders { .. } => &[Figure::HeldMib, Figure::Cpu],
+            Work::Filter { .. } => &[Figure::AddedCpu],
+            _ => &[Figure::Cpu],
+        }
+    }
+
+    /// Descriptors that one process needs for it at most: the proxy has two for each connection.
+    pub(crate) fn descriptors(&self) -> u64 {
+        let connections = match self.work {
+            Work::Echo { connections, .. }
+            | Work::Paced { connections, .. }
+            | Work::Get { connections, .. }
+            | Work::Http2 { connections, .. }
+            | Work::Idle { connections, .. }
+            | Work::Burst { connections, .. }
+            | Work::Filter { connections } => connections,
+            Work::Life { at_once, .. } => at_once,
+            Work::Crowd { idle, busy } => idle + busy,
+            Work::SlowReaders { busy, slow } => busy + slow,
+        };
+        2 * connections as u64 + SPARE_DESCRIPTORS
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Plain => "plain",
+            Transport::Tls => "tls",
+            Transport::TlsResumed => "tls-resumed",
+        })
+    }
+}
+
+impl Figure {
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Figure::Cpu => "CPU µs",
+            Figure::Rate => "per s",
+            Figure::P50 => "p50 ms",
+            Figure::P99 => "p99 ms",
+            Figure::P999 => "p99.9 ms",
+            Figure::AddedCpu => "CPU µs added",
+            Figure::IdleKib => "KiB each",
+            Figure::AfterLargeKib => "KiB each after 16 KiB",
+            Figure::HeldMib => "MiB held",
+            Figure::KeptMib => "MiB kept",
+        }
+    }
+}
+
+impl Section {
+    pub(crate) const ALL: [Section; 6] = [
+        Section::Messages,
+        Section::Lives,
+        Section::Requests,
+        Section::Memory,
+        Section::Scale,
+        Section::Filters,
+    ];
+
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Section::Messages => "Messages",
+            Section::Lives => "Lives of a WebSocket",
+            Section::Requests => "Requests",
+            Section::Memory => "Memory",
+            Section::Scale => "Scale",
+            Section::Filters => "Header filter",
+        }
+    }
+}
+
+/// All rows, in the order in which they are run and shown.
+pub(crate) fn rows(extent: Extent) -> Vec<Row> {
+    let smoke = extent == Extent::Smoke;
+    let both = [Transport::Plain, Transport::Tls];
+    let mut rows = Vec::new();
+    let sizes = [(64, "64B"), (1024, "1KiB"), (16 * 1024, "16KiB")];
+    let crowds = if smoke { vec![3] } else { vec![1, 64, 500] };
+    for (size, called) in sizes {
+        for &connections in &crowds {
+            for transport in both {
+                rows.push(Row::new(
+                    format!("echo/{called}/{connections}/{transport}"),
+                    Work::Echo {
+                        size,
+                        connections,
+                        transport,
+                    },
+                ));
+            }
+        }
+    }
+    let (per_second, connections) = if smoke { (1000, 5) } else { (10_000, 500) };
+    for transport in both {
+        rows.push(Row::new(
+            format!("paced/64B/{connections}/{transport}"),
+            Work::Paced {
+                per_second,
+                connections,
+                transport,
+            },
+        ));
+    }
+    let at_once = if smoke { 2 } else { 16 };
+    for transport in [Transport::Plain, Transport::Tls, Transport::TlsResumed] {
+        rows.push(Row::new(
+            format!("life/{transport}"),
+            Work::Life { at_once, transport },
+        ));
+    }
+    let connections = if smoke { 3 } else { 64 };
+    for (body, called, fresh) in [
+        (Body::Small, "get/kept", false),
+        (Body::Small, "get/new", true),
+        (Body::Large, "get/64KiB", false),
+    ] {
+        for transport in both {
+            rows.push(Row::new(
+                format!("{called}/{transport}"),
+                Work::Get {
+                    body,
+                    connections: if fresh { at_once } else { connections },
+                    transport,
+                    fresh,
+                },
+            ));
+        }
+    }
+    rows.push(Row::new(
+        "get/http2/tls".to_owned(),
+        Work::Http2 {
+            connections: if smoke { 2 } else { 8 },
+            streams: if smoke { 2 } else { 8 },
+        },
+    ));
+    let crowds = if smoke { vec![20] } else { vec![2000, 8000] };
+    for &connections in &crowds {
+        for transport in both {
+            rows.push(Row::new(
+                format!("idle/{connections}/{transport}"),
+                Work::Idle {
+                    connections,
+                    transport,
+                },
+            ));
+        }
+    }
+    let crowds = if smoke {
+        vec![(50, 5)]
+    } else {
+        // The smaller one fits a limit of 20,000 descriptors.
+        vec![(9000, 500), (15_000, 500)]
+    };
+    for (idle, busy) in crowds {
+        rows.push(Row::new(
+            format!("scale/{idle}-idle-{busy}-busy"),
+            Work::Crowd { idle, busy },
+        ));
+    }
+    let connections = if smoke { 50 } else { 5000 };
+    for transport in both {
+        rows.push(Row::new(
+            format!("scale/burst-{connections}/{transport}"),
+            Work::Burst {
+                connections,
+                transport,
+            },
+        ));
+    }
+    let (busy, slow) = if smoke { (9, 1) } else { (180, 20) };
+    rows.push(Row::new(
+        format!("scale/{slow}-slow-in-{}", busy + slow),
+        Work::SlowReaders { busy, slow },
+    ));
+    rows.push(Row::new(
+        "filter/headers".to_owned(),
+        Work::Filter {
+            connections: if smoke { 3 } else { 64 },
+        },
+    ));
+    if smoke {
+        for row in &mut rows {
+            row.goals.clear();
+        }
+    }
+    rows
+}
+
+/// Listeners, pipes, files, pooled connections to the backend.
+const SPARE_DESCRIPTORS: u64 = 500;
+
+/// What sluicegate wants to reach, by row.
+const GOALS: &[(&str, Figure, Bound)] = &[
+    ("echo/64B/500/plain", Figure::Cpu, Bound::Ratio(0.95)),
+    ("echo/64B/500/tls", Figure::Cpu, Bound::Ratio(0.88)),
+    ("echo/64B/64/plain", Figure::Cpu, Bound::Ratio(1.05)),
+    ("echo/1KiB/64/tls", Figure::Cpu, Bound::Ratio(0.65)),
+    ("echo/16KiB/64/plain", Figure::Cpu, Bound::Ratio(0.27)),
+    ("echo/16KiB/64/tls", Figure::Cpu, Bound::Ratio(0.34)),
+    ("paced/64B/500/plain", Figure::P99, Bound::BestPeer),
+    ("paced/64B/500/tls", Figure::P99, Bound::BestPeer),
+    ("life/plain", Figure::Cpu, Bound::Ratio(0.95)),
+    ("life/tls", Figure::Cpu, Bound::Ratio(0.45)),
+    ("life/tls-resumed", Figure::Cpu, Bound::Ratio(0.5)),
+    ("get/kept/plain", Figure::Cpu, Bound::Ratio(1.1)),
+    ("get/kept/tls", Figure::Cpu, Bound::Ratio(0.95)),
+    ("get/http2/tls", Figure::Cpu, Bound::Ratio(1.0)),
+    ("get/new/plain", Figure::Cpu, Bound::Ratio(1.0)),
+    ("get/new/tls", Figure::Cpu, Bound::Ratio(0.45)),
+    ("idle/2000/plain", Figure::IdleKib, Bound::Most(2.0)),
+    ("idle/2000/tls", Figure::IdleKib, Bound::Most(8.0)),
+    ("idle/8000/plain", Figure::IdleKib, Bound::Most(2.0)),
+    ("idle/8000/plain", Figure::KeptMib, Bound::Most(60.0)),
+    ("idle/8000/tls", Figure::IdleKib, Bound::Most(8.0)),
+    ("idle/8000/tls", Figure::KeptMib, Bound::Most(60.0)),
+    ("filter/headers", Figure::AddedCpu, Bound::Most(18.0)),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_goal_has_its_row_and_every_row_its_own_name() {
+        let rows = rows(Extent::Whole);
+        let names: BTreeSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+        assert_eq!(names.len(), rows.len());
+        for (name, figure, _) in GOALS {
+            let row = rows.iter().find(|row| row.id == *name).unwrap();
+            assert!(row.shown().contains(figure), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_smoke_run_has_every_kind_of_work() {
+        let kinds = |extent| -> BTreeSet<String> {
+            rows(extent)
+                .iter()
+                .map(|row| format!("{:?}", std::mem::discriminant(&row.work)))
+                .collect()
+        };
+        assert_eq!(kinds(Extent::Smoke), kinds(Extent::Whole));
+    }
+}

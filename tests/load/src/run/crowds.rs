@@ -1,0 +1,146 @@
+//! Rows with many connections: their memory, their coming, and what the few busy ones pay for the
+//! many idle or slow. Each is measured on a proxy that was started for it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Contestant, Effort, Sample, sample};
+use crate::failure::Result;
+use crate::frames::Message;
+use crate::generator::{AT_ONCE, Generator, ws};
+use crate::measure::processes::{CpuReading, memory};
+use crate::plan::{Figure, Transport};
+
+/// Memory of idle connections: after an echo of 64 bytes on each, after one of 16 KiB on each, and
+/// what remains when all have closed.
+pub(super) fn idle(
+    contestant: &Contestant<'_>,
+    effort: Effort,
+    connections: usize,
+    transport: Transport,
+) -> Result<Sample> {
+    let process = contestant.process();
+    let (small, large) = (message(SMALL), message(LARGE));
+    thread::sleep(effort.rest);
+    let empty = memory(process)?;
+    let more = |now: u64| now.saturating_sub(empty) as f64;
+
+    let target = contestant.target(transport);
+    let mut generator = Generator::new(target, move || ws::Echo::on_demand(&small))?;
+    generator.open(connections, AT_ONCE)?;
+    generator.each(|echo, line| echo.send(line.now, line))?;
+    thread::sleep(effort.rest);
+    let idle = more(memory(process)?);
+
+    generator.each(|echo, line| {
+        echo.change(&large);
+        echo.send(line.now, line)
+    })?;
+    thread::sleep(effort.rest);
+    let after_large = more(memory(process)?);
+
+    drop(generator);
+    thread::sleep(effort.rest * 2);
+    let kept = more(memory(process)?);
+    let each = connections as f64 * 1024.0;
+    Ok(BTreeMap::from([
+        (Figure::IdleKib, idle / each),
+        (Figure::AfterLargeKib, after_large / each),
+        (Figure::KeptMib, kept / MIB),
+    ]))
+}
+
+/// Echoes on the busy connections while the idle ones are there.
+pub(super) fn crowd(
+    contestant: &Contestant<'_>,
+    effort: Effort,
+    idle: usize,
+    busy: usize,
+) -> Result<Sample> {
+    let process = contestant.process();
+    let small = message(SMALL);
+    let empty = memory(process)?;
+    let target = contestant.target(Transport::Plain);
+    let quiet = Rc::clone(&small);
+    let mut sleepers = Generator::new(target.clone(), move || ws::Echo::on_demand(&quiet))?;
+    sleepers.open(idle, AT_ONCE)?;
+    let mut workers = Generator::new(target, move || ws::Echo::endless(&small))?;
+    workers.open(busy, AT_ONCE)?;
+    workers.run(effort.warm_up)?;
+    let before = CpuReading::take(process)?;
+    let tally = workers.run(effort.time)?;
+    let after = CpuReading::take(process)?;
+    let held = memory(process)?;
+    // Nobody was dropped to make room: each idle one still echoes.
+    sleepers.each(|echo, line| echo.send(line.now, line))?;
+    let mut sample = sample(&tally, before, after, effort.time);
+    sample.insert(Figure::HeldMib, held.saturating_sub(empty) as f64 / MIB);
+    Ok(sample)
+}
+
+/// All connections at once; a unit is one that got its 101.
+pub(super) fn burst(
+    contestant: &Contestant<'_>,
+    effort: Effort,
+    connections: usize,
+    transport: Transport,
+) -> Result<Sample> {
+    let process = contestant.process();
+    let small = message(SMALL);
+    let empty = memory(process)?;
+    let target = contestant.target(transport);
+    let mut generator = Generator::new(target, move || ws::Echo::counting_openings(&small))?;
+    let before = CpuReading::take(process)?;
+    let start = Instant::now();
+    generator.open(connections, connections)?;
+    let time = start.elapsed();
+    let after = CpuReading::take(process)?;
+    let mut sample = sample(&generator.take_tally(), before, after, time);
+    thread::sleep(effort.rest);
+    let held = memory(process)?.saturating_sub(empty);
+    sample.insert(Figure::HeldMib, held as f64 / MIB);
+    Ok(sample)
+}
+
+/// Echoes on the busy connections while the slow ones have sent all they could and read nothing.
+pub(super) fn slow_readers(
+    contestant: &Contestant<'_>,
+    effort: Effort,
+    busy: usize,
+    slow: usize,
+) -> Result<Sample> {
+    let process = contestant.process();
+    let large = message(LARGE);
+    let empty = memory(process)?;
+    let target = contestant.target(Transport::Plain);
+    let unread = Rc::clone(&large);
+    let mut readers = Generator::new(target.clone(), move || ws::Echo::on_demand(&unread))?;
+    readers.open(slow, AT_ONCE)?;
+    let mut workers = Generator::new(target, move || ws::Echo::endless(&large))?;
+    workers.open(busy, AT_ONCE)?;
+    readers.stuff(STUFFING, |echo, line| echo.send(line.now, line))?;
+    workers.run(effort.warm_up)?;
+    let before = CpuReading::take(process)?;
+    let tally = workers.run(effort.time)?;
+    let after = CpuReading::take(process)?;
+    let held = memory(process)?;
+    // Late is not lost: every echo is there once they read.
+    readers.catch_up(CATCHING_UP)?;
+    let mut sample = sample(&tally, before, after, effort.time);
+    sample.insert(Figure::HeldMib, held.saturating_sub(empty) as f64 / MIB);
+    Ok(sample)
+}
+
+fn message(size: usize) -> Rc<RefCell<Message>> {
+    Rc::new(RefCell::new(Message::new(size)))
+}
+
+const SMALL: usize = 64;
+const LARGE: usize = 16 * 1024;
+const MIB: f64 = 1024.0 * 1024.0;
+/// Kernels buffer some megabytes for each connection.
+const STUFFING: Duration = Duration::from_secs(30);
+const CATCHING_UP: Duration = Duration::from_secs(30);
