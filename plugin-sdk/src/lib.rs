@@ -59,6 +59,13 @@ extern crate self as sluicegate_plugin;
 pub mod clock;
 pub mod log;
 
+// The same allocator as std's, but new enough to begin with the memory that an instance is born
+// with (`plugin build` asks the linker for it). std's grows the memory at its first allocation, which
+// costs every fresh instance two system calls and the page faults after them.
+#[cfg(all(target_arch = "wasm32", feature = "heap"))]
+#[global_allocator]
+static HEAP: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 mod config;
 #[doc(hidden)]
 pub mod glue;

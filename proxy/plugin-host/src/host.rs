@@ -223,6 +223,7 @@ fn engine_config(instances: u32, max_memory: u64) -> Config {
         .max_memory_size(max_memory_size)
         .max_unused_warm_slots(slots.min(MAX_WARM_SLOTS))
         .linear_memory_keep_resident(KEEP_RESIDENT)
+        .table_keep_resident(KEEP_RESIDENT)
         .pagemap_scan(Enabled::Auto);
     let mut config = Config::new();
     config
@@ -240,7 +241,8 @@ pub(crate) const MAX_INSTANCES: u32 = 4096;
 /// One that loads and one that tries a config, besides those that serve.
 const SETUP_INSTANCES: u32 = 2;
 const MAX_WARM_SLOTS: u32 = 256;
-/// What a free slot keeps resident: page faults dominate the cost of a fresh instance.
+/// What a free slot keeps resident of its memory, and as much of its table: page faults, and the
+/// system calls that make them necessary, dominate the cost of a fresh instance.
 const KEEP_RESIDENT: usize = 256 << 10;
 /// The grain of `call_timeout`, and the longest a guest keeps its thread.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
