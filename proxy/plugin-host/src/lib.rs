@@ -23,8 +23,11 @@ mod component;
 mod error;
 mod filter;
 mod host;
+mod instance;
 mod log;
 mod plugin;
+mod shelf;
+mod ticker;
 
 pub use component::{Inspection, Kind, componentize, inspect};
 pub use error::{ConfigureError, FilterError, HostError, LoadError};
