@@ -37,7 +37,8 @@
 //! # The contract
 //! - Every handshake gets a fresh instance: `configure`, then `on_request`, then `on_response` if
 //!   there is one and the upstream answered. Nothing is left from one client to the next, so a
-//!   counter in a `static` always starts anew.
+//!   counter in a `static` always starts anew. Only where the operator sets `reuse` does an
+//!   instance serve several requests, one after the other; so keep nothing that is one client's.
 //! - `configure` is a pure function of the config. It runs once per handshake as well, so keep it
 //!   small; its error reaches the operator and should name the key ([`ConfigError::key`]).
 //! - A panic, too much memory or too much CPU time ends the call; the route's `on_error` then
