@@ -75,7 +75,7 @@ fn ensure_target(root: &Path) {
 
 const TARGET: &str = "wasm32-unknown-unknown";
 const SMALL: [&str; 6] = [
-    "opt-level=\"s\"",
+    "opt-level=3",
     "lto=\"fat\"",
     "codegen-units=1",
     "panic=\"abort\"",
