@@ -1,7 +1,7 @@
 //! Between an author's [`Filter`] and the generated bindings; not for authors.
 //!
-//! An instance lives for one handshake: the configured filter sits in a thread local, set by
-//! `configure` and read by the hooks.
+//! An instance is configured once: the filter sits in a thread local, set by `configure` and read by
+//! the hooks.
 
 use crate::{Filter, Response, Verdict};
 

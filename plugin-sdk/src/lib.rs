@@ -37,7 +37,8 @@
 //! # The contract
 //! - Every handshake gets a fresh instance: `configure`, then `on_request`, then `on_response` if
 //!   there is one and the upstream answered. Nothing is left from one client to the next, so a
-//!   counter in a `static` always starts anew.
+//!   counter in a `static` always starts anew. Only where the operator sets `reuse` does an
+//!   instance serve several requests, one after the other; so keep nothing that is one client's.
 //! - `configure` is a pure function of the config. It runs once per handshake as well, so keep it
 //!   small; its error reaches the operator and should name the key ([`ConfigError::key`]).
 //! - A panic, too much memory or too much CPU time ends the call; the route's `on_error` then
@@ -58,6 +59,13 @@ extern crate self as sluicegate_plugin;
 
 pub mod clock;
 pub mod log;
+
+// The same allocator as std's, but new enough to begin with the memory that an instance is born
+// with (`plugin build` asks the linker for it). std's grows the memory at its first allocation, which
+// costs every fresh instance two system calls and the page faults after them.
+#[cfg(all(target_arch = "wasm32", feature = "heap"))]
+#[global_allocator]
+static HEAP: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 mod config;
 #[doc(hidden)]

@@ -48,6 +48,7 @@ fn build(package: &str) -> PathBuf {
             .arg("--config")
             .arg(format!("profile.release.{setting}"));
     }
+    cargo.args(["--config", HEAP]);
     let output = cargo.output().expect("cargo runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{package}: {said}");
@@ -74,10 +75,12 @@ fn ensure_target(root: &Path) {
 
 const TARGET: &str = "wasm32-unknown-unknown";
 const SMALL: [&str; 6] = [
-    "opt-level=\"s\"",
+    "opt-level=3",
     "lto=\"fat\"",
     "codegen-units=1",
     "panic=\"abort\"",
     "debug=false",
     "strip=\"debuginfo\"",
 ];
+/// A heap to begin with: growing the memory costs a fresh instance more than most filters do.
+const HEAP: &str = "target.wasm32-unknown-unknown.rustflags=[\"-Clink-arg=--initial-heap=131072\"]";

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
+use http::header::SEC_WEBSOCKET_PROTOCOL;
 use sluicegate_plugin_rules as rules;
 use wasmtime::ResourceLimiter;
 use wasmtime::component::{HasSelf, Linker, Resource};
 
 use crate::filter::{RequestHead, ResponseHead};
 use crate::plugin::Identity;
+use crate::undo::Undo;
 
 pub(crate) use generated::sluicegate::plugin::{about, http as wit};
 pub(crate) use generated::{HandshakeFilter, HandshakeFilterPre};
@@ -51,8 +53,8 @@ pub(crate) struct State {
     route: Arc<str>,
     pub(crate) request: Option<RequestHead>,
     pub(crate) response: Option<ResponseHead>,
-    /// The head as it was before this call's first edit.
-    undo: Option<(HeaderMap, Option<Arc<str>>)>,
+    /// What this call has edited.
+    undo: Undo,
     /// Epoch ticks left to this call.
     pub(crate) ticks: u64,
     /// A limit that this instance hit; it is not called again.
@@ -75,7 +77,7 @@ impl State {
             route,
             request: None,
             response: None,
-            undo: None,
+            undo: Undo::default(),
             ticks: 0,
             hit: None,
             memory: 0,
@@ -85,43 +87,39 @@ impl State {
 
     /// Ends a call: its edits stand, or the head is again as it was.
     pub(crate) fn end_call(&mut self, keep_edits: bool) {
-        let Some((fields, query)) = self.undo.take() else {
-            return;
-        };
         if keep_edits {
-            return;
-        }
-        if let Some(response) = &mut self.response {
-            response.headers = fields;
+            self.undo.forget();
+        } else if let Some(response) = &mut self.response {
+            self.undo.fields(&mut response.headers);
         } else if let Some(request) = &mut self.request {
-            request.headers = fields;
-            request.query = query;
+            self.undo.fields(&mut request.headers);
+            self.undo.query(&mut request.query);
         }
     }
 
-    /// Runs an edit of the request, having seen to it that it can be undone.
+    /// Edits a field of the request, having seen to it that this can be undone.
     fn edit_request(
         &mut self,
-        edit: impl FnOnce(&mut RequestHead) -> Result<(), rules::EditError>,
+        name: &str,
+        edit: impl FnOnce(&mut HeaderMap) -> Result<(), rules::EditError>,
     ) -> Result<(), wit::EditError> {
         let Some(request) = &mut self.request else {
             return Ok(());
         };
-        self.undo
-            .get_or_insert_with(|| (request.headers.clone(), request.query.clone()));
-        edit(request).map_err(Into::into)
+        self.undo.note_field(&request.headers, name);
+        edit(&mut request.headers).map_err(Into::into)
     }
 
     /// As [`State::edit_request`].
     fn edit_response(
         &mut self,
+        name: &str,
         edit: impl FnOnce(&mut HeaderMap) -> Result<(), rules::EditError>,
     ) -> Result<(), wit::EditError> {
         let Some(response) = &mut self.response else {
             return Ok(());
         };
-        self.undo
-            .get_or_insert_with(|| (response.headers.clone(), None));
+        self.undo.note_field(&response.headers, name);
         edit(&mut response.headers).map_err(Into::into)
     }
 
@@ -159,11 +157,12 @@ impl wit::HostRequest for State {
         _: Resource<RequestHandle>,
         query: Option<String>,
     ) -> Result<(), wit::EditError> {
-        self.edit_request(|head| {
-            query.as_deref().map_or(Ok(()), rules::check_query)?;
+        query.as_deref().map_or(Ok(()), rules::check_query)?;
+        if let Some(head) = &mut self.request {
+            self.undo.note_query(head.query.as_ref());
             head.query = query.map(Into::into);
-            Ok(())
-        })
+        }
+        Ok(())
     }
     fn scheme(&mut self, _: Resource<RequestHandle>) -> String {
         self.read(|head| head.facts.scheme.to_owned())
@@ -205,7 +204,7 @@ impl wit::HostRequest for State {
         name: String,
         value: Vec<u8>,
     ) -> Result<(), wit::EditError> {
-        self.edit_request(|head| rules::set(&mut head.headers, &name, &value))
+        self.edit_request(&name, |fields| rules::set(fields, &name, &value))
     }
     fn add_header(
         &mut self,
@@ -213,14 +212,14 @@ impl wit::HostRequest for State {
         name: String,
         value: Vec<u8>,
     ) -> Result<(), wit::EditError> {
-        self.edit_request(|head| rules::add(&mut head.headers, &name, &value))
+        self.edit_request(&name, |fields| rules::add(fields, &name, &value))
     }
     fn remove_header(
         &mut self,
         _: Resource<RequestHandle>,
         name: String,
     ) -> Result<(), wit::EditError> {
-        self.edit_request(|head| rules::remove(&mut head.headers, &name))
+        self.edit_request(&name, |fields| rules::remove(fields, &name))
     }
     fn subprotocols(&mut self, _: Resource<RequestHandle>) -> Vec<String> {
         self.read(|head| {
@@ -234,7 +233,9 @@ impl wit::HostRequest for State {
         _: Resource<RequestHandle>,
         offered: Vec<String>,
     ) -> Result<(), wit::EditError> {
-        self.edit_request(|head| rules::set_subprotocols(&mut head.headers, &offered))
+        self.edit_request(SEC_WEBSOCKET_PROTOCOL.as_str(), |fields| {
+            rules::set_subprotocols(fields, &offered)
+        })
     }
     fn drop(&mut self, _: Resource<RequestHandle>) -> wasmtime::Result<()> {
         Ok(())
@@ -263,7 +264,7 @@ impl wit::HostResponse for State {
         name: String,
         value: Vec<u8>,
     ) -> Result<(), wit::EditError> {
-        self.edit_response(|fields| rules::set(fields, &name, &value))
+        self.edit_response(&name, |fields| rules::set(fields, &name, &value))
     }
     fn add_header(
         &mut self,
@@ -271,14 +272,14 @@ impl wit::HostResponse for State {
         name: String,
         value: Vec<u8>,
     ) -> Result<(), wit::EditError> {
-        self.edit_response(|fields| rules::add(fields, &name, &value))
+        self.edit_response(&name, |fields| rules::add(fields, &name, &value))
     }
     fn remove_header(
         &mut self,
         _: Resource<ResponseHandle>,
         name: String,
     ) -> Result<(), wit::EditError> {
-        self.edit_response(|fields| rules::remove(fields, &name))
+        self.edit_response(&name, |fields| rules::remove(fields, &name))
     }
     fn drop(&mut self, _: Resource<ResponseHandle>) -> wasmtime::Result<()> {
         Ok(())

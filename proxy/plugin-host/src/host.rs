@@ -3,10 +3,8 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::Semaphore;
 use wasmtime::{
@@ -17,6 +15,8 @@ use crate::bindings::{self, State};
 use crate::cache::Cache;
 use crate::error::{HostError, LoadError};
 use crate::plugin::{Limits, Plugin};
+use crate::shelf::Shelves;
+use crate::ticker::Ticker;
 
 /// What the host may use; fixed for the life of the process.
 #[derive(Debug, Clone)]
@@ -48,6 +48,8 @@ pub struct Host {
     pub(crate) ticker: Arc<Ticker>,
     /// Instances that serve handshakes.
     pub(crate) permits: Arc<Semaphore>,
+    /// Idle instances of filters that reuse them.
+    pub(crate) shelves: Arc<Shelves>,
     /// The one instance that tries out a config, so that a busy proxy can still be reloaded.
     pub(crate) configuring: tokio::sync::Mutex<()>,
     /// One plugin compiles and describes itself at a time: it takes all cores as it is.
@@ -78,6 +80,7 @@ impl Host {
             cache,
             ticker,
             permits: Arc::new(Semaphore::new(settings.instances as usize)),
+            shelves: Arc::default(),
             configuring: tokio::sync::Mutex::new(()),
             loading: Mutex::new(()),
             max_memory: settings.max_memory,
@@ -116,95 +119,6 @@ impl fmt::Debug for Host {
     }
 }
 
-/// Bumps the epoch each millisecond while guests run, and sleeps when none has for a while: an
-/// idle proxy wakes no core.
-pub(crate) struct Ticker {
-    running: AtomicU32,
-    parked: AtomicBool,
-    stopped: AtomicBool,
-    thread: std::sync::OnceLock<thread::Thread>,
-}
-
-/// A guest is running for as long as this lives.
-pub(crate) struct Running<'a>(&'a Ticker);
-
-impl Ticker {
-    fn start(engine: &Engine) -> std::io::Result<Arc<Self>> {
-        let ticker = Arc::new(Ticker {
-            running: AtomicU32::new(0),
-            parked: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
-            thread: std::sync::OnceLock::new(),
-        });
-        let engine = engine.weak();
-        let own = Arc::clone(&ticker);
-        let thread = thread::Builder::new()
-            .name("plugin-epoch".into())
-            .spawn(move || {
-                let mut idle = 0;
-                while !own.stopped.load(Ordering::Acquire) {
-                    let Some(engine) = engine.upgrade() else {
-                        return;
-                    };
-                    engine.increment_epoch();
-                    drop(engine);
-                    idle = if own.running.load(Ordering::SeqCst) == 0 {
-                        idle + 1
-                    } else {
-                        0
-                    };
-                    if idle < IDLE_TICKS {
-                        thread::sleep(TICK);
-                    } else {
-                        own.park();
-                        idle = 0;
-                    }
-                }
-            })?;
-        // Nothing runs yet, so nobody can have looked for the thread.
-        let _ = ticker.thread.set(thread.thread().clone());
-        Ok(ticker)
-    }
-
-    pub(crate) fn running(&self) -> Running<'_> {
-        self.running.fetch_add(1, Ordering::SeqCst);
-        if self.parked.swap(false, Ordering::SeqCst) {
-            self.unpark();
-        }
-        Running(self)
-    }
-
-    /// Sleeps until a guest runs. The flag goes up before the count is read, and a guest counts
-    /// itself before it reads the flag: one of the two sees the other.
-    fn park(&self) {
-        self.parked.store(true, Ordering::SeqCst);
-        while self.parked.load(Ordering::SeqCst)
-            && self.running.load(Ordering::SeqCst) == 0
-            && !self.stopped.load(Ordering::Acquire)
-        {
-            thread::park();
-        }
-        self.parked.store(false, Ordering::SeqCst);
-    }
-
-    fn stop(&self) {
-        self.stopped.store(true, Ordering::Release);
-        self.unpark();
-    }
-
-    fn unpark(&self) {
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
-        }
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 fn engine_config(instances: u32, max_memory: u64) -> Config {
     let slots = instances.saturating_add(SETUP_INSTANCES);
     let max_memory_size = usize::try_from(max_memory).unwrap_or(usize::MAX);
@@ -223,6 +137,7 @@ fn engine_config(instances: u32, max_memory: u64) -> Config {
         .max_memory_size(max_memory_size)
         .max_unused_warm_slots(slots.min(MAX_WARM_SLOTS))
         .linear_memory_keep_resident(KEEP_RESIDENT)
+        .table_keep_resident(KEEP_RESIDENT)
         .pagemap_scan(Enabled::Auto);
     let mut config = Config::new();
     config
@@ -240,8 +155,6 @@ pub(crate) const MAX_INSTANCES: u32 = 4096;
 /// One that loads and one that tries a config, besides those that serve.
 const SETUP_INSTANCES: u32 = 2;
 const MAX_WARM_SLOTS: u32 = 256;
-/// What a free slot keeps resident: page faults dominate the cost of a fresh instance.
+/// What a free slot keeps resident of its memory, and as much of its table: page faults, and the
+/// system calls that make them necessary, dominate the cost of a fresh instance.
 const KEEP_RESIDENT: usize = 256 << 10;
-/// The grain of `call_timeout`, and the longest a guest keeps its thread.
-pub(crate) const TICK: Duration = Duration::from_millis(1);
-const IDLE_TICKS: u32 = 100;

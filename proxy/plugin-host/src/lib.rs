@@ -2,9 +2,10 @@
 //!
 //! A [`Host`] lives as long as the process: engine, instance pool, epoch ticker, compile cache. A
 //! [`Plugin`] is one compiled component. A [`Filter`] is a plugin with one route's config, proven
-//! to be acceptable. Each handshake gets a pristine instance, configured anew, and gives it back
-//! when its last hook is done; how that instance comes to be configured is private to `filter`,
-//! so that it may one day start from a snapshot instead.
+//! to be acceptable. Each handshake gets a pristine instance, configured anew, which ends when its
+//! last hook is done, or waits on a `shelf` for the next request where the route says so; how an
+//! instance comes to be configured is private to `filter`, so that it may one day start from a
+//! snapshot instead.
 //!
 //! What is refused: files, sockets and WASI are not linked; an import that is not ours is a load
 //! error. Guests are bounded in memory, tables, stack, CPU time per call, wall-clock time,
@@ -23,8 +24,12 @@ mod component;
 mod error;
 mod filter;
 mod host;
+mod instance;
 mod log;
 mod plugin;
+mod shelf;
+mod ticker;
+mod undo;
 
 pub use component::{Inspection, Kind, componentize, inspect};
 pub use error::{ConfigureError, FilterError, HostError, LoadError};

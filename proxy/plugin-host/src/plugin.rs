@@ -15,8 +15,9 @@ use crate::bindings::{HandshakeFilterPre, State, about};
 use crate::cache::sha256_hex;
 use crate::component::plugin_component;
 use crate::error::{ConfigureError, FilterError, LoadError};
-use crate::filter::{Filter, Instance};
+use crate::filter::Filter;
 use crate::host::Host;
+use crate::instance::Instance;
 use crate::log::{LogGate, escape};
 
 /// What one plugin may use.

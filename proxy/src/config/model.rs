@@ -366,6 +366,8 @@ pub struct PluginUse {
     /// The plugin's config with the route's keys laid over it (top level).
     pub config: PluginConfig,
     pub on_error: OnError,
+    /// Requests that one instance serves, one after the other; `None`: an instance for each.
+    pub reuse: Option<NonZeroU32>,
     pub span: Span,
 }
 

@@ -327,6 +327,9 @@ table! {
             config: PluginJson,
             /// What a failure of the plugin does. Default `deny`.
             on_error: Text<OnError>,
+            /// Requests that one instance serves before a fresh one takes its place. Default 0:
+            /// every request gets an instance of its own.
+            reuse: Whole<0, 1_000_000>,
         }
     }
 }

@@ -68,7 +68,11 @@ pub(super) async fn build_chains(
             match filter(loaded, &link.config, previous).await {
                 Ok(filter) => chain.push(ChainLink {
                     metrics: workshop.metrics.plugin(loaded.plugin.name(), &route.name),
-                    filter,
+                    // Never taken over from before: instances of an earlier generation go with it.
+                    filter: match link.reuse {
+                        Some(requests) => filter.reusing(requests),
+                        None => filter,
+                    },
                     on_error: link.on_error,
                 }),
                 Err(found) => {

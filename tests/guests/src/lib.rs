@@ -44,6 +44,8 @@ pub enum Act {
     BadReplyHeader,
     /// Counts its calls in a static; `x-count` shows how many this instance has seen.
     Count,
+    /// As `count`, and a panic where the query says `trap`, a loop where it says `loop`.
+    CountOrFail,
     /// An error, from `configure` only.
     Reject,
 }
@@ -111,6 +113,11 @@ impl Filter for Guest {
                 edited(req.set_header("x-refused", refused.join("; ")))
             }
             Act::Count => edited(req.set_header("x-count", count().to_string())),
+            Act::CountOrFail => match req.query().as_deref() {
+                Some("trap") => trap_as_asked(),
+                Some("loop") => act(Act::Loop),
+                _ => edited(req.set_header("x-count", count().to_string())),
+            },
             other => act(other),
         }
     }
@@ -119,7 +126,7 @@ impl Filter for Guest {
 impl ResponseFilter for Guest {
     fn on_response(&self, res: &mut Response) -> Verdict {
         match self.0.response {
-            Act::Count => edited(res.set_header("x-count", count().to_string())),
+            Act::Count | Act::CountOrFail => edited(res.set_header("x-count", count().to_string())),
             Act::EditAndTrap => {
                 let done = res.set_header("x-edited", "yes");
                 sluicegate_plugin::debug!("{done:?}");

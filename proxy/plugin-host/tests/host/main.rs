@@ -9,4 +9,5 @@
 mod calls;
 mod limits;
 mod load;
+mod reuse;
 mod support;

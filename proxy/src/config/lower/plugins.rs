@@ -123,6 +123,7 @@ impl Plugins {
             on_error: table
                 .and_then(|table| table.on_error.value().copied())
                 .unwrap_or(OnError::Deny),
+            reuse: table.and_then(|table| NonZeroU32::new(number(&table.reuse, 0))),
             span: written.span.clone(),
         })
     }

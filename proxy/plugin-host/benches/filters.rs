@@ -1,0 +1,184 @@
+//! What a filter costs a request: real plugins in the real host, everything included that a
+//! request pays for.
+//!
+//! `fresh` is an instance for each request: permits, instantiation, `configure`, the hooks, the
+//! end of the instance. `reused` is the hooks in an instance that serves a thousand requests; `chain`
+//! is one to eight fresh ones, both hooks of each, around one request.
+//!
+//!     cargo bench --workspace --bench filters
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic is how a benchmark tells of a failure"
+)]
+
+use std::hint::black_box;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use sluicegate_plugin_host::{
+    CallFacts, Filter, Host, HostSettings, Limits, RequestHead, ResponseHead, Verdict,
+};
+use tokio::runtime::{Builder, Runtime};
+
+#[allow(unreachable_pub, reason = "a library of another crate")]
+#[path = "../../../tests/src/plugins.rs"]
+mod plugins;
+
+fn filters(c: &mut Criterion) {
+    let runtime = runtime();
+    let headers = filter(&runtime, "sluicegate-headers", HEADERS);
+    let api_key = filter(&runtime, "sluicegate-api-key", API_KEY);
+
+    let mut group = c.benchmark_group("fresh");
+    group.bench_function("headers: request and response", |b| {
+        b.iter_custom(|n| runtime.block_on(exchanges(&[&headers], n)));
+    });
+    group.bench_function("api-key: request", |b| {
+        b.iter_custom(|n| runtime.block_on(requests(&api_key, n)));
+    });
+    group.finish();
+
+    let [headers_kept, api_key_kept] = [&headers, &api_key].map(|one| one.reusing(REUSE));
+    let mut group = c.benchmark_group("reused");
+    group.bench_function("headers: request and response", |b| {
+        b.iter_custom(|n| runtime.block_on(exchanges(&[&headers_kept], n)));
+    });
+    group.bench_function("api-key: request", |b| {
+        b.iter_custom(|n| runtime.block_on(requests(&api_key_kept, n)));
+    });
+    group.finish();
+
+    let mut group = c.benchmark_group("chain");
+    for length in [1, 2, 4, 8] {
+        let chain = vec![&headers; length];
+        group.bench_with_input(BenchmarkId::from_parameter(length), &chain, |b, chain| {
+            b.iter_custom(|n| runtime.block_on(exchanges(chain, n)));
+        });
+    }
+    group.finish();
+}
+
+/// `n` requests that a filter lets pass, and that get no answer.
+async fn requests(filter: &Filter, n: u64) -> Duration {
+    let mut head = request();
+    let began = Instant::now();
+    for _ in 0..n {
+        // `api-key` has taken it out.
+        head.headers
+            .insert("x-api-key", HeaderValue::from_static("s3cret"));
+        let (after, outcome) = filter.on_request(head).await;
+        let outcome = outcome.expect("a verdict");
+        assert!(matches!(outcome.verdict, Verdict::Continue));
+        head = black_box(after);
+    }
+    began.elapsed()
+}
+
+/// `n` requests and their answers through a chain of filters.
+async fn exchanges(chain: &[&Filter], n: u64) -> Duration {
+    let (mut head, mut answer) = (request(), response());
+    let mut waiting = Vec::with_capacity(chain.len());
+    let began = Instant::now();
+    for _ in 0..n {
+        for filter in chain {
+            let (after, outcome) = filter.on_request(head).await;
+            waiting.extend(outcome.expect("a verdict").response_hook);
+            head = black_box(after);
+        }
+        while let Some(hook) = waiting.pop() {
+            let (after, verdict) = hook.on_response(answer).await;
+            verdict.expect("a verdict");
+            answer = black_box(after);
+        }
+    }
+    began.elapsed()
+}
+
+fn filter(runtime: &Runtime, package: &str, config: &str) -> Filter {
+    let host = Host::new(HostSettings::default()).expect("a host");
+    let wasm = std::fs::read(plugins::wasm(package)).expect("cargo wrote it");
+    let plugin = host.load(package, &wasm, Limits::default());
+    let plugin = plugin.expect("it loads");
+    runtime
+        .block_on(plugin.configure(config))
+        .expect("it takes the config")
+}
+
+/// As a worker of the proxy has it.
+fn runtime() -> Runtime {
+    Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime")
+}
+
+/// What a browser sends, more or less.
+fn request() -> RequestHead {
+    let fields = [
+        ("host", "www.example.com"),
+        (
+            "user-agent",
+            "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0",
+        ),
+        (
+            "accept",
+            "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+        ),
+        ("accept-language", "en-GB,en;q=0.5"),
+        ("accept-encoding", "gzip, deflate, br, zstd"),
+        ("cookie", "session=0123456789abcdef0123456789abcdef"),
+        ("x-forwarded-for", "192.0.2.7"),
+        ("x-forwarded-proto", "https"),
+        ("x-real-ip", "192.0.2.7"),
+    ];
+    RequestHead {
+        method: Method::GET,
+        path: "/".into(),
+        query: None,
+        headers: map(&fields),
+        facts: Arc::new(CallFacts {
+            client_ip: [192, 0, 2, 7].into(),
+            scheme: "https",
+            host: "www.example.com".into(),
+            request_id: "0123456789abcdef".into(),
+            route: "www".into(),
+            tls: None,
+        }),
+    }
+}
+
+fn response() -> ResponseHead {
+    let fields = [
+        ("content-type", "text/html"),
+        ("content-length", "5"),
+        ("server", "backend"),
+    ];
+    ResponseHead {
+        status: StatusCode::OK,
+        is_upgrade: false,
+        headers: map(&fields),
+    }
+}
+
+fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    fields
+        .iter()
+        .map(|&(name, value)| {
+            let name = http::HeaderName::from_static(name);
+            (name, HeaderValue::from_static(value))
+        })
+        .collect()
+}
+
+const HEADERS: &str = r#"{"request":{"remove":["x-debug"],"set":{"x-served-for":"www"}},"response":{"set":{"x-frame-options":"DENY"}}}"#;
+const API_KEY: &str = r#"{"keys":{"ci":"s3cret","ops":"another"}}"#;
+
+const REUSE: NonZeroU32 = NonZeroU32::new(1000).unwrap();
+
+criterion_group!(benches, filters);
+criterion_main!(benches);

@@ -1,0 +1,244 @@
+//! One instance of a plugin: its store, its limits, and the calls into it.
+//!
+//! Between two calls an instance is sound: nothing runs in it, nothing is lent to it. A call that
+//! traps, overruns a limit, gives no usable reply or is dropped half way leaves it unsound for
+//! good, and it is never called again.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use sluicegate_plugin_rules as rules;
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::component::Resource;
+use wasmtime::{Store, UpdateDeadline, WasmBacktrace};
+
+use crate::bindings::{
+    HandshakeFilter, HandshakeFilterPre, Hit, RequestHandle, ResponseHandle, State, about, wit,
+};
+use crate::error::FilterError;
+use crate::filter::{RequestHead, ResponseHead, Verdict};
+use crate::host::Host;
+use crate::log::escape;
+use crate::plugin::{Identity, Limits};
+use crate::ticker::Ticker;
+
+/// An instance of a plugin and everything it holds on to.
+pub(crate) struct Instance {
+    store: Store<State>,
+    bindings: HandshakeFilter,
+    ticker: Arc<Ticker>,
+    /// No call is under way, and none has failed.
+    sound: bool,
+    /// Requests it was asked about.
+    requests: u32,
+    /// Given back after the store: the pool's slot is free before somebody is let in for it.
+    _permits: Option<[OwnedSemaphorePermit; 2]>,
+}
+
+impl Instance {
+    /// An instance outside of handshakes; `Host` sees to it that there are few at a time.
+    pub(crate) async fn setup(
+        host: &Host,
+        identity: &Arc<Identity>,
+        pre: &HandshakeFilterPre<State>,
+        limits: &Limits,
+    ) -> Result<Self, FilterError> {
+        Self::new(host, identity, pre, limits, &Arc::from(""), None).await
+    }
+
+    /// An instance that counts against the limits for as long as it lives.
+    pub(crate) async fn new(
+        host: &Host,
+        identity: &Arc<Identity>,
+        pre: &HandshakeFilterPre<State>,
+        limits: &Limits,
+        route: &Arc<str>,
+        permits: Option<[OwnedSemaphorePermit; 2]>,
+    ) -> Result<Self, FilterError> {
+        let state = State::new(Arc::clone(identity), Arc::clone(route), limits.memory);
+        let mut store = Store::new(&host.engine, state);
+        store.limiter(|state| state);
+        store.set_hostcall_fuel(MAX_ARGUMENTS);
+        store.epoch_deadline_callback(|mut cx| {
+            let state = cx.data_mut();
+            let Some(left) = state.ticks.checked_sub(1) else {
+                state.hit = Some(Hit::Time);
+                return Ok(UpdateDeadline::Interrupt);
+            };
+            state.ticks = left;
+            // tokio's own yield lets the runtime look at its sockets before it comes back here;
+            // merely waking this task would not.
+            Ok(UpdateDeadline::YieldCustom(
+                1,
+                Box::pin(tokio::task::yield_now()),
+            ))
+        });
+        allow(&mut store, limits);
+        let ticker = Arc::clone(&host.ticker);
+        let bindings = {
+            let _running = ticker.running();
+            pre.instantiate_async(&mut store).await
+        };
+        match bindings {
+            Ok(bindings) => Ok(Instance {
+                store,
+                bindings,
+                ticker,
+                sound: true,
+                requests: 0,
+                _permits: permits,
+            }),
+            Err(error) => Err(failure(&store, &error)),
+        }
+    }
+
+    /// Whether it may be called again.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.sound
+    }
+
+    /// How many requests it was asked about.
+    pub(crate) fn requests(&self) -> u32 {
+        self.requests
+    }
+
+    pub(crate) async fn describe(
+        &mut self,
+        limits: &Limits,
+    ) -> Result<about::Description, FilterError> {
+        let _running = self.ticker.running();
+        self.sound = false;
+        allow(&mut self.store, limits);
+        let result = self.bindings.call_describe(&mut self.store).await;
+        let description = result.map_err(|error| failure(&self.store, &error))?;
+        self.sound = true;
+        Ok(description)
+    }
+
+    /// `FilterError::Configure` is the guest's refusal, escaped.
+    pub(crate) async fn configure(
+        &mut self,
+        config: &str,
+        limits: &Limits,
+    ) -> Result<(), FilterError> {
+        let _running = self.ticker.running();
+        self.sound = false;
+        allow(&mut self.store, limits);
+        match self.bindings.call_configure(&mut self.store, config).await {
+            Ok(Ok(())) => {
+                self.sound = true;
+                Ok(())
+            }
+            Ok(Err(text)) => Err(FilterError::Configure(escape(&text))),
+            Err(error) => Err(failure(&self.store, &error)),
+        }
+    }
+
+    /// Lends the guest a request and asks it; [`Instance::take_request`] takes it back.
+    pub(crate) async fn on_request(&mut self, limits: &Limits) -> Result<Verdict, FilterError> {
+        self.sound = false;
+        self.requests = self.requests.saturating_add(1);
+        allow(&mut self.store, limits);
+        let handle = Resource::<RequestHandle>::new_borrow(0);
+        let result = {
+            let _running = self.ticker.running();
+            self.bindings.call_on_request(&mut self.store, handle).await
+        };
+        self.judged(result)
+    }
+
+    pub(crate) async fn on_response(&mut self, limits: &Limits) -> Result<Verdict, FilterError> {
+        self.sound = false;
+        allow(&mut self.store, limits);
+        let handle = Resource::<ResponseHandle>::new_borrow(0);
+        let result = {
+            let _running = self.ticker.running();
+            let call = self.bindings.call_on_response(&mut self.store, handle);
+            call.await
+        };
+        self.judged(result)
+    }
+
+    pub(crate) fn lend_request(&mut self, head: RequestHead) {
+        self.store.data_mut().request = Some(head);
+    }
+
+    pub(crate) fn lend_response(&mut self, head: ResponseHead) {
+        self.store.data_mut().response = Some(head);
+    }
+
+    /// Ends the call: its edits stand, or the head is again as it was.
+    pub(crate) fn take_request(&mut self, keep_edits: bool) -> RequestHead {
+        let state = self.store.data_mut();
+        state.end_call(keep_edits);
+        match state.request.take() {
+            Some(head) => head,
+            None => unreachable!("only this function takes the head out"),
+        }
+    }
+
+    /// As [`Instance::take_request`].
+    pub(crate) fn take_response(&mut self, keep_edits: bool) -> ResponseHead {
+        let state = self.store.data_mut();
+        state.end_call(keep_edits);
+        match state.response.take() {
+            Some(head) => head,
+            None => unreachable!("only this function takes the head out"),
+        }
+    }
+
+    fn judged(&mut self, result: wasmtime::Result<wit::Verdict>) -> Result<Verdict, FilterError> {
+        let verdict = match result {
+            Ok(wit::Verdict::Continue) => Verdict::Continue,
+            Ok(wit::Verdict::Respond(reply)) => Verdict::Respond(checked(reply)?),
+            Err(error) => return Err(failure(&self.store, &error)),
+        };
+        self.sound = true;
+        Ok(verdict)
+    }
+}
+
+/// Gives the next call its CPU time.
+fn allow(store: &mut Store<State>, limits: &Limits) {
+    store.data_mut().ticks = limits
+        .call_timeout
+        .as_millis()
+        .try_into()
+        .unwrap_or(u64::MAX);
+    store.set_epoch_deadline(1);
+}
+
+fn checked(reply: wit::Reply) -> Result<Response<Bytes>, FilterError> {
+    let wit::Reply {
+        status,
+        headers,
+        body,
+    } = reply;
+    rules::reply(status, &headers, Bytes::from(body)).map_err(FilterError::BadReply)
+}
+
+/// What ended a call, in our words.
+fn failure(store: &Store<State>, error: &wasmtime::Error) -> FilterError {
+    match store.data().hit {
+        Some(Hit::Time) => return FilterError::Timeout,
+        Some(Hit::Memory) => return FilterError::Memory,
+        None => {}
+    }
+    // Printed, because only then are the names demangled; the first line is a heading.
+    let printed = error
+        .downcast_ref::<WasmBacktrace>()
+        .map(ToString::to_string);
+    let frames = printed
+        .iter()
+        .flat_map(|text| text.lines().skip(1).take(MAX_FRAMES));
+    let frames: Vec<String> = frames.map(|frame| escape(frame.trim())).collect();
+    FilterError::Trap {
+        reason: escape(&error.root_cause().to_string()),
+        backtrace: frames.join("\n"),
+    }
+}
+
+/// What one host call may copy out of a guest, bytes.
+const MAX_ARGUMENTS: usize = 1 << 20;
+const MAX_FRAMES: usize = 20;
