@@ -61,6 +61,9 @@ pub(crate) struct Line<'a> {
 pub(crate) struct Tally {
     pub(crate) units: u64,
     pub(crate) latency: Histogram,
+    /// How late the generator itself was with what was due; part of the latency, and no fault of the
+    /// proxy.
+    pub(crate) lateness: Histogram,
 }
 
 /// Where connections go.
@@ -314,6 +317,7 @@ impl<S: Script> Generator<S> {
                     if due > now || next == ticks {
                         break;
                     }
+                    self.tally.lateness.record(now - due);
                     let slot = next as usize % self.connections.len().max(1);
                     self.speak(slot, now, &mut |script, line| act(script, due, line))?;
                     next += 1;

@@ -144,7 +144,10 @@ fn find(cli: &Cli, rows: &[Row], left_out: &mut Vec<String>) -> Result<Vec<Found
         let told = cli.told(peer.program)?;
         match Found::find(peer, told.as_deref(), &cli.nginx_modules) {
             Ok(peer) => found.push(peer),
-            Err(failure) if peer.is_ours() => return Err(failure),
+            Err(failure) if peer.is_ours() => {
+                let hint = "`cargo build --release` makes it";
+                return Err(Failure::new(format!("{failure}; {hint}")));
+            }
             Err(failure) => left_out.push(format!("{}: {failure}", peer.name)),
         }
     }

@@ -121,6 +121,9 @@ pub(crate) enum Figure {
     P99,
     #[serde(rename = "p99.9_ms")]
     P999,
+    /// How late the generator itself was, 99 % of the time, in milliseconds.
+    #[serde(rename = "generator_late_p99_ms")]
+    GeneratorLate,
     /// KiB of memory per connection that has had one small echo.
     #[serde(rename = "idle_kib_each")]
     IdleKib,
@@ -166,7 +169,7 @@ impl Row {
     /// The figures that belong in the table, the leading one first.
     pub(crate) fn shown(&self) -> &'static [Figure] {
         match self.work {
-            Work::Paced { .. } => &[Figure::P99],
+            Work::Paced { .. } => &[Figure::P99, Figure::GeneratorLate],
             Work::Idle { .. } => &[Figure::IdleKib, Figure::AfterLargeKib, Figure::KeptMib],
             Work::Crowd { .. } | Work::Burst { .. } => &[Figure::Cpu, Figure::P99, Figure::HeldMib],
             Work::SlowReaders { .. } => &[Figure::HeldMib, Figure::Cpu],
@@ -204,6 +207,11 @@ impl fmt::Display for Transport {
 }
 
 impl Figure {
+    /// Whether it is the proxy's doing, so that proxies may be compared by it.
+    pub(crate) fn is_the_proxys(self) -> bool {
+        self != Figure::GeneratorLate
+    }
+
     pub(crate) fn title(self) -> &'static str {
         match self {
             Figure::Cpu => "CPU µs",
@@ -211,6 +219,7 @@ impl Figure {
             Figure::P50 => "p50 ms",
             Figure::P99 => "p99 ms",
             Figure::P999 => "p99.9 ms",
+            Figure::GeneratorLate => "of it the generator's",
             Figure::AddedCpu => "CPU µs added",
             Figure::IdleKib => "KiB each",
             Figure::AfterLargeKib => "KiB each after 16 KiB",
