@@ -6,6 +6,8 @@
 
 pub(crate) mod http1;
 pub(crate) mod http2;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tls;
 mod wire;
 pub(crate) mod ws;

@@ -39,7 +39,7 @@ use run::Contestant;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.command {
-        Some(Command::Backend { cpu }) => machine::pin(*cpu).and_then(|()| backend::serve()),
+        Some(Command::Backend { cpu }) => serve_backend(*cpu),
         Some(Command::Keep { cpu, command }) => keeper::keep(*cpu, command),
         None => benchmark(&cli),
     };
@@ -127,6 +127,14 @@ fn benchmark(cli: &Cli) -> Result<()> {
         None => io::stdout().write_all(report::markdown::render(&report).as_bytes())?,
     }
     check(&report)
+}
+
+/// The `backend` command: says its port, then serves until the benchmark ends.
+fn serve_backend(cpu: Option<usize>) -> Result<()> {
+    machine::pin(cpu)?;
+    let listener = backend::listen()?;
+    writeln!(io::stdout(), "{}", listener.local_addr()?.port())?;
+    backend::serve(listener, &io::stdin())
 }
 
 /// The peers of the rows that are on this machine; the others are left out, but never sluicegate.
