@@ -166,6 +166,39 @@ impl Row {
         }
     }
 
+    /// What a plot says of it.
+    pub(crate) fn title(&self) -> String {
+        match self.work {
+            Work::Echo {
+                size,
+                connections,
+                transport,
+            } => {
+                let size = match size {
+                    bytes if bytes < 1024 => format!("{bytes} B"),
+                    larger => format!("{} KiB", larger / 1024),
+                };
+                format!("echo {size}, {connections} conns, {}", transport.title())
+            }
+            Work::Life { transport, .. } => format!("WebSocket life, {}", transport.title()),
+            Work::Get {
+                body: Body::Small,
+                transport,
+                fresh,
+                ..
+            } => {
+                let connection = if fresh { "new conn" } else { "kept" };
+                format!("GET, {connection}, {}", transport.title())
+            }
+            Work::Http2 { .. } => "GET, HTTP/2, TLS".to_owned(),
+            Work::Idle {
+                connections,
+                transport,
+            } => format!("{connections} held, {}", transport.title()),
+            _ => self.id.clone(),
+        }
+    }
+
     /// The figures that belong in the table, the leading one first.
     pub(crate) fn shown(&self) -> &'static [Figure] {
         match self.work {
@@ -193,6 +226,16 @@ impl Row {
             Work::SlowReaders { busy, slow } => busy + slow,
         };
         2 * connections as u64 + SPARE_DESCRIPTORS
+    }
+}
+
+impl Transport {
+    fn title(self) -> &'static str {
+        match self {
+            Transport::Plain => "plain",
+            Transport::Tls => "TLS",
+            Transport::TlsResumed => "TLS resumed",
+        }
     }
 }
 
