@@ -9,31 +9,43 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
 
 use crate::failure::{Failure, Result};
 use crate::{frames, heads};
 
-/// Serves on a port of its own choice, which it writes to standard output.
+/// Opens a socket for [`serve`] on a port of the kernel's choice.
 ///
 /// # Errors
-/// When the socket cannot be made or epoll fails.
-pub(crate) fn serve() -> Result<()> {
+/// When it cannot be had.
+pub(crate) fn listen() -> Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(TcpListener::from_std(socket.into()))
+}
+
+/// Serves until there is something to read on `parent`, or its end.
+///
+/// # Errors
+/// When epoll fails or no connection can be accepted.
+pub(crate) fn serve(mut listener: TcpListener, parent: &impl AsRawFd) -> Result<()> {
     let mut poll = Poll::new()?;
-    let mut listener = listen()?;
-    writeln!(io::stdout(), "{}", listener.local_addr()?.port())?;
     poll.registry()
         .register(&mut listener, LISTENER, Interest::READABLE)?;
-    let mut parent = mio::unix::SourceFd(&0);
+    let parent = parent.as_raw_fd();
     poll.registry()
-        .register(&mut parent, PARENT, Interest::READABLE)?;
+        .register(&mut SourceFd(&parent), PARENT, Interest::READABLE)?;
 
     let mut server = Server::new();
     let mut events = Events::with_capacity(1024);
@@ -67,14 +79,6 @@ pub(crate) fn accept_for(key: &[u8]) -> String {
     let mut joined = key.to_vec();
     joined.extend_from_slice(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     BASE64_STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &joined))
-}
-
-fn listen() -> Result<TcpListener> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(TcpListener::from_std(socket.into()))
 }
 
 struct Server {

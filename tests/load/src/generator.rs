@@ -6,6 +6,8 @@
 
 pub(crate) mod http1;
 pub(crate) mod http2;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tls;
 mod wire;
 pub(crate) mod ws;
@@ -61,6 +63,9 @@ pub(crate) struct Line<'a> {
 pub(crate) struct Tally {
     pub(crate) units: u64,
     pub(crate) latency: Histogram,
+    /// How late the generator itself was with what was due; part of the latency, and no fault of the
+    /// proxy.
+    pub(crate) lateness: Histogram,
 }
 
 /// Where connections go.
@@ -314,6 +319,7 @@ impl<S: Script> Generator<S> {
                     if due > now || next == ticks {
                         break;
                     }
+                    self.tally.lateness.record(now - due);
                     let slot = next as usize % self.connections.len().max(1);
                     self.speak(slot, now, &mut |script, line| act(script, due, line))?;
                     next += 1;

@@ -123,10 +123,13 @@ pub(crate) fn keep(cpu: Option<usize>, command: &[OsString]) -> Result<()> {
             Path::new(program).display()
         )))?;
     writeln!(io::stdout(), "{}", child.id())?;
-    let root = child.id();
-    // When the program ends by itself the benchmark finds it gone; this waits for it to be told.
+    // When the program ends by itself the benchmark finds it gone; this waits to be told.
     let _ = io::stdin().read_to_end(&mut Vec::new());
-    for process in processes::tree(root).unwrap_or_default() {
+    let own = std::process::id();
+    for process in processes::tree(own)? {
+        if process == own {
+            continue;
+        }
         if let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw) {
             let _ = kill_process(process, Signal::KILL);
         }

@@ -29,12 +29,21 @@ impl Places {
     /// One processor for the proxy, another for the generator, a third for the backend if there is
     /// one. With a single processor there is nothing to choose.
     pub(crate) fn choose() -> Places {
-        match thread::available_parallelism().map_or(1, usize::from) {
-            1 => Places::default(),
-            count => Places {
-                proxy: Some(0),
-                generator: Some(1),
-                backend: Some(if count > 2 { 2 } else { 1 }),
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let allowed = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+            .unwrap_or_default();
+        Places::among(&processors(allowed))
+    }
+
+    fn among(processors: &[usize]) -> Places {
+        match *processors {
+            [] | [_] => Places::default(),
+            [proxy, generator, ref rest @ ..] => Places {
+                proxy: Some(proxy),
+                generator: Some(generator),
+                backend: Some(rest.first().copied().unwrap_or(generator)),
             },
         }
     }
@@ -104,5 +113,42 @@ pub(crate) fn raise_descriptor_limit() -> u64 {
     limit.current.unwrap_or(hard)
 }
 
+/// The numbers of a list such as `0-2,8`.
+fn processors(list: &str) -> Vec<usize> {
+    let number = |text: &str| text.trim().parse::<usize>().ok();
+    list.split(',')
+        .filter_map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            Some(number(first)?..=number(last)?)
+        })
+        .flatten()
+        .take(libc::CPU_SETSIZE as usize)
+        .collect()
+}
+
 /// Two for each tunnel of the largest row, and as many again.
 const WANTED_DESCRIPTORS: u64 = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_side_gets_a_processor_as_long_as_there_are_some() {
+        for (list, proxy, generator, backend) in [
+            ("\t0-1", Some(0), Some(1), Some(1)),
+            ("4-6,9", Some(4), Some(5), Some(6)),
+            ("2,5,7", Some(2), Some(5), Some(7)),
+            ("3", None, None, None),
+            ("", None, None, None),
+        ] {
+            let places = Places::among(&processors(list));
+            let expected = Places {
+                proxy,
+                generator,
+                backend,
+            };
+            assert_eq!(places, expected, "{list}");
+        }
+    }
+}

@@ -39,7 +39,7 @@ use run::Contestant;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.command {
-        Some(Command::Backend { cpu }) => machine::pin(*cpu).and_then(|()| backend::serve()),
+        Some(Command::Backend { cpu }) => serve_backend(*cpu),
         Some(Command::Keep { cpu, command }) => keeper::keep(*cpu, command),
         None => benchmark(&cli),
     };
@@ -129,6 +129,14 @@ fn benchmark(cli: &Cli) -> Result<()> {
     check(&report)
 }
 
+/// The `backend` command: says its port, then serves until the benchmark ends.
+fn serve_backend(cpu: Option<usize>) -> Result<()> {
+    machine::pin(cpu)?;
+    let listener = backend::listen()?;
+    writeln!(io::stdout(), "{}", listener.local_addr()?.port())?;
+    backend::serve(listener, &io::stdin())
+}
+
 /// The peers of the rows that are on this machine; the others are left out, but never sluicegate.
 fn find(cli: &Cli, rows: &[Row], left_out: &mut Vec<String>) -> Result<Vec<Found>> {
     let filters = |row: &Row| row.section() == Section::Filters;
@@ -144,7 +152,10 @@ fn find(cli: &Cli, rows: &[Row], left_out: &mut Vec<String>) -> Result<Vec<Found
         let told = cli.told(peer.program)?;
         match Found::find(peer, told.as_deref(), &cli.nginx_modules) {
             Ok(peer) => found.push(peer),
-            Err(failure) if peer.is_ours() => return Err(failure),
+            Err(failure) if peer.is_ours() => {
+                let hint = "`cargo build --release` makes it";
+                return Err(Failure::new(format!("{failure}; {hint}")));
+            }
             Err(failure) => left_out.push(format!("{}: {failure}", peer.name)),
         }
     }

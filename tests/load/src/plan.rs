@@ -121,6 +121,9 @@ pub(crate) enum Figure {
     P99,
     #[serde(rename = "p99.9_ms")]
     P999,
+    /// How late the generator itself was, 99 % of the time, in milliseconds.
+    #[serde(rename = "generator_late_p99_ms")]
+    GeneratorLate,
     /// KiB of memory per connection that has had one small echo.
     #[serde(rename = "idle_kib_each")]
     IdleKib,
@@ -163,10 +166,43 @@ impl Row {
         }
     }
 
+    /// What a plot says of it.
+    pub(crate) fn title(&self) -> String {
+        match self.work {
+            Work::Echo {
+                size,
+                connections,
+                transport,
+            } => {
+                let size = match size {
+                    bytes if bytes < 1024 => format!("{bytes} B"),
+                    larger => format!("{} KiB", larger / 1024),
+                };
+                format!("echo {size}, {connections} conns, {}", transport.title())
+            }
+            Work::Life { transport, .. } => format!("WebSocket life, {}", transport.title()),
+            Work::Get {
+                body: Body::Small,
+                transport,
+                fresh,
+                ..
+            } => {
+                let connection = if fresh { "new conn" } else { "kept" };
+                format!("GET, {connection}, {}", transport.title())
+            }
+            Work::Http2 { .. } => "GET, HTTP/2, TLS".to_owned(),
+            Work::Idle {
+                connections,
+                transport,
+            } => format!("{connections} held, {}", transport.title()),
+            _ => self.id.clone(),
+        }
+    }
+
     /// The figures that belong in the table, the leading one first.
     pub(crate) fn shown(&self) -> &'static [Figure] {
         match self.work {
-            Work::Paced { .. } => &[Figure::P99],
+            Work::Paced { .. } => &[Figure::P99, Figure::GeneratorLate],
             Work::Idle { .. } => &[Figure::IdleKib, Figure::AfterLargeKib, Figure::KeptMib],
             Work::Crowd { .. } | Work::Burst { .. } => &[Figure::Cpu, Figure::P99, Figure::HeldMib],
             Work::SlowReaders { .. } => &[Figure::HeldMib, Figure::Cpu],
@@ -193,6 +229,16 @@ impl Row {
     }
 }
 
+impl Transport {
+    fn title(self) -> &'static str {
+        match self {
+            Transport::Plain => "plain",
+            Transport::Tls => "TLS",
+            Transport::TlsResumed => "TLS resumed",
+        }
+    }
+}
+
 impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -204,6 +250,11 @@ impl fmt::Display for Transport {
 }
 
 impl Figure {
+    /// Whether it is the proxy's doing, so that proxies may be compared by it.
+    pub(crate) fn is_the_proxys(self) -> bool {
+        self != Figure::GeneratorLate
+    }
+
     pub(crate) fn title(self) -> &'static str {
         match self {
             Figure::Cpu => "CPU µs",
@@ -211,6 +262,7 @@ impl Figure {
             Figure::P50 => "p50 ms",
             Figure::P99 => "p99 ms",
             Figure::P999 => "p99.9 ms",
+            Figure::GeneratorLate => "of it the generator's",
             Figure::AddedCpu => "CPU µs added",
             Figure::IdleKib => "KiB each",
             Figure::AfterLargeKib => "KiB each after 16 KiB",

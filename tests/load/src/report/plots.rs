@@ -24,7 +24,7 @@ pub(crate) fn cpu(report: &Report) -> Option<String> {
                 .iter()
                 .map(|peer| Some(median(result, peer, Figure::Cpu)? / reference));
             Some(Group {
-                label: result.row.id.clone(),
+                label: result.row.title(),
                 values: values.collect(),
             })
         })
@@ -48,7 +48,7 @@ pub(crate) fn memory(report: &Report) -> Option<String> {
         .filter(|result| result.row.section() == Section::Memory);
     let groups: Vec<Group> = rows
         .map(|result| Group {
-            label: result.row.id.clone(),
+            label: result.row.title(),
             values: series
                 .iter()
                 .map(|peer| median(result, peer, Figure::IdleKib))

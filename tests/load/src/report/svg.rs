@@ -47,6 +47,10 @@ impl Chart {
              width=\"{WIDTH}\" height=\"{height}\" role=\"img\" aria-label=\"{}\">\n{STYLE}",
             escape(&self.title)
         )?;
+        writeln!(
+            out,
+            "<rect class=\"ground\" width=\"{WIDTH}\" height=\"{height}\" rx=\"6\"/>"
+        )?;
         text(out, "title", MARGIN, 26, "start", &self.title)?;
         text(out, "quiet", MARGIN, 44, "start", &self.subtitle)?;
         let mut at = MARGIN;
@@ -119,7 +123,7 @@ fn escape(text: &str) -> String {
 const WIDTH: usize = 760;
 const MARGIN: usize = 16;
 /// Where bars begin.
-const LEFT: usize = 190;
+const LEFT: usize = 210;
 /// Room for the number of the longest bar.
 const RIGHT: usize = 60;
 const TOP: usize = 88;
@@ -129,6 +133,7 @@ const GAP: usize = 14;
 /// About the width of a letter.
 const LETTER: usize = 7;
 const STYLE: &str = "<style>
+.ground { fill: #ffffff; }
 text { font: 12px system-ui, -apple-system, 'Segoe UI', sans-serif; fill: #1f2328; }
 .title { font-size: 16px; font-weight: 600; }
 .quiet { fill: #59636e; }
@@ -136,6 +141,7 @@ text { font: 12px system-ui, -apple-system, 'Segoe UI', sans-serif; fill: #1f232
 .line { stroke: #59636e; stroke-dasharray: 4 3; }
 .s0 { fill: #1f6feb; } .s1 { fill: #2da44e; } .s2 { fill: #bf8700; } .s3 { fill: #a475f9; } .s4 { fill: #e16f24; } .s5 { fill: #8c959f; }
 @media (prefers-color-scheme: dark) {
+.ground { fill: #0d1117; }
 text { fill: #e6edf3; } .quiet, .value { fill: #9198a1; } .line { stroke: #9198a1; }
 }
 </style>";
@@ -160,7 +166,9 @@ mod tests {
     }
 
     fn widths(svg: &str) -> Vec<&str> {
-        let bars = svg.lines().filter(|line| line.starts_with("<rect"));
+        let bars = svg
+            .lines()
+            .filter(|line| line.starts_with("<rect class=\"s"));
         // The first two are the legend.
         bars.skip(2)
             .map(|line| line.split('"').nth(7).unwrap())

@@ -41,6 +41,9 @@ pub(crate) fn ours(result: &RowResult, figure: Figure) -> Option<f64> {
 
 /// Ours as a multiple of the reference.
 pub(crate) fn ratio(result: &RowResult, figure: Figure) -> Option<f64> {
+    if !figure.is_the_proxys() {
+        return None;
+    }
     let reference = median(result, REFERENCE, figure).filter(|value| *value > 0.0)?;
     Some(ours(result, figure)? / reference)
 }
@@ -59,6 +62,7 @@ pub(crate) fn verdicts(result: &RowResult) -> Vec<Verdict> {
 pub(crate) fn losses(result: &RowResult) -> Vec<Loss> {
     let figures = result.row.shown().iter();
     figures
+        .filter(|figure| figure.is_the_proxys())
         .filter_map(|&figure| {
             let ours = ours(result, figure)?;
             let (best, theirs) = best_peer(result, figure)?;

@@ -42,7 +42,10 @@ pub(super) fn paced(
     let before = CpuReading::take(contestant.process())?;
     let tally = generator.pace(per_second, effort.time, ws::Echo::send)?;
     let after = CpuReading::take(contestant.process())?;
-    Ok(sample(&tally, before, after, effort.time))
+    let mut sample = sample(&tally, before, after, effort.time);
+    let late = tally.lateness.quantile(0.99).as_secs_f64() * 1e3;
+    sample.insert(Figure::GeneratorLate, late);
+    Ok(sample)
 }
 
 /// Whole lives of WebSockets.
