@@ -1,9 +1,9 @@
 //! Which figures become plots.
 
 use super::Report;
-use super::svg::{Chart, Group};
+use super::svg::{Chart, Group, Series};
 use super::verdict::median;
-use crate::peers::{OURS, REFERENCE};
+use crate::peers::{OURS, PEERS, REFERENCE};
 use crate::plan::{Bound, Figure, Section};
 use crate::run::RowResult;
 
@@ -83,12 +83,22 @@ fn chart(
     let chart = Chart {
         title,
         subtitle,
-        series: series.into_iter().map(str::to_owned).collect(),
+        series: series.into_iter().map(in_its_colour).collect(),
         groups,
         axis,
         line,
     };
     Some(chart.render())
+}
+
+fn in_its_colour(peer: &str) -> Series {
+    Series {
+        name: peer.to_owned(),
+        colour: PEERS
+            .iter()
+            .position(|known| known.name == peer)
+            .unwrap_or_default(),
+    }
 }
 
 fn circumstances(report: &Report) -> String {

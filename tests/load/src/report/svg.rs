@@ -12,13 +12,21 @@ use super::markdown::short;
 pub(crate) struct Chart {
     pub(crate) title: String,
     pub(crate) subtitle: String,
-    /// What the bars of each group stand for, in order; the first is drawn strong.
-    pub(crate) series: Vec<String>,
+    /// What the bars of each group stand for, in order.
+    pub(crate) series: Vec<Series>,
     pub(crate) groups: Vec<Group>,
     /// The value at the right end.
     pub(crate) axis: f64,
     /// A line across all groups, and what it stands for.
     pub(crate) line: Option<(f64, String)>,
+}
+
+/// What one bar of every group stands for.
+#[derive(Debug)]
+pub(crate) struct Series {
+    pub(crate) name: String,
+    /// Number of its colour, 0 to 5: the same in all charts.
+    pub(crate) colour: usize,
 }
 
 /// Bars that belong together.
@@ -54,8 +62,8 @@ impl Chart {
         text(out, "title", MARGIN, 26, "start", &self.title)?;
         text(out, "quiet", MARGIN, 44, "start", &self.subtitle)?;
         let mut at = MARGIN;
-        for (index, name) in self.series.iter().enumerate() {
-            rectangle(out, index, at, 56, BAR as f64, BAR - 2)?;
+        for Series { name, colour } in &self.series {
+            rectangle(out, *colour, at, 56, BAR as f64, BAR - 2)?;
             text(out, "quiet", at + BAR + 4, 65, "start", name)?;
             at += BAR + 16 + name.chars().count() * LETTER;
         }
@@ -72,10 +80,10 @@ impl Chart {
             let top = TOP + index * group_height;
             let middle = top + self.series.len() * BAR / 2 + 4;
             text(out, "label", LEFT - 10, middle, "end", &group.label)?;
-            for (series, value) in group.values.iter().enumerate() {
+            for (at, (series, value)) in self.series.iter().zip(&group.values).enumerate() {
                 if let Some(value) = value {
-                    let (y, length) = (top + series * BAR, self.length(*value));
-                    rectangle(out, series, LEFT, y, length, BAR - 2)?;
+                    let (y, length) = (top + at * BAR, self.length(*value));
+                    rectangle(out, series.colour, LEFT, y, length, BAR - 2)?;
                     let end = LEFT + length.ceil() as usize + 4;
                     text(out, "value", end, y + BAR - 4, "start", &short(*value))?;
                 }
@@ -101,7 +109,7 @@ fn text(out: &mut String, class: &str, x: usize, y: usize, anchor: &str, words: 
 
 fn rectangle(
     out: &mut String,
-    series: usize,
+    colour: usize,
     x: usize,
     y: usize,
     width: f64,
@@ -109,7 +117,7 @@ fn rectangle(
 ) -> Result {
     writeln!(
         out,
-        "<rect class=\"s{series}\" x=\"{x}\" y=\"{y}\" width=\"{width:.1}\" height=\"{height}\" rx=\"1.5\"/>"
+        "<rect class=\"s{colour}\" x=\"{x}\" y=\"{y}\" width=\"{width:.1}\" height=\"{height}\" rx=\"1.5\"/>"
     )
 }
 
@@ -154,7 +162,14 @@ mod tests {
         Chart {
             title: "a < b & \"c\"".to_owned(),
             subtitle: String::new(),
-            series: vec!["one".to_owned(), "two".to_owned()],
+            series: ["one", "two"]
+                .into_iter()
+                .enumerate()
+                .map(|(colour, name)| Series {
+                    name: name.to_owned(),
+                    colour,
+                })
+                .collect(),
             groups: vec![Group {
                 label: "row".to_owned(),
                 values,
