@@ -21,7 +21,7 @@ use std::task::{Context, Poll, ready};
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
+    ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus, WriteTraffic,
 };
 use rustls::{CommonState, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -170,12 +170,15 @@ impl<C: Connection> TlsStream<C> {
         INCOMING.with_borrow_mut(|scratch| {
             let mut filled = self.unpack_incoming(scratch);
             let before = out.filled().len();
+            let shaking = self.connection.common().is_handshaking();
             // What was held may be enough, and a client speaks first.
-            if filled > 0 || self.connection.common().is_handshaking() {
+            if filled > 0 || shaking {
                 let stand = self.process_all(scratch, &mut filled, out)?;
                 let waits = matches!(stand, Stand::Open(()) | Stand::Shaking);
-                let must_send = !self.patient && !self.outgoing.is_empty();
-                if !waits || must_send || out.filled().len() > before {
+                // A handshake goes on with what is to be sent; later, that is the writer's affair.
+                let shaken = shaking
+                    && (!self.outgoing.is_empty() || !self.connection.common().is_handshaking());
+                if !waits || shaken || out.filled().len() > before {
                     self.incoming.extend_from_slice(&scratch[..filled]);
                     return Poll::Ready(Ok(stand));
                 }
@@ -325,7 +328,7 @@ impl<C: Connection> TlsStream<C> {
             let (front, sealed) = scratch.split_at_mut(PREFIX);
             let len = self
                 .when_open(|traffic| traffic.encrypt(plain, sealed))?
-                .map_err(exhausted)?;
+                .map_err(|error| io::Error::other(error.to_string()))?;
             self.patient = false;
             let first = self.outgoing.rest();
             if first.len() > front.len() {
@@ -510,10 +513,6 @@ fn encode<D>(mut data: EncodeTlsData<'_, D>, out: &mut Vec<u8>) {
 
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-fn exhausted(error: EncryptError) -> io::Error {
-    io::Error::other(error.to_string())
 }
 
 /// The longest record (RFC 8446 §5.2; RFC 5246 allows more overhead), with its head.

@@ -1,7 +1,7 @@
 //! Real TLS over real sockets, with certificates made for each test.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -666,6 +666,20 @@ async fn a_peer_that_does_not_read_holds_the_writer_back() {
         written += n.unwrap();
         assert!(written < 64 << 20, "nothing holds the writer back");
     }
+    // Half a record comes in: the reader waits for the rest, whatever the writer waits for.
+    let (client_io, connection) = client.get_mut();
+    connection.writer().write_all(b"whole").unwrap();
+    let mut record = Vec::new();
+    connection.write_tls(&mut record).unwrap();
+    let (front, back) = record.split_at(7);
+    client_io.write_all(front).await.unwrap();
+    let mut whole = [0; 5];
+    for _ in 0..2 {
+        assert!(server.read_exact(&mut whole).now_or_never().is_none());
+    }
+    client_io.write_all(back).await.unwrap();
+    server.read_exact(&mut whole).await.unwrap();
+    assert_eq!(&whole, b"whole");
     let write = async {
         server.shutdown().await.unwrap();
     };
