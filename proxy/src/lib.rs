@@ -18,6 +18,7 @@ pub mod handshake;
 pub mod http1_client;
 pub mod http1_guard;
 pub mod listener;
+pub mod memory;
 pub mod random;
 pub mod reload;
 pub mod request;

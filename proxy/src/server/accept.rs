@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use crate::drain::{Member, Phase};
 use crate::flow;
 use crate::listener::{Acceptor, ListenSocket};
+use crate::memory::{self, Tide};
 use crate::server::crew::{Accepted, Handed, Place};
 use crate::socket::Socket;
 use crate::worker::{Listener, Shared, Worker};
@@ -68,9 +69,15 @@ async fn work(
 ) {
     let place = Arc::new(place);
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    let mut tide = Tide::default();
     loop {
         tokio::select! {
-            _ = sweep.tick() => worker.pool.sweep(),
+            _ = sweep.tick() => {
+                worker.pool.sweep();
+                if tide.has_ebbed(place.load()) {
+                    tokio::task::spawn_blocking(memory::give_back);
+                }
+            }
             Some(accepted) = handed.recv() => match accepted.arrive() {
                 Ok(accepted) => serve(&worker, accepted),
                 Err(error) => tracing::warn!(%error, "a worker cannot take over a connection"),
@@ -145,5 +152,5 @@ fn serve(worker: &Arc<Worker>, accepted: Accepted<Socket>) {
     ));
 }
 
-/// How often idle upstream connections past their time are closed.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// How often idle upstream connections past their time are closed, and memory is looked after.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(2);

@@ -104,6 +104,11 @@ impl Place {
         None
     }
 
+    /// The connections that this worker carries.
+    pub(super) fn load(&self) -> usize {
+        self.crew.seats[self.own].load.open()
+    }
+
     fn another(&self) -> usize {
         let count = self.crew.seats.len();
         let mut next = (self.next.load(Ordering::Relaxed) + 1) % count;
