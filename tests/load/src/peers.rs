@@ -254,11 +254,14 @@ pub(crate) const PEERS: &[Peer] = &[
     ),
     Peer::proxy("envoy", Program::Envoy, include_str!("../peers/envoy.yaml")),
     Peer::proxy("caddy", Program::Caddy, include_str!("../peers/Caddyfile")),
-    Peer::filter(
-        "sluicegate-wasm",
-        Program::Sluicegate,
-        include_str!("../peers/sluicegate-filter.toml"),
-    ),
+    Peer {
+        fill: &[("@USE@", "\"headers\"")],
+        ..Peer::filter("sluicegate-wasm", Program::Sluicegate, FILTER)
+    },
+    Peer {
+        fill: &[("@USE@", "{ use = \"headers\", reuse = 1000 }")],
+        ..Peer::filter("sluicegate-wasm-reuse", Program::Sluicegate, FILTER)
+    },
     Peer {
         fill: &[
             (
@@ -321,6 +324,7 @@ pub(crate) const OURS: &str = "sluicegate";
 /// The peer that ratios are taken to.
 pub(crate) const REFERENCE: &str = "nginx";
 
+const FILTER: &str = include_str!("../peers/sluicegate-filter.toml");
 const NGINX: &str = include_str!("../peers/nginx.conf");
 const SCRIPTED_NGINX: &str = include_str!("../peers/nginx-script.conf");
 /// Longest start of a proxy.

@@ -43,7 +43,8 @@ pub(super) fn idle(
     let after_large = more(memory(process)?);
 
     drop(generator);
-    thread::sleep(effort.rest * 2);
+    // Some give memory back at once, some when they next look after it.
+    thread::sleep(effort.rest * 6);
     let kept = more(memory(process)?);
     let each = connections as f64 * 1024.0;
     Ok(BTreeMap::from([
