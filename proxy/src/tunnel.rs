@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pin_project_lite::pin_project;
+use tokio::io::AsyncWrite as _;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::drain::{Member, Phase};
@@ -247,9 +248,11 @@ impl Live {
     /// Moves what can be moved now, both ways.
     fn carry(&mut self, cx: &mut Context<'_>) -> Option<End> {
         let (up, down) = SCRATCH.with_borrow_mut(|scratch| {
-            // Where the other way is done, the tunnel is over with this one, and its sockets are
-            // dropped before anybody could tell a shutdown from that.
-            let last = self.from_upstream.is_done() && self.upstream.is_plain();
+            // Where the other way is done, or both sides have said Close, the tunnel is over with
+            // this one's end, and its sockets are dropped before anybody could tell a shutdown from
+            // that.
+            let closed = self.both_said_close();
+            let last = (closed || self.from_upstream.is_done()) && self.upstream.is_plain();
             let up = self.from_downstream.pump(
                 &mut self.downstream,
                 &mut self.upstream,
@@ -257,7 +260,7 @@ impl Live {
                 scratch,
                 cx,
             );
-            let last = self.from_downstream.is_done() && self.downstream.is_plain();
+            let last = (closed || self.from_downstream.is_done()) && self.downstream.is_plain();
             let down = self.from_upstream.pump(
                 &mut self.upstream,
                 &mut self.downstream,
@@ -287,6 +290,15 @@ impl Live {
                 self.count_traffic();
             }
         }
+        if self.is_finished() {
+            for stream in [&mut self.downstream, &mut self.upstream] {
+                if !stream.is_plain() {
+                    // Its close_notify; whether there is still somebody to hear it is open.
+                    let _ = Pin::new(stream).poll_shutdown(cx);
+                }
+            }
+            return Some(self.end(Cause::Close, ClosedBy::Downstream));
+        }
         if up.more || down.more {
             // Enough for one turn: the worker's other tasks come first.
             cx.waker().wake_by_ref();
@@ -314,13 +326,27 @@ impl Live {
             }
         }
         let one_has_ended = self.from_downstream.has_ended() || self.from_upstream.has_ended();
-        let both_said_close = self.from_downstream.close_code().is_some()
-            && self.from_upstream.close_code().is_some();
-        if matches!(self.stage, Stage::Open | Stage::Leaving) && (one_has_ended || both_said_close)
+        if matches!(self.stage, Stage::Open | Stage::Leaving)
+            && (one_has_ended || self.both_said_close())
         {
             self.set_stage(Stage::Lingering, LINGER, timer);
         }
         None
+    }
+
+    fn both_said_close(&self) -> bool {
+        self.from_downstream.close_code().is_some() && self.from_upstream.close_code().is_some()
+    }
+
+    /// Both sides have said Close, behind which nothing comes (RFC 6455 §5.5.1), and one has ended
+    /// its stream: the other's end need not be waited for.
+    fn is_finished(&mut self) -> bool {
+        let ended = self.from_downstream.has_ended() || self.from_upstream.has_ended();
+        if !ended || !self.from_downstream.has_sent_all() || !self.from_upstream.has_sent_all() {
+            return false;
+        }
+        self.note_close_frames();
+        self.both_said_close()
     }
 
     fn timer_fired(&mut self, timer: Pin<&mut Sleep>) -> Option<End> {
@@ -518,9 +544,10 @@ mod tests {
         rig.server.write_all(&answer).await.unwrap();
         drop(rig.server);
         assert_eq!(rest(&mut rig.client).await, &answer[..]);
-        drop(rig.client);
 
+        // Behind two Close frames one side's end is enough: the client's is not waited for.
         let summary = rig.tunnel.await.unwrap();
+        drop(rig.client);
         assert_eq!(summary.cause, Cause::Close);
         assert_eq!(summary.closed_by, ClosedBy::Downstream);
         assert_eq!(summary.close_code, Some(CloseCode::NORMAL));

@@ -163,6 +163,11 @@ impl Way {
         self.reader == ReaderState::Ended
     }
 
+    /// The receiver has everything that has come so far.
+    pub(super) fn has_sent_all(&self) -> bool {
+        self.held.is_none() && self.writer != WriterState::Written
+    }
+
     /// The receiver has everything and was told that nothing more comes.
     pub(super) fn is_done(&self) -> bool {
         self.writer == WriterState::Shut
