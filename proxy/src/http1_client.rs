@@ -3,8 +3,8 @@
 //! Whoever sends drives: no task, no channel and no lock stand between a request and its socket.
 //! [`Connection::poll_answer`] writes a request and reads the head of its answer;
 //! [`Connection::into_body`] gives the body that follows, and [`ResponseBody::into_connection`] the
-//! connection again once both are whole. After a 101, [`Connection::into_upgraded`] gives up the bare stream with every byte that
-//! was read past the head.
+//! connection again once both are whole. After a 101, [`Connection::into_upgraded`] gives up the bare
+//! stream with every byte that was read past the head.
 //!
 //! It distrusts an upstream's answer as much as a client's request: line ends are CRLF, names are
 //! tokens, framing is clear, heads have limits; anything else is a [`Fault`] and the connection is
@@ -41,6 +41,8 @@ pub struct Connection<S> {
     stream: S,
     /// What was read and not yet used. Empty while no request is under way.
     read: BytesMut,
+    /// Bytes of it that hold no end of a head: a head that comes drop by drop is looked at once.
+    scanned: usize,
     progress: Progress,
     /// Neither side has said that it will close.
     keep_alive: bool,
@@ -82,6 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Connection {
             stream,
             read: BytesMut::new(),
+            scanned: 0,
             progress: Progress::Nothing,
             keep_alive: true,
             interims: 0,
@@ -190,17 +193,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         limits: HeadLimits,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Head, Fault<E>>> {
-        let mut seen = 0;
         loop {
-            if let Some(end) = find_end(&self.read, seen) {
+            if let Some(end) = find_end(&self.read, self.scanned) {
+                self.scanned = 0;
                 if end > limits.size {
                     return Poll::Ready(Err(HeadFault::TooLarge.into()));
                 }
                 let head = parse(&self.read.split_to(end).freeze(), limits)?;
                 return Poll::Ready(Ok(head));
             }
-            seen = self.read.len();
-            if seen > limits.size {
+            self.scanned = self.read.len();
+            if self.scanned > limits.size {
                 return Poll::Ready(Err(HeadFault::TooLarge.into()));
             }
             if ready!(self.poll_read(cx))? == 0 {

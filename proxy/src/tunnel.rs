@@ -26,6 +26,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::drain::{Member, Phase};
 use crate::facts::{ClosedBy, Traffic};
+use crate::random;
 use crate::stream::Stream;
 use crate::telemetry::metrics::{Direction, RouteMetrics};
 use crate::tunnel::way::{Broken, Way};
@@ -447,10 +448,8 @@ fn random_below(limit: Duration) -> Duration {
 
 /// A fresh masking key (RFC 6455 §5.3 asks for strong entropy).
 fn random_mask() -> [u8; 4] {
-    let mut bytes = [0; 4];
     // A failure of the system's generator leaves a zero key: valid on the wire, merely predictable.
-    let _ = aws_lc_rs::rand::fill(&mut bytes);
-    bytes
+    random::bytes().unwrap_or_default()
 }
 
 /// Parts of the idle timeout that must pass without a byte: the more, the more exact.

@@ -29,8 +29,8 @@ pub(super) enum Chunk {
     Data(u64),
     /// The CRLF behind a chunk.
     DataEnd,
-    /// Trailers, and the blank line.
-    Trailers,
+    /// Trailers, and the blank line; so many bytes were looked at and hold no end of them.
+    Trailers(usize),
 }
 
 /// What a decoder found.
@@ -132,7 +132,7 @@ impl Chunk {
                         .ok_or(BodyFault::Chunk)?;
                     read.advance(end + 1);
                     *self = match size {
-                        0 => Chunk::Trailers,
+                        0 => Chunk::Trailers(0),
                         size => Chunk::Data(size),
                     };
                 }
@@ -146,19 +146,20 @@ impl Chunk {
                     }
                     *self = Chunk::Size;
                 }
-                Chunk::Trailers => return trailers(read),
+                Chunk::Trailers(scanned) => return trailers(read, scanned),
             }
         }
     }
 }
 
 /// Trailers up to their blank line; mostly that line is all.
-fn trailers(read: &mut BytesMut) -> Result<Piece, BodyFault> {
+fn trailers(read: &mut BytesMut, scanned: &mut usize) -> Result<Piece, BodyFault> {
     if read.starts_with(b"\r\n") {
         read.advance(2);
         return Ok(Piece::End);
     }
-    let end = find_end(read, 0);
+    let end = find_end(read, *scanned);
+    *scanned = read.len();
     if end.unwrap_or(read.len()) > TRAILERS_SIZE {
         return Err(BodyFault::Trailers);
     }
