@@ -70,15 +70,9 @@ pub(super) fn crowd(
     sleepers.open(idle, AT_ONCE)?;
     let mut workers = Generator::new(target, move || ws::Echo::endless(&small))?;
     workers.open(busy, AT_ONCE)?;
-    workers.run(effort.warm_up)?;
-    let before = CpuReading::take(process)?;
-    let tally = workers.run(effort.time)?;
-    let after = CpuReading::take(process)?;
-    let held = memory(process)?;
+    let sample = beside(&mut workers, process, empty, effort)?;
     // Nobody was dropped to make room: each idle one still echoes.
     sleepers.each(|echo, line| echo.send(line.now, line))?;
-    let mut sample = sample(&tally, before, after, effort.time);
-    sample.insert(Figure::HeldMib, held.saturating_sub(empty) as f64 / MIB);
     Ok(sample)
 }
 
@@ -123,15 +117,26 @@ pub(super) fn slow_readers(
     let mut workers = Generator::new(target, move || ws::Echo::endless(&large))?;
     workers.open(busy, AT_ONCE)?;
     readers.stuff(STUFFING, |echo, line| echo.send(line.now, line))?;
+    let sample = beside(&mut workers, process, empty, effort)?;
+    // Late is not lost: every echo is there once they read.
+    readers.catch_up(CATCHING_UP)?;
+    Ok(sample)
+}
+
+/// What the busy ones cost, and what is held meanwhile beyond `empty`.
+fn beside(
+    workers: &mut Generator<ws::Echo>,
+    process: u32,
+    empty: u64,
+    effort: Effort,
+) -> Result<Sample> {
     workers.run(effort.warm_up)?;
     let before = CpuReading::take(process)?;
     let tally = workers.run(effort.time)?;
     let after = CpuReading::take(process)?;
-    let held = memory(process)?;
-    // Late is not lost: every echo is there once they read.
-    readers.catch_up(CATCHING_UP)?;
+    let held = memory(process)?.saturating_sub(empty);
     let mut sample = sample(&tally, before, after, effort.time);
-    sample.insert(Figure::HeldMib, held.saturating_sub(empty) as f64 / MIB);
+    sample.insert(Figure::HeldMib, held as f64 / MIB);
     Ok(sample)
 }
 
