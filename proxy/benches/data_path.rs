@@ -9,14 +9,17 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use http::{HeaderMap, Method, Request, request};
+use http::{HeaderMap, Method, Request, Response, request};
+use http_body_util::Full;
 use sluicegate::config;
 use sluicegate::drain::Drain;
 use sluicegate::handshake;
-use sluicegate::http1_guard::{GuardLimits, Inspector};
+use sluicegate::http1::{HeadLimits, server};
 use sluicegate::route::Table;
 use sluicegate::socket::Socket;
 use sluicegate::stream::Stream;
@@ -91,15 +94,27 @@ fn head_parts() -> request::Parts {
     builder.body(()).unwrap().into_parts().0
 }
 
-fn guard(c: &mut Criterion) {
-    let limits = GuardLimits {
-        head_size: 32 * 1024,
-        head_fields: 100,
+/// A request read and answered, on a stream that has it at hand.
+fn http1_server(c: &mut Criterion) {
+    let limits = HeadLimits {
+        size: 32 * 1024,
+        fields: 100,
     };
-    let mut group = c.benchmark_group("http1 guard");
-    group.throughput(Throughput::Bytes(HEAD.len() as u64));
-    group.bench_function("head", |b| {
-        b.iter(|| Inspector::new(limits).feed(black_box(HEAD)).is_ok());
+    let request = HEAD.repeat(100);
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut group = c.benchmark_group("http1 server");
+    group.throughput(Throughput::Elements(100));
+    group.bench_function("100 GET", |b| {
+        b.iter(|| {
+            let stream = tokio::io::join(request.as_slice(), tokio::io::sink());
+            let mut connection = server::Connection::new(stream, limits);
+            while let Poll::Ready(Ok(Some(request))) = connection.poll_request(&mut cx) {
+                drop(request);
+                let body = Full::new(Bytes::from_static(b"hello"));
+                let mut answer = connection.begin_answer(Response::new(body));
+                assert!(connection.poll_answer(&mut answer, &mut cx).is_ready());
+            }
+        });
     });
 }
 
@@ -178,7 +193,7 @@ criterion_group!(
     benches,
     routes,
     opening_handshake,
-    guard,
+    http1_server,
     frame_heads,
     tunnel
 );

@@ -12,17 +12,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
 use crate::forward;
-use crate::http1_client;
+use crate::http1::{client, server};
 use crate::stream::Stream;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A connection to an upstream.
-pub type UpstreamConnection = http1_client::Connection<Stream>;
+pub type UpstreamConnection = client::Connection<Stream>;
+
+/// A request body as its protocol brings it.
+#[derive(Debug)]
+pub enum Incoming {
+    Http1(server::RequestBody<Stream>),
+    Http2(hyper::body::Incoming),
+}
 
 /// A request body on its way to the upstream.
 #[derive(Debug)]
@@ -79,7 +85,7 @@ enum Inner {
 
 /// A body that the upstream may not stop sending for too long.
 struct FromUpstream {
-    body: http1_client::ResponseBody<Stream>,
+    body: client::ResponseBody<Stream>,
     idle_timeout: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
 }
@@ -87,6 +93,38 @@ struct FromUpstream {
 #[derive(Debug, thiserror::Error)]
 #[error("the response body stalled")]
 struct Stalled;
+
+macro_rules! each_incoming {
+    ($self:expr, $body:ident => $call:expr) => {
+        match $self {
+            Incoming::Http1($body) => $call,
+            Incoming::Http2($body) => $call,
+        }
+    };
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let frame = each_incoming!(self.get_mut(), body => {
+            ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(|_| BodyFault::Broken))
+        });
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        each_incoming!(self, body => body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        each_incoming!(self, body => body.size_hint())
+    }
+}
 
 impl RequestBody {
     /// `limit` in bytes; `wait_limit` bounds the wait for the next piece.
@@ -129,7 +167,7 @@ impl Body for RequestBody {
         let this = self.get_mut();
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(this.take(frame))),
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(BodyFault::Broken))),
+            Poll::Ready(Some(Err(fault))) => Poll::Ready(Some(Err(fault))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
                 let limit = this.wait_limit;
@@ -156,15 +194,21 @@ impl ResponseBody {
     }
 
     /// The upstream's body, streamed; broken off when nothing comes for `idle_timeout`.
-    pub fn upstream(
-        body: http1_client::ResponseBody<Stream>,
-        idle_timeout: Duration,
-    ) -> ResponseBody {
+    pub fn upstream(body: client::ResponseBody<Stream>, idle_timeout: Duration) -> ResponseBody {
         ResponseBody::from_inner(Inner::Upstream(FromUpstream {
             body,
             idle_timeout,
             waiting: None,
         }))
+    }
+
+    /// Takes away a body of our own, for the answer to HEAD, and tells its length; `None` of an
+    /// upstream's, which sent none.
+    pub fn take_own(&mut self) -> Option<u64> {
+        match &mut self.inner {
+            Inner::Own(bytes) => Some(bytes.take().map_or(0, |bytes| bytes.len() as u64)),
+            Inner::Upstream(_) => None,
+        }
     }
 
     /// Calls `on_end` once, when this body has been sent or dropped.
@@ -247,7 +291,7 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         if let Some(mut on_end) = self.on_end.take() {
-            // hyper does not poll a body again that has said it is at its end.
+            // Nobody polls a body again that has said it is at its end.
             let end = match self.end {
                 ResponseEnd::ClientLeft if self.is_end_stream() => ResponseEnd::Complete,
                 end => end,

@@ -1,7 +1,6 @@
 //! An orderly stop: tells every connection and tunnel to finish, and knows when all have.
 //!
-//! hyper's connection future ends at an upgrade, so nothing but our own count knows of a live
-//! tunnel. Each connection and tunnel is a [`Member`] from before its first byte until it is
+//! A connection's task ends at an upgrade, so nothing but our own count knows of a live tunnel. Each connection and tunnel is a [`Member`] from before its first byte until it is
 //! dropped. A member's check is one relaxed atomic load; its waker is stored once, so a tunnel that
 //! moves a million messages pays nothing more for being drainable.
 //!

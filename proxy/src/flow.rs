@@ -1,9 +1,9 @@
 //! THE FLOW: one connection from accept to close, one request from head to answer.
 //!
-//! [`serve_connection`] → TLS handshake → hyper parses a head → [`answer`]: admit, route, check the
+//! [`serve_connection`] → TLS handshake → a head is parsed → [`answer`]: admit, route, check the
 //! opening handshake, run the filters, take the route's action, run the response filters → the
-//! answer goes out. A verified upgrade leaves hyper's hands together with every byte read so far
-//! and becomes a [`Tunnel`](crate::tunnel::Tunnel) in a task of its own.
+//! answer goes out. A verified upgrade leaves HTTP together with every byte read so far and becomes
+//! a [`Tunnel`](crate::tunnel::Tunnel) in a task of its own.
 //!
 //! Invariants: nothing the client sends after its head reaches the upstream before the 101; an
 //! upstream connection on which an upgrade was asked for never goes back to the pool; a request
@@ -11,41 +11,36 @@
 
 mod chain;
 mod connection;
-mod driver;
 mod exchange;
 mod forwarding;
+mod http1;
+mod http2;
 mod record;
+mod watch;
 mod websocket;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_TYPE, LOCATION};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::timeout;
 
 use crate::admission::Admission;
-use crate::body::ResponseBody;
+use crate::body::{Incoming, ResponseBody};
 use crate::config::model::Action;
 use crate::drain::{Member, Phase};
 use crate::error::{Failure, plain_response};
 use crate::facts::{ConnectionFacts, Peer, TlsFacts};
 use crate::flow::chain::Chain;
 use crate::flow::connection::Connection;
-use crate::flow::driver::{Ended, drive_http1, drive_http2, hang_up};
 use crate::flow::exchange::Exchange;
 use crate::flow::forwarding::Outbound;
 use crate::flow::websocket::Pending;
 use crate::forward::{self, TemplateValues};
 use crate::handshake::{self, Kind};
-use crate::http1_guard::{Guard, GuardLimits};
 use crate::request;
 use crate::route::Match;
 use crate::snapshot::{Route, Snapshot};
@@ -93,9 +88,9 @@ pub async fn serve_connection(
     };
     let connection = Arc::new(Connection::new(worker, policy, facts, admission));
     if http2 {
-        Box::pin(serve_http2(stream, connection, &snapshot, member)).await;
+        Box::pin(http2::serve(stream, connection, &snapshot, member)).await;
     } else {
-        serve_http1(stream, connection, snapshot, member).await;
+        http1::serve(stream, connection, snapshot, member).await;
     }
 }
 
@@ -116,98 +111,20 @@ async fn accept_tls(
     }
 }
 
-async fn serve_http1(
-    stream: Stream,
-    connection: Arc<Connection>,
-    snapshot: Arc<Snapshot>,
-    member: Member,
-) {
-    let limits = &snapshot.limits;
-    let guard = Guard::new(
-        stream,
-        GuardLimits {
-            head_size: limits.head_size,
-            head_fields: limits.head_fields,
-        },
-    );
-    let guarded = guard.handle();
-    let service = {
-        let connection = Arc::clone(&connection);
-        // Boxed: an idle connection then does not hold room for a request.
-        service_fn(move |request| Box::pin(handle(Arc::clone(&connection), request)))
-    };
-    let mut builder = http1::Builder::new();
-    if limits.head_fields != HYPER_MAX_HEADERS {
-        // Its own default costs hyper less than the same number set.
-        builder.max_headers(limits.head_fields);
-    }
-    let mut server = builder
-        .timer(TokioTimer::new())
-        // Deadlines are the driver's: hyper's own cannot tell an idle connection from a slow head.
-        .header_read_timeout(None)
-        // A client that ends its stream after the request is still answered.
-        .half_close(true)
-        .max_header_size(limits.head_size)
-        .max_buf_size(limits.head_size.max(MIN_HYPER_BUFFER))
-        .serve_connection(TokioIo::new(guard), service);
-    let ended = drive_http1(&mut server, &connection, &guarded, &snapshot, &member).await;
-    let parts = server.into_parts();
-    let stream = parts.io.into_inner().into_inner();
-    // From here on this task is nobody's: a tunnel runs in a fresh one, which is smaller.
-    match (ended, connection.take_upgrade()) {
-        (Ended::Done, Some(upgrade)) => {
-            tokio::spawn(upgrade.run(stream, parts.read_buf, member));
-        }
-        (ended, abandoned) => {
-            drop(abandoned);
-            if let Some(violation) = guarded.refused_head() {
-                connection.note_refused_head(violation.label());
-            }
-            // After a client that has ended there is nobody to say goodbye to.
-            if !guarded.has_ended() || ended == Ended::SlowHead {
-                Box::pin(hang_up(stream, ended)).await;
-            }
-        }
-    }
-}
-
-async fn serve_http2(
-    stream: Stream,
-    connection: Arc<Connection>,
-    snapshot: &Snapshot,
-    member: Member,
-) {
-    let service = {
-        let connection = Arc::clone(&connection);
-        service_fn(move |request| handle(Arc::clone(&connection), request))
-    };
-    let limits = &snapshot.limits;
-    let server = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.http2_streams)
-        .max_header_list_size(u32::try_from(limits.head_size).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_send_buf_size(HTTP2_SEND_BUFFER)
-        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
-        .keep_alive_interval(HTTP2_PING_INTERVAL)
-        .keep_alive_timeout(HTTP2_PING_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    drive_http2(server, &connection, snapshot, &member).await;
+/// What became of a request.
+struct Answered {
+    response: Response<ResponseBody>,
+    /// What a 101 leads to once it was sent.
+    upgrade: Option<Box<Pending>>,
 }
 
 /// One request, one answer, one line in the access log.
-async fn handle(
-    connection: Arc<Connection>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Answered {
     let (mut parts, body) = request.into_parts();
-    let version = parts.version;
-    // The guard stops looking after a head that asks for a WebSocket, see there.
+    let to_head = parts.method == Method::HEAD;
+    let old = parts.version < Version::HTTP_2;
+    // Bytes that a client sends behind such a head are for the tunnel: they are no next request.
     let mut must_close = handshake::asks_for_websocket(&parts.headers);
-    if must_close {
-        connection.note_handshake();
-    }
     let snapshot = connection.worker.snapshot();
     let mut exchange = Exchange::begin(&connection, &snapshot, &parts);
     let answered = answer(&connection, &snapshot, &mut exchange, &mut parts, body).await;
@@ -222,15 +139,25 @@ async fn handle(
     // A response filter may have put its own answer in the place of the 101.
     let upgrade = exchange.take_upgrade();
     if let (Some(upgrade), StatusCode::SWITCHING_PROTOCOLS) = (upgrade, response.status()) {
-        connection.put_upgrade(Pending { upgrade, exchange });
-        return Ok(response);
+        return Answered {
+            response,
+            upgrade: Some(Box::new(Pending { upgrade, exchange })),
+        };
     }
-    if must_close && version < Version::HTTP_2 {
+    if must_close && old {
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(exchange.end_with(response))
+    if to_head && let Some(length) = response.body_mut().take_own() {
+        response
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Answered {
+        response: exchange.end_with(response),
+        upgrade: None,
+    }
 }
 
 /// The stages of a request, in order. An error before the route's stages is answered as it is.
@@ -405,17 +332,3 @@ fn redirect_to_https(
     response.headers_mut().insert(LOCATION, location);
     Ok(response)
 }
-
-/// What hyper takes when nobody says otherwise.
-const HYPER_MAX_HEADERS: usize = 100;
-/// hyper does not take less; the guard enforces smaller limits.
-const MIN_HYPER_BUFFER: usize = 8 * 1024;
-/// Streams that a client may reset before we have seen them (rapid reset, CVE-2023-44487).
-const PENDING_RESETS: usize = 20;
-/// Bytes of a response that one stalled stream may hold.
-const HTTP2_SEND_BUFFER: usize = 64 * 1024;
-const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
-const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Finds peers that vanished without a word.
-const HTTP2_PING_INTERVAL: std::time::Duration = std::time::Duration::from_secs(30);
-const HTTP2_PING_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(20);

@@ -23,7 +23,8 @@ use http::{StatusCode, Version, request, response};
 use thiserror::Error;
 
 use crate::facts::{ConnectionFacts, RequestFacts};
-use crate::http1_client::{Framing, RequestHead};
+use crate::http1::Framing;
+use crate::http1::client::RequestHead;
 use crate::request::{X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID};
 pub use edit::{
     RewriteFault, TemplateValues, apply_edits, redirect_location, render, rewrite_path,

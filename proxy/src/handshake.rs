@@ -5,9 +5,9 @@
 //! request, because the two ends might disagree about whether a tunnel began. Any other protocol
 //! in Upgrade (`h2c` above all) is ignored, as RFC 9110 §7.8 allows: the request is a plain one.
 //!
-//! The guard under the parser stops looking after a GET that asks for `websocket` alone. So
-//! whatever [`classify`] refuses, and whatever response but 101 a WebSocket request gets, must be
-//! sent with `Connection: close`.
+//! What follows a request that asks for `websocket` may be meant for a tunnel. So whatever
+//! [`classify`] refuses, and whatever response but 101 a WebSocket request gets, must be sent with
+//! `Connection: close`.
 
 mod extension;
 
@@ -239,7 +239,7 @@ fn trim(text: &str) -> &str {
     text.trim_matches([' ', '\t'])
 }
 
-/// Stricter than "the list holds websocket", and the same rule as the guard's.
+/// Stricter than "the list holds websocket".
 fn is_websocket_alone(headers: &HeaderMap) -> bool {
     single(headers, UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case(WEBSOCKET))
 }

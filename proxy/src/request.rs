@@ -3,7 +3,7 @@
 //! It owns the rules that need the whole head: the method, the target's form, one valid Host, the
 //! path's normal form, field names and values that are safe on an HTTP/1.1 upstream, and who the
 //! client is. It refuses; it never guesses which of two readings a client meant. HTTP/1 requests
-//! have passed [`crate::http1_guard`] before, HTTP/2 requests the checks of the `h2` crate
+//! have passed the rules of [`crate::http1`] before, HTTP/2 requests the checks of the `h2` crate
 //! (pseudo-fields, upper case, Content-Length against DATA), and the rules here hold for both.
 //!
 //! RFC 9110 §4.2, §5, §7.2; RFC 9112 §3; RFC 9113 §8.2 and §8.3.
@@ -350,7 +350,7 @@ pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forw
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub(crate) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-/// As in [`crate::http1_guard`].
+/// As in [`crate::http1`].
 const METHOD_LENGTH: usize = 32;
 const REQUEST_ID_LENGTH: usize = 128;
 

@@ -297,6 +297,28 @@ async fn a_client_that_ends_its_stream_after_the_request_is_answered() {
 }
 
 #[tokio::test]
+async fn a_client_that_breaks_off_takes_its_request_along() {
+    let upstream = Script::new().await;
+    let proxy = Proxy::in_front_of(upstream.addr, "").await;
+    let partly = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart";
+    for answer in [&b""[..], partly] {
+        let mut client = tcp(proxy.addr(0)).await;
+        client.write_all(GET).await.unwrap();
+        let mut server = upstream.accept().await;
+        wire::read_request(&mut server).await.unwrap();
+        server.write_all(answer).await.unwrap();
+        if !answer.is_empty() {
+            wire::read_head(&mut client).await.unwrap();
+        }
+        // Closing sends a reset.
+        client.set_zero_linger().unwrap();
+        drop(client);
+        let rest = soon("the upstream is let go", read_to_end(&mut server)).await;
+        assert_eq!(rest, b"");
+    }
+}
+
+#[tokio::test]
 async fn a_body_is_streamed_while_it_comes() {
     let upstream = Script::new().await;
     let proxy = Proxy::in_front_of(upstream.addr, "").await;

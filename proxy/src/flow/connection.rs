@@ -1,13 +1,11 @@
 //! What the requests of one downstream connection share.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::admission::Admission;
 use crate::error::Failure;
 use crate::facts::ConnectionFacts;
-use crate::flow::exchange;
-use crate::flow::websocket::Pending;
 use crate::snapshot::ListenerPolicy;
 use crate::worker::Worker;
 
@@ -21,10 +19,6 @@ pub(super) struct Connection {
     in_flight: AtomicUsize,
     /// At least one request has begun.
     used: AtomicBool,
-    /// A request asks for a WebSocket: nothing but its answer comes after it on this connection.
-    shakes_hands: AtomicBool,
-    /// The verified upgrade that waits for its 101 to be sent. Boxed: a tunnel keeps the connection.
-    upgrade: Mutex<Option<Box<Pending>>>,
 }
 
 /// A request under way; the connection is busy while one lives.
@@ -44,8 +38,6 @@ impl Connection {
             _admission: admission,
             in_flight: AtomicUsize::new(0),
             used: AtomicBool::new(false),
-            shakes_hands: AtomicBool::new(false),
-            upgrade: Mutex::new(None),
         }
     }
 
@@ -74,31 +66,6 @@ impl Connection {
 
     pub(super) fn is_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn note_handshake(&self) {
-        self.shakes_hands.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn shakes_hands(&self) -> bool {
-        self.shakes_hands.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn put_upgrade(&self, upgrade: Pending) {
-        *self.lock_upgrade() = Some(Box::new(upgrade));
-    }
-
-    pub(super) fn take_upgrade(&self) -> Option<Box<Pending>> {
-        self.lock_upgrade().take()
-    }
-
-    /// A head that never became a request: counted and logged like any refusal.
-    pub(super) fn note_refused_head(&self, label: &'static str) {
-        exchange::log_refused_head(self, label);
-    }
-
-    fn lock_upgrade(&self) -> std::sync::MutexGuard<'_, Option<Box<Pending>>> {
-        self.upgrade.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

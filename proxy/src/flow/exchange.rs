@@ -1,7 +1,7 @@
 //! The record of one request: what the access log and the metrics will say of it.
 //!
 //! An exchange is logged exactly once, when it is dropped: an ordinary one with its response body,
-//! sent or not; one whose client leaves before an answer when hyper drops the request. A WebSocket's
+//! sent or not; one whose client leaves before an answer with what serves it. A WebSocket's
 //! exchange is logged twice, as `ws.open` and, by the [`TunnelRecord`] that it leaves behind, as
 //! `ws.close`.
 
@@ -284,8 +284,8 @@ impl Drop for Exchange {
     }
 }
 
-/// Logs and counts a head that hyper refused because the guard did.
-pub(super) fn log_refused_head(connection: &Connection, label: &'static str) {
+/// Logs and counts what was refused before it became a request.
+pub(super) fn log_refused_head(connection: &Connection, status: StatusCode, label: &'static str) {
     let shared = &connection.worker.shared;
     shared.metrics.request_rejected(label);
     connection
@@ -306,7 +306,7 @@ pub(super) fn log_refused_head(connection: &Connection, label: &'static str) {
                 upstream: None,
                 endpoint: None,
             },
-            status: StatusCode::BAD_REQUEST.as_u16(),
+            status: status.as_u16(),
             duration: Duration::ZERO,
             upstream_duration: None,
             bytes_in: 0,

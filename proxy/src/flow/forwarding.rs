@@ -16,15 +16,17 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{Method, Response, StatusCode, response};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use tokio::time::{Instant, sleep};
 
-use crate::body::{BodyFault, RequestBody, ResponseBody, ResponseEnd, UpstreamConnection};
+use crate::body::{
+    BodyFault, Incoming, RequestBody, ResponseBody, ResponseEnd, UpstreamConnection,
+};
 use crate::error::{Failure, Side};
 use crate::flow::connection::Connection;
 use crate::flow::exchange::Exchange;
 use crate::forward;
-use crate::http1_client::{Fault, Framing, HeadFault, HeadLimits, Progress, RequestHead, Upload};
+use crate::http1::client::{Fault, HeadFault, Progress, RequestHead, Upload};
+use crate::http1::{Framing, HeadLimits};
 use crate::snapshot::{Route, Snapshot, UpstreamEntry};
 use crate::stream::Stream;
 use crate::telemetry::metrics::{EndpointMetrics, OpenGuard};

@@ -15,7 +15,7 @@ use crate::flow::exchange::Exchange;
 use crate::flow::forwarding::{self, Leased, Loan, Outbound, RESPONSE_HEAD, upstream_failure};
 use crate::forward;
 use crate::handshake::{self, Offer};
-use crate::http1_client::Upload;
+use crate::http1::client::Upload;
 use crate::stream::Stream;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::tunnel::{Leg, Tunnel};

@@ -1,7 +1,6 @@
 use http::{Request, Response};
 
 use super::*;
-use crate::http1_guard::{GuardLimits, Inspector};
 
 /// The example of RFC 6455 §1.3.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -207,36 +206,6 @@ fn other_upgrades_are_plain_requests() {
             "{upgrade:?}"
         );
     }
-}
-
-/// The guard stops looking after some heads; none of them may count as a plain request, whose
-/// connection would go on.
-#[test]
-fn what_the_guard_lets_become_a_tunnel_is_no_plain_request() {
-    let limits = GuardLimits {
-        head_size: 8192,
-        head_fields: 20,
-    };
-    let mut tunnels = 0;
-    for upgrade in [
-        "websocket",
-        " WebSocket\t",
-        "websocket,",
-        "h2c",
-        "websocket/13",
-        "",
-    ] {
-        let mut inspector = Inspector::new(limits);
-        let head = format!("GET / HTTP/1.1\r\nUpgrade:{upgrade}\r\n\r\n");
-        inspector.feed(head.as_bytes()).unwrap();
-        let lines = [("upgrade", upgrade)];
-        let kind = classify(&parts("GET", Version::HTTP_11, &lines), true);
-        if inspector.is_tunnel() {
-            tunnels += 1;
-            assert_ne!(kind, Ok(Kind::Plain), "{upgrade:?}");
-        }
-    }
-    assert_eq!(tunnels, 2);
 }
 
 #[test]

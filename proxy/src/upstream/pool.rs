@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::connect::Endpoint;
-use crate::http1_client::Connection;
+use crate::http1::client::Connection;
 use crate::stream::Stream;
 
 /// One worker's idle connections.

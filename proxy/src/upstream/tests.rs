@@ -11,7 +11,7 @@ use tokio::time::advance;
 use super::*;
 use crate::config::model::UpstreamTls;
 use crate::config::model::{CertSource, ListenerTls, Located, Server, ServerAddress, TlsVersion};
-use crate::http1_client::Connection;
+use crate::http1::client::Connection;
 use crate::socket::Socket;
 use crate::stream::Stream;
 use crate::tls::{ServerTls, self_signed};

@@ -6,13 +6,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::HeaderMap;
 use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
+use super::super::Framing;
+use super::super::syntax::{push_chunk_line, push_last_chunk};
 use super::Fault;
-use super::head::Framing;
 
 /// The bytes of one request that are still to be written.
 #[derive(Debug)]
@@ -144,14 +144,18 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
             // An empty chunk would end the body.
             Ok(data) if data.is_empty() => {}
             Ok(data) if self.chunked => {
-                self.push_bytes(format!("{:x}\r\n", data.len()).into());
+                let mut line = Vec::with_capacity(18);
+                push_chunk_line(&mut line, data.len());
+                self.push_bytes(line.into());
                 self.push_bytes(data);
                 self.push_bytes(Bytes::from_static(b"\r\n"));
             }
             Ok(data) => self.push_bytes(data),
             Err(frame) => {
                 if let (Ok(trailers), true) = (frame.into_trailers(), self.chunked) {
-                    self.push_bytes(last_chunk(&trailers));
+                    let mut last = Vec::new();
+                    push_last_chunk(&mut last, &trailers);
+                    self.push_bytes(last.into());
                 }
                 // Nothing comes behind trailers.
                 self.body = None;
@@ -210,19 +214,6 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
             }
         }
     }
-}
-
-/// The last chunk with its trailers (RFC 9112 §7.1.2).
-fn last_chunk(trailers: &HeaderMap) -> Bytes {
-    let mut bytes = b"0\r\n".to_vec();
-    for (name, value) in trailers {
-        bytes.extend_from_slice(name.as_str().as_bytes());
-        bytes.extend_from_slice(b": ");
-        bytes.extend_from_slice(value.as_bytes());
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes.extend_from_slice(b"\r\n");
-    bytes.into()
 }
 
 /// Of a body that the upstream is slow to take, in bytes.

@@ -1,43 +1,122 @@
-mod served;
+//! A real connection over a stream that brings bytes in pieces of any size.
 
+mod answers;
+
+use std::future::poll_fn;
+
+use http::StatusCode;
+use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::Violation::*;
 use super::*;
 
-const LIMITS: GuardLimits = GuardLimits {
-    head_size: 8192,
-    head_fields: 10,
+const LIMITS: HeadLimits = HeadLimits {
+    size: 8192,
+    fields: 10,
 };
 
-/// What the inspector says when the bytes come in pieces of this size.
-fn inspect(bytes: &[u8], piece: usize) -> Result<bool, Refusal> {
-    let mut inspector = Inspector::new(LIMITS);
-    for (index, piece_bytes) in bytes.chunks(piece).enumerate() {
-        inspector.feed(piece_bytes).map_err(|refusal| Refusal {
-            at: refusal.at + index * piece,
-            ..refusal
-        })?;
-    }
-    Ok(inspector.is_tunnel())
+/// What a server made of a stream.
+#[derive(Debug, PartialEq, Eq)]
+struct Served {
+    /// Method, target and body of every request whose body arrived whole.
+    requests: Vec<(String, Vec<u8>)>,
+    /// Of the head or the body that ended it.
+    violation: Option<Violation>,
+    /// The client's stream ended in the middle of something.
+    cut: bool,
+    /// The status codes, in their order.
+    statuses: Vec<u16>,
 }
 
+async fn serve_pieces(bytes: &[u8], piece: usize) -> Served {
+    let (mut client, server) = duplex(64 * 1024);
+    let talk = async {
+        for piece in bytes.chunks(piece) {
+            // A refused stream may already be closed.
+            let _ = client.write_all(piece).await;
+            tokio::task::yield_now().await;
+        }
+        let _ = client.shutdown().await;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let (mut served, answer) = tokio::join!(serve_all(server), talk);
+    let starts = answer.match_indices("HTTP/1.1 ");
+    served.statuses = starts
+        .filter_map(|(at, _)| answer[at + 9..at + 12].parse().ok())
+        .collect();
+    served
+}
+
+async fn serve_all(stream: DuplexStream) -> Served {
+    let mut connection = Connection::new(stream, LIMITS);
+    let mut served = Served {
+        requests: Vec::new(),
+        violation: None,
+        cut: false,
+        statuses: Vec::new(),
+    };
+    loop {
+        let mut response = Response::new(Full::<Bytes>::default());
+        match poll_fn(|cx| connection.poll_request(cx)).await {
+            Ok(None) => break,
+            Err(Fault::Io(_)) => {
+                served.cut = true;
+                break;
+            }
+            Err(Fault::Refused(violation)) => {
+                served.violation = Some(violation);
+                *response.status_mut() = StatusCode::BAD_REQUEST;
+            }
+            Ok(Some(request)) => {
+                let (parts, body) = request.into_parts();
+                match body.collect().await {
+                    Ok(body) => served.requests.push((
+                        format!("{} {}", parts.method, parts.uri),
+                        body.to_bytes().into(),
+                    )),
+                    Err(fault) => {
+                        match fault {
+                            BodyFault::Malformed(violation) => served.violation = Some(violation),
+                            _ => served.cut = true,
+                        }
+                        *response.status_mut() = StatusCode::BAD_REQUEST;
+                    }
+                }
+            }
+        }
+        let mut answer = connection.begin_answer(response);
+        let written = poll_fn(|cx| connection.poll_answer(&mut answer, cx)).await;
+        if written.is_err() || !connection.may_go_on(&answer) {
+            break;
+        }
+    }
+    let _ = poll_fn(|cx| connection.poll_shutdown(cx)).await;
+    served
+}
+
+fn serve(bytes: &[u8], piece: usize) -> Served {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(serve_pieces(bytes, piece))
+}
+
+/// Whatever the pieces, the stream is fine, or refused for this.
 fn check(bytes: impl AsRef<[u8]>, expect: Result<(), Violation>) {
     let bytes = bytes.as_ref();
     let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).into_owned();
-    let whole = inspect(bytes, bytes.len());
-    assert_eq!(
-        whole.map(drop).map_err(|refusal| refusal.violation),
-        expect,
-        "{shown:?}"
-    );
+    let whole = serve(bytes, bytes.len());
+    assert_eq!(whole.violation, expect.err(), "{shown:?}");
+    if expect.is_err() {
+        assert_eq!(whole.statuses, [400], "{shown:?}");
+        assert_eq!(whole.requests, [], "{shown:?}");
+    }
     for piece in [1, 2, 3, 7] {
-        assert_eq!(
-            inspect(bytes, piece),
-            whole,
-            "{shown:?} in pieces of {piece}"
-        );
+        assert_eq!(serve(bytes, piece), whole, "{shown:?} in pieces of {piece}");
     }
 }
 
@@ -59,7 +138,7 @@ fn what_is_fine() {
         Ok(()),
     );
     check(
-        b"GET http://a/?q=\"{} HTTP/1.1\r\nName: caf\xc3\xa9\r\n\r\n",
+        b"GET http://a/\"?q={} HTTP/1.1\r\nName: caf\xc3\xa9\r\n\r\n",
         Ok(()),
     );
     check(
@@ -86,7 +165,7 @@ fn request_lines() {
     for (bytes, violation) in [
         ("\r\n\r\nGET / HTTP/1.1\r\n", BadMethod),
         ("\nGET / HTTP/1.1\r\n", BadMethod),
-        ("\rGET / HTTP/1.1\r\n", BareCr),
+        ("\rGET / HTTP/1.1\r\n", BadMethod),
         (" GET / HTTP/1.1\r\n", BadMethod),
         ("\0GET / HTTP/1.1\r\n", BadMethod),
         ("G\0ET / HTTP/1.1\r\n", BadMethod),
@@ -101,7 +180,7 @@ fn request_lines() {
         ("GET /#x HTTP/1.1\r\n", Fragment),
         ("GET /?a#x HTTP/1.1\r\n", Fragment),
         ("GET /\r\n", BadVersion),
-        ("GET /\n", BadVersion),
+        ("GET /\n", BareLf),
         ("GET / \r\n", BadVersion),
         ("GET / HTTP/1.2\r\n", BadVersion),
         ("GET / HTTP/0.9\r\n", BadVersion),
@@ -137,7 +216,7 @@ fn field_lines() {
         ("X: a\r\n b\r\n", FoldedLine),
         ("X: a\r\n\tb\r\n", FoldedLine),
         ("NoColon\r\n", NoColon),
-        ("NoColon\n", NoColon),
+        ("NoColon\n", BareLf),
         (": a\r\n", BadFieldName),
         ("X\0: a\r\n", BadFieldName),
         ("X(y): a\r\n", BadFieldName),
@@ -210,7 +289,7 @@ fn framing_fields() {
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
             BadTransferEncoding,
         ),
-        ("Transfer-Encoding:\r\n chunked\r\n", BadTransferEncoding),
+        ("Transfer-Encoding:\r\n chunked\r\n", FoldedLine),
         ("Transfer-Encoding: \x0bchunked\r\n", ControlByte),
     ] {
         check(head(fields), Err(violation));
@@ -274,7 +353,7 @@ fn chunk_lines_and_trailers() {
         Ok(()),
     );
     check(
-        chunked(&("0\r\n".to_owned() + &"T: a\r\n".repeat(11))),
+        chunked(&("0\r\n".to_owned() + &"T: a\r\n".repeat(11) + "\r\n")),
         Err(TooManyFields),
     );
     check(
@@ -298,64 +377,37 @@ fn limits() {
 }
 
 #[test]
-fn a_fault_in_a_second_request_keeps_its_place() {
-    let first = head("Content-Length: 2\r\n") + "ab";
-    let both = first.clone() + "GET / HTTP/1.1\nHost: a\n\n";
-    let refusal = inspect(both.as_bytes(), both.len()).unwrap_err();
-    assert_eq!(refusal.at, first.len() + "GET / HTTP/1.1".len());
-    assert!(!refusal.in_body);
-    let refusal = inspect(chunked("1\r\nab").as_bytes(), 1000).unwrap_err();
-    assert!(refusal.in_body);
-}
-
-#[test]
-fn only_a_websocket_request_may_become_a_tunnel() {
-    for (request, tunnel) in [
-        ("GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", true),
-        (
-            "GET / HTTP/1.1\r\nupgrade:  WebSocket \t\r\nContent-Length: 0\r\n\r\n",
-            true,
-        ),
-        ("GET / HTTP/1.1\r\nUpgrade: h2c\r\n\r\n", false),
-        ("GET / HTTP/1.1\r\nUpgrade: websocket, h2c\r\n\r\n", false),
-        (
-            "GET / HTTP/1.1\r\nUpgrade: websocket\r\nUpgrade: websocket\r\n\r\n",
-            false,
-        ),
-        ("POST / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", false),
-        ("GET / HTTP/1.0\r\nUpgrade: websocket\r\n\r\n", false),
-        ("GET / HTTP/1.1\r\n\r\n", false),
+fn earlier_requests_are_answered_before_a_refused_one() {
+    for fault in [
+        "\0",
+        "GET / HTTP/1.1\n",
+        "\r\nGET / HTTP/1.1\r\nX : y\r\n\r\n",
     ] {
-        assert_eq!(inspect(request.as_bytes(), 5), Ok(tunnel), "{request:?}");
-        let with_frames = [request.as_bytes(), b"\x81\x85\0\0\0\0hello"].concat();
-        assert_eq!(inspect(&with_frames, 5).is_ok(), tunnel, "{request:?}");
+        let bytes = head("Content-Length: 2\r\n") + "ab" + &chunked("1\r\nc\r\n0\r\n\r\n") + fault;
+        for piece in [1, bytes.len()] {
+            let served = serve(bytes.as_bytes(), piece);
+            assert_eq!(served.statuses, [200, 200, 400], "{fault:?}");
+            let bodies: Vec<&[u8]> = served.requests.iter().map(|(_, body)| &body[..]).collect();
+            assert_eq!(bodies, [&b"ab"[..], b"c"]);
+        }
     }
-    let with_body = "GET / HTTP/1.1\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\nx\0";
-    assert!(inspect(with_body.as_bytes(), 5).is_err());
-}
-
-#[tokio::test]
-async fn good_bytes_before_a_body_fault_arrive() {
-    let bytes = chunked("2\r\nab\r\n3\nabc");
-    let good = bytes.len() - "\nabc".len();
-    let mut guard = Guard::new(bytes.as_bytes(), LIMITS);
-    let mut got = Vec::new();
-    let error = guard.read_to_end(&mut got).await.unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-    assert_eq!(got, &bytes.as_bytes()[..good]);
-    assert_eq!(guard.handle().violation(), Some(BareLf));
-    assert!(guard.into_inner().is_empty());
 }
 
 #[test]
-fn every_violation_has_its_own_code_and_label() {
-    let all: Vec<Violation> = (1..=u8::MAX).map_while(Violation::from_code).collect();
-    assert_eq!(all.last(), Some(&FramingInTrailers));
-    let mut labels: Vec<&str> = all.iter().map(|violation| violation.label()).collect();
-    labels.sort_unstable();
-    labels.dedup();
-    assert_eq!(labels.len(), all.len());
-    assert_eq!(Violation::from_code(0), None);
+fn what_is_cut_off_is_no_request() {
+    for bytes in [
+        "GET / HT".to_owned(),
+        head("")[..20].to_owned(),
+        head("Content-Length: 3\r\n") + "ab",
+        chunked("1\r\na"),
+        chunked("1\r\na\r\n0\r\n"),
+    ] {
+        for piece in [1, bytes.len()] {
+            let served = serve(bytes.as_bytes(), piece);
+            assert!(served.cut, "{bytes:?}");
+            assert_eq!(served.requests, [], "{bytes:?}");
+        }
+    }
 }
 
 /// Requests that are fine, with the bodies they carry.
@@ -384,23 +436,6 @@ fn valid_request() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     })
 }
 
-#[test]
-fn a_whole_message_leaves_nothing_open() {
-    for (bytes, whole) in [
-        (head(""), true),
-        (head("Content-Length: 1\r\n") + "a", true),
-        (head("Content-Length: 1\r\n"), false),
-        (chunked("1\r\na\r\n0\r\n\r\n"), true),
-        (chunked("0\r\nX: a\r\n\r\n"), true),
-        (chunked("1\r\na\r\n0\r\n"), false),
-        (chunked("0\r\n\r\nG"), false),
-    ] {
-        let mut inspector = Inspector::new(LIMITS);
-        inspector.feed(bytes.as_bytes()).unwrap();
-        assert_eq!(inspector.is_between_messages(), whole, "{bytes:?}");
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -414,11 +449,24 @@ proptest! {
         let mut bytes: Vec<u8> = requests.into_iter().flat_map(|(bytes, _)| bytes).collect();
         let at = flip.index(bytes.len());
         bytes[at] = byte;
-        prop_assert_eq!(inspect(&bytes, piece), inspect(&bytes, bytes.len()));
+        prop_assert_eq!(serve(&bytes, piece), serve(&bytes, bytes.len()));
     }
 
     #[test]
     fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 1..200)) {
-        prop_assert_eq!(inspect(&bytes, 3), inspect(&bytes, bytes.len()));
+        prop_assert_eq!(serve(&bytes, 3), serve(&bytes, bytes.len()));
+    }
+
+    #[test]
+    fn valid_requests_arrive_intact(
+        requests in proptest::collection::vec(valid_request(), 1..4),
+        piece in 1_usize..100,
+    ) {
+        let bytes: Vec<u8> = requests.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
+        let served = serve(&bytes, piece);
+        prop_assert_eq!(served.violation, None);
+        let got: Vec<Vec<u8>> = served.requests.into_iter().map(|(_, body)| body).collect();
+        let sent: Vec<Vec<u8>> = requests.into_iter().map(|(_, body)| body).collect();
+        prop_assert_eq!(got, sent);
     }
 }

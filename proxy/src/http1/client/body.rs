@@ -2,16 +2,17 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, split};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, split};
 use tokio::task::AbortHandle;
 
-use super::decode::{BodyFault, Decoder, Piece};
-use super::{Connection, READ_AHEAD, Upload};
+use super::super::decode::{BodyFault, Decoder, Piece};
+use super::super::poll_read_body;
+use super::{Connection, Upload};
 
 /// The body of an upstream's answer. Dropping it before its end closes the connection.
 #[derive(Debug)]
@@ -77,12 +78,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ResponseBody<S> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let expected = self.decoder.expects().unwrap_or(0);
-        let room = usize::try_from(expected).unwrap_or(READ_MOST);
-        self.read.reserve(room.clamp(READ_AHEAD, READ_MOST));
+        let wants = self.decoder.wants();
         match &mut self.source {
-            Source::Whole(stream) => pin!(stream.read_buf(&mut self.read)).poll(cx),
-            Source::Half { read, .. } => pin!(read.read_buf(&mut self.read)).poll(cx),
+            Source::Whole(stream) => poll_read_body(stream, &mut self.read, wants, cx),
+            Source::Half { read, .. } => poll_read_body(read, &mut self.read, wants, cx),
         }
     }
 }
@@ -155,6 +154,3 @@ where
         _rest: Uploading(sending.abort_handle()),
     }
 }
-
-/// Bytes of a body that are read at once.
-const READ_MOST: usize = 64 * 1024;

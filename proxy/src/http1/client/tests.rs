@@ -12,8 +12,9 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 
+use super::super::Framing;
 use super::*;
 
 const LIMITS: HeadLimits = HeadLimits {
@@ -218,18 +219,18 @@ async fn answers_that_are_refused() {
         ("\r\nHTTP/1.1 200 OK\r\n\r\n".to_owned(), "status line"),
         (
             "HTTP/1.1 200 OK\ncontent-length: 0\r\n\r\n".to_owned(),
-            "CRLF",
+            "bare_lf",
         ),
-        (format!("{head}a: b\nc: d\r\n\r\n"), "CRLF"),
-        (format!("{head}a: b\rc: d\r\n\r\n"), "field line"),
-        (format!("{head}a: b\r\n c\r\n\r\n"), "field line"),
-        (format!("{head}a : b\r\n\r\n"), "field line"),
-        (format!("{head}: b\r\n\r\n"), "field line"),
-        (format!("{head}no colon\r\n\r\n"), "field line"),
-        (format!("{head}a: \0\r\n\r\n"), "field line"),
-        (format!("{head}{long_name}: 1\r\n\r\n"), "too large"),
-        (format!("{head}{long_name}"), "too large"),
-        (format!("{head}{many}\r\n"), "too many fields"),
+        (format!("{head}a: b\nc: d\r\n\r\n"), "bare_lf"),
+        (format!("{head}a: b\rc: d\r\n\r\n"), "bare_cr"),
+        (format!("{head}a: b\r\n c\r\n\r\n"), "folded_line"),
+        (format!("{head}a : b\r\n\r\n"), "blank_before_colon"),
+        (format!("{head}: b\r\n\r\n"), "bad_field_name"),
+        (format!("{head}nocolon\r\n\r\n"), "no_colon"),
+        (format!("{head}a: \0\r\n\r\n"), "control_byte"),
+        (format!("{head}{long_name}: 1\r\n\r\n"), "head_too_large"),
+        (format!("{head}{long_name}"), "head_too_large"),
+        (format!("{head}{many}\r\n"), "too_many_fields"),
         (format!("{interims}{head}\r\n"), "too many interim"),
         (
             format!("{head}content-length: 3\r\ncontent-length: 3\r\n\r\nabc"),
@@ -274,19 +275,25 @@ async fn answers_that_are_refused() {
         ),
         (format!("{chunked}3\r\nab"), "in the middle"),
         (format!("{chunked}3\r\nabc\r\n0\r\n"), "in the middle"),
-        (format!("{chunked}3\nabc\r\n0\r\n\r\n"), "chunks"),
-        (format!("{chunked}3\r\nabcd\r\n0\r\n\r\n"), "chunks"),
-        (format!("{chunked}x\r\n"), "chunks"),
-        (format!("{chunked}\r\n"), "chunks"),
-        (format!("{chunked}0x3\r\nabc\r\n"), "chunks"),
-        (format!("{chunked}-1\r\n"), "chunks"),
-        (format!("{chunked}3 x\r\nabc\r\n"), "chunks"),
-        (format!("{chunked}11111111111111111\r\n"), "chunks"),
-        (format!("{chunked}3;{long_name}\r\nabc\r\n"), "chunks"),
-        (format!("{chunked}0\r\nbad trailer\r\n\r\n"), "trailers"),
+        (format!("{chunked}3\nabc\r\n0\r\n\r\n"), "bare_lf"),
+        (format!("{chunked}3\r\nabcd\r\n0\r\n\r\n"), "bad_chunk_end"),
+        (format!("{chunked}x\r\n"), "bad_chunk_size"),
+        (format!("{chunked}\r\n"), "bad_chunk_size"),
+        (format!("{chunked}0x3\r\nabc\r\n"), "bad_chunk_size"),
+        (format!("{chunked}-1\r\n"), "bad_chunk_size"),
+        (format!("{chunked}3 x\r\nabc\r\n"), "bad_chunk_size"),
+        (format!("{chunked}11111111111111111\r\n"), "bad_chunk_size"),
+        (
+            format!("{chunked}3;{long_name}{long_name}{long_name}\r\nabc\r\n"),
+            "chunk_extensions_too_long",
+        ),
+        (
+            format!("{chunked}0\r\nbad trailer\r\n\r\n"),
+            "blank_before_colon",
+        ),
         (
             format!("{chunked}0\r\na: {}\r\n\r\n", "x".repeat(17_000)),
-            "trailers",
+            "head_too_large",
         ),
     ] {
         let got = whole(&answer).await;

@@ -6,19 +6,16 @@
 //! connection again once both are whole. After a 101, [`Connection::into_upgraded`] gives up the bare
 //! stream with every byte that was read past the head.
 //!
-//! It distrusts an upstream's answer as much as a client's request: line ends are CRLF, names are
-//! tokens, framing is clear, heads have limits; anything else is a [`Fault`] and the connection is
-//! never used again. Interim answers but 101 are left out. Deadlines are the caller's: dropping any
+//! It distrusts an upstream's answer as much as a client's request: what breaks the rules is a
+//! [`Fault`], and the connection is never used again. Interim answers but 101 are left out. Deadlines are the caller's: dropping any
 //! future here closes the connection.
 //!
 //! RFC 9110 §15.2, RFC 9112 §4, §6, §7 and §9.
 
 mod body;
-mod decode;
 mod head;
 mod upload;
 
-use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -28,12 +25,13 @@ use http::response::Parts;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use body::ResponseBody;
-pub use decode::BodyFault;
-pub use head::{Framing, HeadFault, HeadLimits, RequestHead};
+pub use head::{HeadFault, RequestHead};
 pub use upload::Upload;
 
-use decode::Decoder;
-use head::{Head, find_end, parse};
+use super::decode::Decoder;
+use super::syntax::find_end;
+use super::{HeadLimits, Violation, poll_read};
+use head::{Head, parse};
 
 /// A connection to an upstream, with at most one request under way.
 #[derive(Debug)]
@@ -142,7 +140,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let head = ready!(self.poll_head(limits, cx))?;
             if !head.is_interim() {
                 self.keep_alive = head.keep_alive;
-                self.decoder = head.decoder(self.to_head)?;
+                self.decoder = match self.to_head {
+                    true => Decoder::Empty,
+                    false => head.body,
+                };
                 return Poll::Ready(Ok(head.parts));
             }
             self.interims += 1;
@@ -196,42 +197,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         loop {
             if let Some(end) = find_end(&self.read, self.scanned) {
                 self.scanned = 0;
-                if end > limits.size {
-                    return Poll::Ready(Err(HeadFault::TooLarge.into()));
-                }
                 let head = parse(&self.read.split_to(end).freeze(), limits)?;
                 return Poll::Ready(Ok(head));
             }
             self.scanned = self.read.len();
             if self.scanned > limits.size {
-                return Poll::Ready(Err(HeadFault::TooLarge.into()));
+                return Poll::Ready(Err(HeadFault::from(Violation::HeadTooLarge).into()));
             }
-            if ready!(self.poll_read(cx))? == 0 {
+            if ready!(poll_read(&mut self.stream, &mut self.read, cx))? == 0 {
                 return Poll::Ready(Err(Fault::Closed));
             }
             self.progress = Progress::Answered;
         }
     }
-
-    /// Reads through the thread's scratch buffer: a request that waits for its answer holds none.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut buf = ReadBuf::new(scratch);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
-            self.read.extend_from_slice(buf.filled());
-            Poll::Ready(Ok(buf.filled().len()))
-        })
-    }
 }
 
 /// 1xx answers before the one that counts.
 const INTERIMS: u32 = 16;
-/// Room for a usual head and a small body.
-const READ_AHEAD: usize = 8 * 1024;
-
-thread_local! {
-    static SCRATCH: RefCell<[u8; READ_AHEAD]> = const { RefCell::new([0; READ_AHEAD]) };
-}
 
 #[cfg(test)]
 mod tests;

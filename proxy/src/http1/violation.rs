@@ -1,10 +1,12 @@
-//! Names for everything the guard refuses, small enough to sit in an atomic byte.
+//! Names for everything that is refused about the form of a message.
 
-/// Why a request stream was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
+use thiserror::Error;
+
+/// Why a message's bytes are refused. Shown as its label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("{}", self.label())]
 pub enum Violation {
-    BadMethod = 1,
+    BadMethod,
     MethodTooLong,
     BadTarget,
     Fragment,
@@ -58,34 +60,4 @@ impl Violation {
             Violation::FramingInTrailers => "framing_in_trailers",
         }
     }
-
-    pub(super) fn from_code(code: u8) -> Option<Violation> {
-        ALL.into_iter().find(|violation| *violation as u8 == code)
-    }
 }
-
-const ALL: [Violation; 23] = [
-    Violation::BadMethod,
-    Violation::MethodTooLong,
-    Violation::BadTarget,
-    Violation::Fragment,
-    Violation::BadVersion,
-    Violation::BareLf,
-    Violation::BareCr,
-    Violation::ControlByte,
-    Violation::FoldedLine,
-    Violation::BadFieldName,
-    Violation::BlankBeforeColon,
-    Violation::NoColon,
-    Violation::HeadTooLarge,
-    Violation::TooManyFields,
-    Violation::BadContentLength,
-    Violation::RepeatedContentLength,
-    Violation::BadTransferEncoding,
-    Violation::LengthAndEncoding,
-    Violation::BadChunkSize,
-    Violation::BadChunkExtension,
-    Violation::ChunkExtensionsTooLong,
-    Violation::BadChunkEnd,
-    Violation::FramingInTrailers,
-];

@@ -1,0 +1,246 @@
+//! One HTTP/1.1 connection: its requests in turn, under one timer, until it ends or leaves HTTP.
+//!
+//! The connection's own task does everything: it reads a request, polls what serves it, writes the
+//! answer. Of an idle connection nothing of that is left but this record.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::header::CONNECTION;
+use http::{HeaderValue, StatusCode};
+use tokio::time::{Sleep, sleep_until, timeout};
+
+use crate::body::{Incoming, ResponseBody};
+use crate::drain::{Member, Phase};
+use crate::error::Failure;
+use crate::flow::connection::Connection;
+use crate::flow::watch::{Waiting, Watch};
+use crate::flow::websocket::Pending;
+use crate::flow::{Answered, exchange, handle};
+use crate::http1::server::{self, Answer, Fault};
+use crate::http1::{HeadLimits, Violation};
+use crate::snapshot::Snapshot;
+use crate::stream::Stream;
+
+/// Serves HTTP/1.1 on a stream, and the tunnel that it may become.
+pub(super) async fn serve(
+    stream: Stream,
+    connection: Arc<Connection>,
+    snapshot: Arc<Snapshot>,
+    member: Member,
+) {
+    let mut driver = Driver::new(stream, connection, &snapshot);
+    let ended = {
+        let mut timer = pin!(sleep_until(driver.watch.begins_until()));
+        poll_fn(|cx| driver.poll(&member, timer.as_mut(), cx)).await
+    };
+    let client = driver.client;
+    match ended {
+        Ended::Upgraded(pending) => {
+            if let Some((stream, early)) = client.into_upgraded() {
+                // From here on this task is nobody's: a tunnel runs in a fresh one, which is smaller.
+                tokio::spawn(pending.run(stream, early, member));
+            }
+        }
+        // After a client that has ended there is nobody to say goodbye to.
+        Ended::Over | Ended::Cut if client.has_ended() => {}
+        Ended::Over => Box::pin(hang_up(client, LINGER_BYTES)).await,
+        Ended::Cut => Box::pin(hang_up(client, 0)).await,
+    }
+}
+
+/// How HTTP's part of a connection ended.
+enum Ended {
+    /// By the rules, or because one side broke them.
+    Over,
+    /// Idle for too long, or the proxy stops at once.
+    Cut,
+    /// The 101 was written.
+    Upgraded(Box<Pending>),
+}
+
+/// A connection between its first byte and its end.
+struct Driver {
+    client: server::Connection<Stream>,
+    connection: Arc<Connection>,
+    stage: Stage,
+    watch: Watch,
+    /// A request has begun.
+    used: bool,
+    /// The task will be woken when a drain begins.
+    registered: bool,
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box for each answer would cost more than the room in a connection's task"
+)]
+enum Stage {
+    Reading,
+    /// Boxed: an idle connection then holds no room for a request.
+    Serving(Pin<Box<dyn Future<Output = Answered> + Send>>),
+    Answering(Answer<ResponseBody>, Option<Box<Pending>>),
+}
+
+impl Driver {
+    fn new(stream: Stream, connection: Arc<Connection>, snapshot: &Snapshot) -> Driver {
+        let limits = HeadLimits {
+            size: snapshot.limits.head_size,
+            fields: snapshot.limits.head_fields,
+        };
+        Driver {
+            client: server::Connection::new(stream, limits),
+            connection,
+            stage: Stage::Reading,
+            watch: Watch::new(snapshot),
+            used: false,
+            registered: false,
+        }
+    }
+
+    fn poll(
+        &mut self,
+        member: &Member,
+        mut timer: Pin<&mut Sleep>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Ended> {
+        loop {
+            if let Poll::Ready(ended) = self.poll_stages(member, cx) {
+                return Poll::Ready(ended);
+            }
+            if !std::mem::replace(&mut self.registered, true) {
+                // A connection keeps its task, so one registration serves all its polls.
+                member.wake_on_change(cx);
+            }
+            let waiting = self.waiting();
+            match member.phase() {
+                Phase::Running => {}
+                Phase::Draining if !self.is_idle() => {}
+                Phase::Draining => return Poll::Ready(Ended::Over),
+                Phase::Stopped => return Poll::Ready(Ended::Cut),
+            }
+            self.watch.waits_for(waiting);
+            ready!(
+                self.watch
+                    .poll_over(timer.as_mut(), self.client.moves(), cx)
+            );
+            match waiting {
+                Waiting::Busy | Waiting::NextRequest => return Poll::Ready(Ended::Cut),
+                Waiting::Head => self.refuse(StatusCode::REQUEST_TIMEOUT, "request_head_timeout"),
+            }
+        }
+    }
+
+    /// Goes on until something has to be waited for.
+    fn poll_stages(&mut self, member: &Member, cx: &mut Context<'_>) -> Poll<Ended> {
+        loop {
+            match &mut self.stage {
+                Stage::Reading => match ready!(self.client.poll_request(cx)) {
+                    Ok(Some(request)) => {
+                        self.used = true;
+                        let request = request.map(Incoming::Http1);
+                        let connection = Arc::clone(&self.connection);
+                        self.stage = Stage::Serving(Box::pin(handle(connection, request)));
+                    }
+                    Err(Fault::Refused(violation)) => {
+                        self.refuse(status_of(violation), violation.label());
+                    }
+                    Ok(None) | Err(Fault::Io(_)) => return Poll::Ready(Ended::Over),
+                },
+                Stage::Serving(serving) => {
+                    let Poll::Ready(answered) = serving.as_mut().poll(cx) else {
+                        // Who left waits for no answer: what serves it is dropped.
+                        ready!(self.client.poll_broken(cx));
+                        return Poll::Ready(Ended::Over);
+                    };
+                    let Answered {
+                        mut response,
+                        upgrade,
+                    } = answered;
+                    if upgrade.is_none() && member.phase() != Phase::Running {
+                        let headers = response.headers_mut();
+                        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    let answer = self.client.begin_answer(response);
+                    self.stage = Stage::Answering(answer, upgrade);
+                }
+                Stage::Answering(answer, upgrade) => {
+                    let Poll::Ready(written) = self.client.poll_answer(answer, cx) else {
+                        ready!(self.client.poll_broken(cx));
+                        return Poll::Ready(Ended::Over);
+                    };
+                    if written.is_err() {
+                        return Poll::Ready(Ended::Over);
+                    }
+                    if let Some(pending) = upgrade.take() {
+                        return Poll::Ready(Ended::Upgraded(pending));
+                    }
+                    if !self.client.may_go_on(answer) {
+                        return Poll::Ready(Ended::Over);
+                    }
+                    self.stage = Stage::Reading;
+                }
+            }
+        }
+    }
+
+    /// Answers to what is no request, and ends the connection with that.
+    fn refuse(&mut self, status: StatusCode, label: &'static str) {
+        // A client that has said nothing has asked for nothing.
+        if !self.is_idle() {
+            exchange::log_refused_head(&self.connection, status, label);
+        }
+        let id = crate::request::new_request_id();
+        let id = id.as_deref().unwrap_or("");
+        let response = Failure::downstream(status, label).response(id);
+        self.stage = Stage::Answering(self.client.begin_answer(response), None);
+    }
+
+    fn waiting(&self) -> Waiting {
+        match self.stage {
+            Stage::Reading if self.used && self.client.is_between_requests() => {
+                Waiting::NextRequest
+            }
+            Stage::Reading => Waiting::Head,
+            Stage::Serving(_) | Stage::Answering(..) => Waiting::Busy,
+        }
+    }
+
+    /// Nobody has asked for anything.
+    fn is_idle(&self) -> bool {
+        matches!(self.stage, Stage::Reading) && self.client.is_between_requests()
+    }
+}
+
+/// Ends a stream so that what was written last arrives: a reset could overtake it. Bytes that the
+/// client still sends would make the kernel answer with one, so up to `linger` of them are read.
+async fn hang_up(mut client: server::Connection<Stream>, linger: usize) {
+    let goodbye = async {
+        poll_fn(|cx| client.poll_shutdown(cx)).await?;
+        let mut left = linger;
+        while left > 0 {
+            match poll_fn(|cx| client.poll_discard(cx)).await? {
+                0 => break,
+                n => left = left.saturating_sub(n),
+            }
+        }
+        std::io::Result::Ok(())
+    };
+    // Whether the client got the goodbye is its own affair.
+    let _ = timeout(LINGER, goodbye).await;
+}
+
+fn status_of(violation: Violation) -> StatusCode {
+    match violation {
+        Violation::HeadTooLarge | Violation::TooManyFields => {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        }
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 256 * 1024;

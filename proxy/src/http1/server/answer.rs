@@ -1,0 +1,311 @@
+//! An answer on its way out: its head, and its body as far as it has come.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::{Buf, Bytes};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
+use http::{Response, StatusCode, response};
+use http_body::{Body, Frame};
+use tokio::io::AsyncWrite;
+
+use super::super::syntax::{names_option, push_chunk_line, push_field, push_last_chunk};
+
+/// One answer that is still to be written, wholly or in part.
+#[derive(Debug)]
+pub struct Answer<B> {
+    /// `None` when its last piece was taken.
+    body: Option<B>,
+    framing: Framing,
+    /// What goes out next, in this order: the head or a chunk's line, a piece of the body, and what
+    /// frames it.
+    text: Vec<u8>,
+    written: usize,
+    data: Bytes,
+    tail: &'static [u8],
+    goes_on: bool,
+}
+
+/// What an answer has to know of its request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    /// HEAD: the answer's body stays here (RFC 9110 §9.3.2).
+    pub(super) head_only: bool,
+    /// HTTP/1.0: no chunks, and a connection that goes on must be said.
+    pub(super) old: bool,
+    /// The connection may carry another request.
+    pub(super) keep_alive: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    /// There is no body.
+    Nothing,
+    /// Bytes still to come.
+    Length(u64),
+    Chunked,
+    UntilClose,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Answer<B>
+where
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    pub(super) fn new(response: Response<B>, asked: Asked) -> Answer<B> {
+        let (parts, body) = response.into_parts();
+        let framing = framing_of(&parts, &body, asked);
+        let (text, goes_on) = encode_head(&parts, framing, asked);
+        let has_body = framing != Framing::Nothing && !body.is_end_stream();
+        let mut answer = Answer {
+            body: Some(body),
+            framing,
+            text,
+            written: 0,
+            data: Bytes::new(),
+            tail: b"",
+            goes_on,
+        };
+        if !has_body {
+            answer.end();
+        }
+        answer
+    }
+
+    /// Whether the connection may carry another request after it.
+    pub(super) fn goes_on(&self) -> bool {
+        self.goes_on
+    }
+
+    /// Writes what there is to write; ready when all of it is out.
+    pub(super) fn poll_write<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            // The head waits for no body, but takes along what is there.
+            let filled = self.poll_fill(cx)?;
+            while self.has_left() {
+                let n = ready!(self.poll_write_left(stream, cx))?;
+                if n == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.advance(n);
+            }
+            if filled.is_pending() || self.body.is_none() {
+                ready!(Pin::new(&mut *stream).poll_flush(cx))?;
+                return filled.map(Ok);
+            }
+        }
+    }
+
+    /// Takes a piece of the body, if there is room for one; ready unless one is waited for.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, io::Error> {
+        if !self.data.is_empty() || !self.tail.is_empty() {
+            return Ok(Poll::Ready(()));
+        }
+        let Some(body) = &mut self.body else {
+            return Ok(Poll::Ready(()));
+        };
+        match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(Some(Ok(frame))) => {
+                let last = body.is_end_stream();
+                self.push(frame)?;
+                if last {
+                    self.end_checked()?;
+                }
+            }
+            Poll::Ready(Some(Err(error))) => return Err(io::Error::other(error)),
+            Poll::Ready(None) => self.end_checked()?,
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    fn push(&mut self, frame: Frame<Bytes>) -> io::Result<()> {
+        match frame.into_data() {
+            // An empty chunk would end the body.
+            Ok(data) if data.is_empty() => {}
+            Ok(data) => {
+                match &mut self.framing {
+                    Framing::Length(left) => {
+                        *left = left
+                            .checked_sub(data.len() as u64)
+                            .ok_or(io::ErrorKind::InvalidData)?;
+                    }
+                    Framing::Chunked => {
+                        push_chunk_line(&mut self.text, data.len());
+                        self.tail = b"\r\n";
+                    }
+                    Framing::Nothing | Framing::UntilClose => {}
+                }
+                let beside = self.text.capacity() - self.text.len();
+                if data.len() + self.tail.len() <= beside {
+                    self.text.extend_from_slice(&data);
+                    self.text.extend_from_slice(std::mem::take(&mut self.tail));
+                } else {
+                    self.data = data;
+                }
+            }
+            Err(frame) => {
+                if let (Ok(trailers), Framing::Chunked) = (frame.into_trailers(), self.framing) {
+                    push_last_chunk(&mut self.text, &trailers);
+                }
+                // Nothing comes behind trailers.
+                self.body = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// The body has come to its end, which must be where the head says.
+    fn end_checked(&mut self) -> io::Result<()> {
+        match self.framing {
+            Framing::Length(left) if left > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => {
+                self.end();
+                Ok(())
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        if self.body.take().is_some() && self.framing == Framing::Chunked {
+            match self.data.is_empty() {
+                true => self.text.extend_from_slice(LAST_CHUNK),
+                false => self.tail = b"\r\n0\r\n\r\n",
+            }
+        }
+    }
+
+    fn has_left(&self) -> bool {
+        self.written < self.text.len() || !self.data.is_empty() || !self.tail.is_empty()
+    }
+
+    fn poll_write_left<S: AsyncWrite + Unpin>(
+        &self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let stream = Pin::new(stream);
+        let text = &self.text[self.written..];
+        if self.data.is_empty() && self.tail.is_empty() {
+            return stream.poll_write(cx, text);
+        }
+        let slices = [text, &self.data, self.tail].map(IoSlice::new);
+        let first = usize::from(text.is_empty());
+        stream.poll_write_vectored(cx, &slices[first..])
+    }
+
+    fn advance(&mut self, mut n: usize) {
+        let of_text = n.min(self.text.len() - self.written);
+        self.written += of_text;
+        n -= of_text;
+        let of_data = n.min(self.data.len());
+        self.data.advance(of_data);
+        self.tail = &self.tail[n - of_data..];
+        if self.written == self.text.len() {
+            self.text.clear();
+            self.written = 0;
+        }
+    }
+}
+
+fn framing_of<B: Body>(parts: &response::Parts, body: &B, asked: Asked) -> Framing {
+    let bodiless = parts.status.is_informational()
+        || parts.status == StatusCode::NO_CONTENT
+        || parts.status == StatusCode::NOT_MODIFIED;
+    if bodiless || asked.head_only {
+        return Framing::Nothing;
+    }
+    match body.size_hint().exact() {
+        Some(length) => Framing::Length(length),
+        None if asked.old => Framing::UntilClose,
+        None => Framing::Chunked,
+    }
+}
+
+/// The head as it goes on the wire, and whether the connection goes on behind the answer. What
+/// frames the message is said by us alone.
+fn encode_head(parts: &response::Parts, framing: Framing, asked: Asked) -> (Vec<u8>, bool) {
+    let mut goes_on = asked.keep_alive && framing != Framing::UntilClose;
+    let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+    let mut text = Vec::with_capacity(HEAD_CAPACITY);
+    text.extend_from_slice(b"HTTP/1.1 ");
+    text.extend_from_slice(parts.status.as_str().as_bytes());
+    text.push(b' ');
+    text.extend_from_slice(parts.status.canonical_reason().unwrap_or("").as_bytes());
+    text.extend_from_slice(b"\r\n");
+    let mut dated = false;
+    for (name, value) in &parts.headers {
+        if *name == CONNECTION && !switches {
+            goes_on &= !names_option(value, "close");
+            continue;
+        }
+        if *name == TRANSFER_ENCODING || *name == CONTENT_LENGTH && !asked.head_only {
+            continue;
+        }
+        dated |= *name == DATE;
+        push_field(&mut text, name.as_str().as_bytes(), value.as_bytes());
+    }
+    match framing {
+        Framing::Length(length) => push_length(&mut text, length),
+        Framing::Chunked => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::Nothing | Framing::UntilClose => {}
+    }
+    if !switches {
+        match (goes_on, asked.old) {
+            (false, _) => text.extend_from_slice(b"connection: close\r\n"),
+            (true, true) => text.extend_from_slice(b"connection: keep-alive\r\n"),
+            (true, false) => {}
+        }
+    }
+    if !dated {
+        push_field(&mut text, b"date", &now());
+    }
+    text.extend_from_slice(b"\r\n");
+    (text, goes_on)
+}
+
+fn push_length(text: &mut Vec<u8>, length: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut left = length;
+    while at == digits.len() || left > 0 {
+        at -= 1;
+        // A remainder of ten is one digit.
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+    }
+    push_field(text, b"content-length", &digits[at..]);
+}
+
+/// The present time as an IMF-fixdate (RFC 9110 §5.6.7), which stays the same for a second.
+fn now() -> [u8; DATE_LENGTH] {
+    let now = SystemTime::now();
+    let second = now
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_secs();
+    let (cached, mut date) = LAST_DATE.get();
+    if cached != second {
+        let text = httpdate::fmt_http_date(now);
+        if let Some(bytes) = text.as_bytes().first_chunk() {
+            date = *bytes;
+        }
+        LAST_DATE.set((second, date));
+    }
+    date
+}
+
+/// Of most answers, with a small body; what the allocator has at hand.
+const HEAD_CAPACITY: usize = 1024;
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+const DATE_LENGTH: usize = 29;
+
+thread_local! {
+    static LAST_DATE: Cell<(u64, [u8; DATE_LENGTH])> = const { Cell::new((0, [b' '; DATE_LENGTH])) };
+}
