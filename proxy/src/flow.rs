@@ -3,7 +3,7 @@
 //! [`serve_connection`] → TLS handshake → a head is parsed → [`answer`]: admit, route, check the
 //! opening handshake, run the filters, take the route's action, run the response filters → the
 //! answer goes out. A verified upgrade leaves HTTP together with every byte read so far and becomes
-//! a [`Tunnel`](crate::tunnel::Tunnel) in a task of its own.
+//! a [`Tunnel`](crate::tunnel::Tunnel).
 //!
 //! Invariants: nothing the client sends after its head reaches the upstream before the 101; an
 //! upstream connection on which an upgrade was asked for never goes back to the pool; a request
@@ -19,13 +19,17 @@ mod record;
 mod watch;
 mod websocket;
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
+use pin_project_lite::pin_project;
 use tokio::time::timeout;
 
 use crate::admission::Admission;
@@ -49,33 +53,75 @@ use crate::stream::Stream;
 use crate::tls::{ServerTls, ServerTlsStream};
 use crate::worker::{Listener, Worker};
 
-/// Serves one accepted connection to its end. The tunnel that it may become goes on without it.
-pub async fn serve_connection(
+/// Serves one accepted connection to its end, and the tunnel that it may become.
+///
+/// A task is as large as its largest stage for as long as it lives, and a tunnel may live for days:
+/// all that comes before it is boxed, and gone when it begins. No `async fn`, which would keep room
+/// for its arguments and for the tunnel twice.
+pub fn serve_connection(
     worker: Arc<Worker>,
     listener: Arc<Listener>,
     socket: Socket,
     peer: Peer,
     admission: Admission,
     member: Member,
-) {
+) -> impl Future<Output = ()> + Send {
+    Serving::Http {
+        http: Box::pin(serve_http(
+            worker, listener, socket, peer, admission, member,
+        )),
+    }
+}
+
+pin_project! {
+    #[project = Stage]
+    enum Serving<H, T> {
+        Http { http: Pin<Box<H>> },
+        Tunnel { #[pin] tunnel: T },
+    }
+}
+
+impl<H: Future<Output = Option<T>>, T: Future<Output = ()>> Future for Serving<H, T> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let tunnel = match self.as_mut().project() {
+                Stage::Tunnel { tunnel } => return tunnel.poll(cx),
+                Stage::Http { http } => ready!(http.as_mut().poll(cx)),
+            };
+            match tunnel {
+                None => return Poll::Ready(()),
+                Some(tunnel) => self.set(Serving::Tunnel { tunnel }),
+            }
+        }
+    }
+}
+
+/// Everything up to the end of HTTP; gives the tunnel that a verified upgrade leads to.
+async fn serve_http(
+    worker: Arc<Worker>,
+    listener: Arc<Listener>,
+    socket: Socket,
+    peer: Peer,
+    admission: Admission,
+    member: Member,
+) -> Option<impl Future<Output = ()>> {
     let policy = listener.policy();
     let snapshot = worker.snapshot();
     let (stream, tls) = match &policy.tls {
         None => (Stream::Plain(socket), None),
         Some(tls) => {
             let deadline = snapshot.timeouts.tls_handshake;
-            // Boxed, as all that only some connections need: a task is as large as its largest
-            // stage, for as long as it lives.
+            // Boxed, as all that only some connections need.
             let accepting = Box::pin(accept_tls(tls, socket, deadline, &member));
-            let Some(accepted) = accepting.await else {
-                return;
-            };
+            let accepted = accepting.await?;
             listener.metrics.tls_handshake(accepted.is_ok());
             match accepted {
                 Ok((stream, facts)) => (Stream::ServerTls(Box::new(stream)), Some(facts)),
                 Err(error) => {
                     tracing::debug!(%peer, listener = %policy.bind, error, "TLS handshake failed");
-                    return;
+                    return None;
                 }
             }
         }
@@ -89,9 +135,11 @@ pub async fn serve_connection(
     let connection = Arc::new(Connection::new(worker, policy, facts, admission));
     if http2 {
         Box::pin(http2::serve(stream, connection, &snapshot, member)).await;
-    } else {
-        http1::serve(stream, connection, snapshot, member).await;
+        return None;
     }
+    let (pending, stream, early, member) =
+        http1::serve(stream, connection, &snapshot, member).await?;
+    Some(pending.run(stream, early, member))
 }
 
 /// The TLS handshake under its deadline; `None` if a drain begins: nobody would be served behind it.

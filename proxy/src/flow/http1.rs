@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, StatusCode};
 use tokio::time::{Sleep, sleep_until, timeout};
@@ -25,14 +26,15 @@ use crate::http1::{HeadLimits, Violation};
 use crate::snapshot::Snapshot;
 use crate::stream::Stream;
 
-/// Serves HTTP/1.1 on a stream, and the tunnel that it may become.
+/// Serves HTTP/1.1 on a stream to its end, or until the 101 of an upgrade was written: then gives
+/// that, the bare stream and what was read past the head.
 pub(super) async fn serve(
     stream: Stream,
     connection: Arc<Connection>,
-    snapshot: Arc<Snapshot>,
+    snapshot: &Snapshot,
     member: Member,
-) {
-    let mut driver = Driver::new(stream, connection, &snapshot);
+) -> Option<(Box<Pending>, Stream, Bytes, Member)> {
+    let mut driver = Driver::new(stream, connection, snapshot);
     let ended = {
         let mut timer = pin!(sleep_until(driver.watch.begins_until()));
         poll_fn(|cx| driver.poll(&member, timer.as_mut(), cx)).await
@@ -40,16 +42,15 @@ pub(super) async fn serve(
     let client = driver.client;
     match ended {
         Ended::Upgraded(pending) => {
-            if let Some((stream, early)) = client.into_upgraded() {
-                // From here on this task is nobody's: a tunnel runs in a fresh one, which is smaller.
-                tokio::spawn(pending.run(stream, early, member));
-            }
+            let (stream, early) = client.into_upgraded()?;
+            return Some((pending, stream, early, member));
         }
         // After a client that has ended there is nobody to say goodbye to.
         Ended::Over | Ended::Cut if client.has_ended() => {}
         Ended::Over => Box::pin(hang_up(client, LINGER_BYTES)).await,
         Ended::Cut => Box::pin(hang_up(client, 0)).await,
     }
+    None
 }
 
 /// How HTTP's part of a connection ended.
