@@ -36,6 +36,8 @@ pub(super) struct Watch {
     deadline: Option<Instant>,
     /// The count of moves when a busy wait was last armed.
     moves: Option<u32>,
+    /// The timer has been polled since it was last set, so it will wake the connection's task.
+    armed: bool,
 }
 
 impl Watch {
@@ -53,6 +55,7 @@ impl Watch {
             waiting: Waiting::Head,
             deadline: Some(Instant::now() + request_head),
             moves: None,
+            armed: false,
         }
     }
 
@@ -86,8 +89,14 @@ impl Watch {
                 && deadline < timer.deadline()
             {
                 timer.as_mut().reset(deadline);
+                self.armed = false;
             }
+            if self.armed && !timer.is_elapsed() {
+                return Poll::Pending;
+            }
+            self.armed = true;
             ready!(timer.as_mut().poll(cx));
+            self.armed = false;
             match self.deadline {
                 Some(deadline) if deadline <= Instant::now() => {
                     // A busy connection may last, as long as it moves.

@@ -29,7 +29,7 @@ pub use head::{HeadFault, RequestHead};
 pub use upload::Upload;
 
 use super::decode::Decoder;
-use super::syntax::find_end;
+use super::syntax::{put_back, take_block};
 use super::{HeadLimits, Violation, poll_read};
 use head::{Head, parse};
 
@@ -195,9 +195,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Head, Fault<E>>> {
         loop {
-            if let Some(end) = find_end(&self.read, self.scanned) {
+            if let Some(taken) = take_block(&mut self.read, 0, self.scanned) {
                 self.scanned = 0;
-                let head = parse(&self.read.split_to(end).freeze(), limits)?;
+                let (head, end) = parse(&taken, limits)?;
+                put_back(&mut self.read, &taken, end);
                 return Poll::Ready(Ok(head));
             }
             self.scanned = self.read.len();

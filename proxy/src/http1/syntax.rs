@@ -3,12 +3,35 @@
 //! A block is looked at line by line, in order, so that the first fault is the same however the
 //! bytes were cut into reads.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
 
 use super::{HeadLimits, Violation};
+
+/// Takes out of `read` what holds a block of lines as [`find_end`] finds it. There may be more in it
+/// than the block, for its parser to [`put_back`]: most reads end with the one they hold, which
+/// then need not be searched for.
+pub(super) fn take_block(read: &mut BytesMut, from: usize, seen: usize) -> Option<Bytes> {
+    let block = &read[from..];
+    let end = match block.len() <= USUAL_HEAD && block.ends_with(BLANK_LINE) {
+        true => read.len(),
+        false => from + find_end(block, seen.saturating_sub(from))?,
+    };
+    Some(match end == read.len() {
+        true => std::mem::take(read).freeze(),
+        false => read.split_to(end).freeze(),
+    })
+}
+
+/// Puts back what was taken beyond the block that ends at `end`.
+pub(super) fn put_back(read: &mut BytesMut, taken: &[u8], end: usize) {
+    if end < taken.len() {
+        // Then all that was read had been taken.
+        read.extend_from_slice(&taken[end..]);
+    }
+}
 
 /// Where a block of lines ends, its blank line included, or behind the first line feed that no
 /// carriage return precedes: nothing after that can be right.
@@ -47,6 +70,8 @@ pub(super) fn next_line(
 #[derive(Debug)]
 pub(super) struct Fields {
     pub(super) headers: HeaderMap,
+    /// Behind the blank line.
+    pub(super) end: usize,
     connection: bool,
     expect: bool,
     length: bool,
@@ -61,6 +86,7 @@ pub(super) fn parse_fields(
 ) -> Result<Fields, Violation> {
     let mut fields = Fields {
         headers: HeaderMap::with_capacity(USUAL_FIELDS),
+        end: bytes.len(),
         connection: false,
         expect: false,
         length: false,
@@ -69,6 +95,7 @@ pub(super) fn parse_fields(
     while let Some(line) = next_line(bytes, at, limits) {
         let (line, next) = line?;
         if line.is_empty() {
+            fields.end = next;
             break;
         }
         if fields.headers.len() == limits.fields {
@@ -250,6 +277,8 @@ const fn token_table() -> [bool; 256] {
 static TOKEN: [bool; 256] = token_table();
 const HEX: &[u8; 16] = b"0123456789abcdef";
 const BLANK_LINE: &[u8] = b"\r\n\r\n";
+/// Bytes. What is longer may well hold many requests, and is not copied for each of them.
+const USUAL_HEAD: usize = 2048;
 /// As many as a map has room for in what the allocator has at hand.
 const USUAL_FIELDS: usize = 6;
 /// 10^19 - 1 fits 64 bits.

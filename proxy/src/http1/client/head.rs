@@ -96,8 +96,8 @@ impl Head {
     }
 }
 
-/// Parses a whole head. Values share its bytes.
-pub(super) fn parse(head: &Bytes, limits: HeadLimits) -> Result<Head, HeadFault> {
+/// Parses a head, and tells where it ends. Values share its bytes.
+pub(super) fn parse(head: &Bytes, limits: HeadLimits) -> Result<(Head, usize), HeadFault> {
     let (line, fields) = next_line(head, 0, limits).ok_or(HeadFault::StatusLine)??;
     let (version, status) = status_line(line)?;
     let mut response = Response::new(());
@@ -111,11 +111,12 @@ pub(super) fn parse(head: &Bytes, limits: HeadLimits) -> Result<Head, HeadFault>
         && !fields.connection_says("close");
     *response.headers_mut() = fields.headers;
     let (parts, ()) = response.into_parts();
-    Ok(Head {
+    let head = Head {
         parts,
         keep_alive,
         body,
-    })
+    };
+    Ok((head, fields.end))
 }
 
 /// How the body of the answer to another method than HEAD ends (RFC 9112 §6.3). An answer without

@@ -5,7 +5,9 @@ use http::request::Parts;
 use http::{Method, Request, Uri, Version};
 
 use super::super::decode::Decoder;
-use super::super::syntax::{Fields, check_field, find_end, is_token, next_line, parse_fields};
+use super::super::syntax::{
+    Fields, check_field, is_token, next_line, parse_fields, put_back, take_block,
+};
 use super::super::{HeadLimits, Violation};
 
 /// A request's head, and what it says of its connection.
@@ -42,14 +44,11 @@ impl HeadReader {
             true => 2,
             false => 0,
         };
-        if let Some(end) = find_end(&read[start..], self.scanned.saturating_sub(start)) {
+        if let Some(taken) = take_block(read, start, self.scanned) {
             *self = HeadReader::default();
-            let end = start + end;
-            let head = match end == read.len() {
-                true => std::mem::take(read).freeze(),
-                false => read.split_to(end).freeze(),
-            };
-            return parse(&head, start, limits).map(Some);
+            let (head, end) = parse(&taken, start, limits)?;
+            put_back(read, &taken, end);
+            return Ok(Some(head));
         }
         self.scanned = read.len();
         self.line = self.line.max(start);
@@ -79,8 +78,9 @@ impl HeadReader {
     }
 }
 
-/// Parses a whole head that begins at `start`. Target and values share its bytes.
-fn parse(head: &Bytes, start: usize, limits: HeadLimits) -> Result<Head, Violation> {
+/// Parses the head that begins at `start`, and tells where it ends. Target and values share its
+/// bytes.
+fn parse(head: &Bytes, start: usize, limits: HeadLimits) -> Result<(Head, usize), Violation> {
     check_beginning(&head[start..])?;
     let (line, fields) = next_line(head, start, limits).ok_or(Violation::BadMethod)??;
     let (method, target, version) = split_request_line(line)?;
@@ -96,12 +96,13 @@ fn parse(head: &Bytes, start: usize, limits: HeadLimits) -> Result<Head, Violati
     let expects_continue = version == Version::HTTP_11 && fields.expects_continue();
     *request.headers_mut() = fields.headers;
     let (parts, ()) = request.into_parts();
-    Ok(Head {
+    let head = Head {
         parts,
         body,
         keep_alive,
         expects_continue,
-    })
+    };
+    Ok((head, fields.end))
 }
 
 /// `method target HTTP/1.x` (RFC 9112 §3), whose beginning was checked.
