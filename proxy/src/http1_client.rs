@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use body::ResponseBody;
 pub use decode::BodyFault;
-pub use head::{Framing, HeadFault, HeadLimits, RequestHead};
+pub use head::{Fields, Framing, HeadFault, HeadLimits, RequestHead};
 pub use upload::Upload;
 
 use decode::Decoder;

@@ -63,10 +63,12 @@ pub(super) struct Outbound<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) route: &'a Route,
     pub(super) upstream: &'a UpstreamEntry,
-    /// As the upstream shall see them, but for what frames a body.
+    /// As the upstream shall see them, but for what frames a body; on a straight route as the
+    /// client sent them.
     pub(super) parts: &'a Parts,
     /// After rewriting.
     pub(super) path: &'a str,
+    pub(super) websocket: bool,
 }
 
 /// Sends a prepared request and gives back the answer, its body still to come.
@@ -206,9 +208,18 @@ impl Outbound<'_> {
         exchange: &Exchange,
         framing: Option<Framing>,
     ) -> Result<RequestHead, Failure> {
-        let query = exchange.admitted_facts()?.query.as_deref();
-        forward::request_head(self.parts, self.path, query, framing)
-            .map_err(|error| Failure::internal("upstream_request").because(error))
+        let facts = exchange.admitted_facts()?;
+        let head = if self.route.is_straight() {
+            let about = forward::Circumstances {
+                facts,
+                conn: &self.connection.facts,
+                websocket: self.websocket,
+            };
+            forward::straight_head(self.parts, self.path, about, framing)
+        } else {
+            forward::request_head(self.parts, self.path, facts.query.as_deref(), framing)
+        };
+        head.map_err(|error| Failure::internal("upstream_request").because(error))
     }
 }
 

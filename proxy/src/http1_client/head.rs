@@ -25,6 +25,12 @@ pub struct RequestHead {
     is_head: bool,
 }
 
+/// The field lines of a head that is being written.
+#[derive(Debug)]
+pub struct Fields {
+    bytes: Vec<u8>,
+}
+
 /// Why an answer's head is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum HeadFault {
@@ -64,6 +70,23 @@ impl RequestHead {
         headers: &HeaderMap,
         framing: Option<Framing>,
     ) -> RequestHead {
+        RequestHead::write(method, target, framing, |fields| {
+            for (name, value) in headers {
+                if *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING {
+                    fields.put(name.as_str(), value.as_bytes());
+                }
+            }
+        })
+    }
+
+    /// As [`RequestHead::new`], with the fields that `write` puts into it; none of them may frame a
+    /// body.
+    pub fn write(
+        method: &Method,
+        target: &[&str],
+        framing: Option<Framing>,
+        write: impl FnOnce(&mut Fields),
+    ) -> RequestHead {
         let mut bytes = Vec::with_capacity(HEAD_CAPACITY);
         bytes.extend_from_slice(method.as_str().as_bytes());
         bytes.push(b' ');
@@ -71,19 +94,16 @@ impl RequestHead {
             bytes.extend_from_slice(part.as_bytes());
         }
         bytes.extend_from_slice(b" HTTP/1.1\r\n");
-        for (name, value) in headers {
-            if *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING {
-                continue;
-            }
-            push_field(&mut bytes, name.as_str().as_bytes(), value.as_bytes());
-        }
+        let mut fields = Fields { bytes };
+        write(&mut fields);
         match framing {
             None => {}
             Some(Framing::Length(length)) => {
-                push_field(&mut bytes, b"content-length", length.to_string().as_bytes());
+                fields.put("content-length", length.to_string().as_bytes());
             }
-            Some(Framing::Chunked) => push_field(&mut bytes, b"transfer-encoding", b"chunked"),
+            Some(Framing::Chunked) => fields.put("transfer-encoding", b"chunked"),
         }
+        let mut bytes = fields.bytes;
         bytes.extend_from_slice(b"\r\n");
         RequestHead {
             bytes: bytes.into(),
@@ -91,13 +111,29 @@ impl RequestHead {
         }
     }
 
-    pub(super) fn bytes(&self) -> Bytes {
+    pub(crate) fn bytes(&self) -> Bytes {
         self.bytes.clone()
     }
 
     /// The answer to HEAD has no body, whatever it says.
     pub(super) fn is_head(&self) -> bool {
         self.is_head
+    }
+}
+
+impl Fields {
+    /// Adds a line. Name and value are valid: they were parsed, or are our own.
+    pub fn put(&mut self, name: &str, value: &[u8]) {
+        self.put_with(name, |line| line.extend_from_slice(value));
+    }
+
+    /// As [`Fields::put`], with the value that `write` appends.
+    pub fn put_with(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
+        let bytes = &mut self.bytes;
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.extend_from_slice(b": ");
+        write(bytes);
+        bytes.extend_from_slice(b"\r\n");
     }
 }
 
@@ -262,13 +298,6 @@ fn trim(mut text: &[u8]) -> &[u8] {
         text = rest;
     }
     text
-}
-
-fn push_field(bytes: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    bytes.extend_from_slice(name);
-    bytes.extend_from_slice(b": ");
-    bytes.extend_from_slice(value);
-    bytes.extend_from_slice(b"\r\n");
 }
 
 const BLANK_LINE: &[u8] = b"\r\n\r\n";
