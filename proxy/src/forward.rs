@@ -18,8 +18,8 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
-    HeaderValue, SET_COOKIE, TE, TRAILER, UPGRADE,
+    AUTHORIZATION, CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    SET_COOKIE, TE, UPGRADE,
 };
 use http::{StatusCode, Version, request, response};
 use thiserror::Error;
@@ -129,14 +129,14 @@ pub fn request_head(
 /// HTTP/2 alike. `upgraded`: a verified 101, which gets its own upgrade fields again.
 pub fn downstream_response(parts: &mut response::Parts, upgraded: bool) {
     remove_unwanted(&mut parts.headers, |field| match field {
+        // Set anew below.
         Field::Upgrade => !upgraded,
+        // A 101 has no body (RFC 9110 §8.6).
+        Field::Length => upgraded,
         field => matches!(field, Field::HopByHop | Field::OneHopResponse),
     });
     parts.version = Version::HTTP_11;
     if upgraded {
-        // A 101 has no body (RFC 9110 §8.6).
-        parts.headers.remove(CONTENT_LENGTH);
-        parts.headers.remove(TRAILER);
         parts.status = StatusCode::SWITCHING_PROTOCOLS;
         set_upgrade(&mut parts.headers);
     }
@@ -249,10 +249,9 @@ fn remove_unwanted(headers: &mut HeaderMap, unwanted: impl Fn(Field) -> bool) ->
 /// The fields, of those that are there, which Connection names and may name.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let mut named = Vec::new();
-    for option in headers.get_all(CONNECTION).iter().flat_map(options) {
-        if is_usual_option(option) {
-            continue;
-        }
+    let lines = headers.get_all(CONNECTION).iter();
+    let unusual = lines.filter(|line| !is_usual_option(line.as_bytes()));
+    for option in unusual.flat_map(options) {
         if let Ok(name) = HeaderName::from_bytes(option)
             && !Field::of(&name).is_kept()
             && headers.contains_key(&name)
@@ -272,7 +271,7 @@ fn fits_request_line(text: &str) -> bool {
     text.bytes().all(|byte| byte > b' ' && byte != 0x7f)
 }
 
-/// What nearly every Connection holds: no field's name, or one that goes anyway.
+/// What nearly every Connection is: no field's name, or one that goes anyway.
 fn is_usual_option(option: &[u8]) -> bool {
     let usual: [&[u8]; 3] = [b"keep-alive", b"upgrade", b"close"];
     usual.iter().any(|usual| option.eq_ignore_ascii_case(usual))

@@ -214,7 +214,10 @@ pub(super) fn parse_fields(
     mut at: usize,
     limit: usize,
 ) -> Result<HeaderMap, HeadFault> {
-    let mut headers = HeaderMap::with_capacity(USUAL_FIELDS);
+    // Counted, because room for many costs more than the count: the allocator keeps no large blocks
+    // at hand.
+    let lines = memchr::memchr_iter(b'\n', &bytes[at..]).count();
+    let mut headers = HeaderMap::with_capacity(lines.saturating_sub(1).min(limit));
     while let Some(found) = memchr::memchr(b'\n', &bytes[at..]) {
         let field = line(bytes, at, at + found)?;
         if field.is_empty() {
@@ -303,4 +306,3 @@ fn trim(mut text: &[u8]) -> &[u8] {
 const BLANK_LINE: &[u8] = b"\r\n\r\n";
 /// Of most requests, with our forwarding fields.
 const HEAD_CAPACITY: usize = 1024;
-const USUAL_FIELDS: usize = 12;
