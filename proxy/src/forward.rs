@@ -64,13 +64,27 @@ pub fn prepare_request(headers: &mut HeaderMap, facts: &RequestFacts, conn: &Con
         }
     }
     push_address(&mut chain, conn.peer.ip());
-    set_bytes(headers, X_FORWARDED_FOR, chain);
-    let mut client = Vec::with_capacity(ADDRESS_LENGTH);
-    push_address(&mut client, facts.client_ip);
-    set_bytes(headers, X_REAL_IP, client);
+    let chain = value_of(chain);
+    // Without trusted peers nobody but the client stands in the list.
+    let client = match !facts.peer_trusted && facts.client_ip == conn.peer.ip() {
+        true => chain.clone(),
+        false => {
+            let mut client = Vec::with_capacity(ADDRESS_LENGTH);
+            push_address(&mut client, facts.client_ip);
+            value_of(client)
+        }
+    };
+    set_or_remove(headers, X_FORWARDED_FOR, chain);
+    set_or_remove(headers, X_REAL_IP, client);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme));
     if !facts.peer_trusted || !headers.contains_key(X_FORWARDED_HOST) {
-        set_text(headers, X_FORWARDED_HOST, &facts.authority);
+        let told = headers.get(HOST);
+        // Mostly the client's own, which is shared rather than copied.
+        let host = match told.filter(|told| told.as_bytes() == facts.authority.as_bytes()) {
+            Some(told) => Some(told.clone()),
+            None => HeaderValue::from_str(&facts.authority).ok(),
+        };
+        set_or_remove(headers, X_FORWARDED_HOST, host);
     }
     set_text(headers, X_REQUEST_ID, &facts.request_id);
     if let Some(subject) = conn
@@ -289,20 +303,21 @@ fn set_upgrade(headers: &mut HeaderMap) {
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// Sets a field; a text that no field can hold leaves it out rather than cut in two.
 fn set_text(headers: &mut HeaderMap, name: HeaderName, text: &str) {
-    match HeaderValue::from_str(text) {
-        Ok(value) => headers.insert(name, value),
-        Err(_) => headers.remove(name),
+    set_or_remove(headers, name, HeaderValue::from_str(text).ok());
+}
+
+/// Sets a field; what is no value leaves the field out rather than cut in two.
+fn set_or_remove(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    match value {
+        Some(value) => headers.insert(name, value),
+        None => headers.remove(name),
     };
 }
 
-/// As [`set_text`], without a copy.
-fn set_bytes(headers: &mut HeaderMap, name: HeaderName, bytes: Vec<u8>) {
-    match HeaderValue::from_maybe_shared(Bytes::from(bytes)) {
-        Ok(value) => headers.insert(name, value),
-        Err(_) => headers.remove(name),
-    };
+/// A value without a copy, if it is one.
+fn value_of(bytes: Vec<u8>) -> Option<HeaderValue> {
+    HeaderValue::from_maybe_shared(Bytes::from(bytes)).ok()
 }
 
 /// An address as text; most are IPv4, and the standard formatter is slow for those.

@@ -23,7 +23,7 @@ use crate::log::escape;
 use crate::plugin::{Identity, Limits};
 use crate::ticker::Ticker;
 
-/// An instance of a plugin and everything it holds on to.
+/// An instance of a plugin and everything it holds on to: too much to be moved around.
 pub(crate) struct Instance {
     store: Store<State>,
     bindings: HandshakeFilter,
@@ -43,7 +43,7 @@ impl Instance {
         identity: &Arc<Identity>,
         pre: &HandshakeFilterPre<State>,
         limits: &Limits,
-    ) -> Result<Self, FilterError> {
+    ) -> Result<Box<Self>, FilterError> {
         Self::new(host, identity, pre, limits, &Arc::from(""), None).await
     }
 
@@ -55,7 +55,7 @@ impl Instance {
         limits: &Limits,
         route: &Arc<str>,
         permits: Option<[OwnedSemaphorePermit; 2]>,
-    ) -> Result<Self, FilterError> {
+    ) -> Result<Box<Self>, FilterError> {
         let state = State::new(Arc::clone(identity), Arc::clone(route), limits.memory);
         let mut store = Store::new(&host.engine, state);
         store.limiter(|state| state);
@@ -81,14 +81,14 @@ impl Instance {
             pre.instantiate_async(&mut store).await
         };
         match bindings {
-            Ok(bindings) => Ok(Instance {
+            Ok(bindings) => Ok(Box::new(Instance {
                 store,
                 bindings,
                 ticker,
                 sound: true,
                 requests: 0,
                 _permits: permits,
-            }),
+            })),
             Err(error) => Err(failure(&store, &error)),
         }
     }
