@@ -50,8 +50,8 @@ pub(crate) struct State {
     plugin: Arc<Identity>,
     /// For log lines; empty while no request is known.
     route: Arc<str>,
-    pub(crate) request: Option<RequestHead>,
-    pub(crate) response: Option<ResponseHead>,
+    pub(crate) request: Option<Box<RequestHead>>,
+    pub(crate) response: Option<Box<ResponseHead>>,
     /// What this call has edited.
     undo: Undo,
     /// Epoch ticks left to this call.
@@ -125,11 +125,11 @@ impl State {
     /// Reads the request. A guest that has a handle has a request; a default is what it would
     /// get otherwise.
     fn read<T: Default>(&self, read: impl FnOnce(&RequestHead) -> T) -> T {
-        self.request.as_ref().map(read).unwrap_or_default()
+        self.request.as_deref().map(read).unwrap_or_default()
     }
 
     fn read_response<T: Default>(&self, read: impl FnOnce(&ResponseHead) -> T) -> T {
-        self.response.as_ref().map(read).unwrap_or_default()
+        self.response.as_deref().map(read).unwrap_or_default()
     }
 }
 

@@ -37,7 +37,7 @@ struct Parts {
     shelf: Option<Arc<Shelf>>,
 }
 
-/// A request as a filter sees it.
+/// A request as a filter sees it. Boxed where it is handed on: it goes through many hands.
 #[derive(Debug, Clone)]
 pub struct RequestHead {
     pub method: Method,
@@ -49,7 +49,7 @@ pub struct RequestHead {
     pub facts: Arc<CallFacts>,
 }
 
-/// An upstream's answer as a filter sees it.
+/// An upstream's answer as a filter sees it. Boxed as a [`RequestHead`] is.
 #[derive(Debug, Clone)]
 pub struct ResponseHead {
     pub status: StatusCode,
@@ -142,8 +142,8 @@ impl Filter {
     /// See [`FilterError`]; the head then comes back as it was.
     pub async fn on_request(
         &self,
-        head: RequestHead,
-    ) -> (RequestHead, Result<RequestOutcome, FilterError>) {
+        head: Box<RequestHead>,
+    ) -> (Box<RequestHead>, Result<RequestOutcome, FilterError>) {
         let limits = &self.0.plugin.limits;
         let mut instance = match self.0.shelf.as_ref().and_then(|shelf| shelf.take()) {
             Some(instance) => instance,
@@ -222,8 +222,8 @@ impl ResponseFilter {
     /// See [`FilterError`]; the head then comes back as it was.
     pub async fn on_response(
         mut self,
-        head: ResponseHead,
-    ) -> (ResponseHead, Result<Verdict, FilterError>) {
+        head: Box<ResponseHead>,
+    ) -> (Box<ResponseHead>, Result<Verdict, FilterError>) {
         let limits = &self.filter.0.plugin.limits;
         self.instance.lend_response(head);
         let verdict = within_wall(limits, self.instance.on_response(limits)).await;

@@ -160,16 +160,16 @@ impl Instance {
         self.judged(result)
     }
 
-    pub(crate) fn lend_request(&mut self, head: RequestHead) {
+    pub(crate) fn lend_request(&mut self, head: Box<RequestHead>) {
         self.store.data_mut().request = Some(head);
     }
 
-    pub(crate) fn lend_response(&mut self, head: ResponseHead) {
+    pub(crate) fn lend_response(&mut self, head: Box<ResponseHead>) {
         self.store.data_mut().response = Some(head);
     }
 
     /// Ends the call: its edits stand, or the head is again as it was.
-    pub(crate) fn take_request(&mut self, keep_edits: bool) -> RequestHead {
+    pub(crate) fn take_request(&mut self, keep_edits: bool) -> Box<RequestHead> {
         let state = self.store.data_mut();
         state.end_call(keep_edits);
         match state.request.take() {
@@ -179,7 +179,7 @@ impl Instance {
     }
 
     /// As [`Instance::take_request`].
-    pub(crate) fn take_response(&mut self, keep_edits: bool) -> ResponseHead {
+    pub(crate) fn take_response(&mut self, keep_edits: bool) -> Box<ResponseHead> {
         let state = self.store.data_mut();
         state.end_call(keep_edits);
         match state.response.take() {
