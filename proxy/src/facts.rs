@@ -59,6 +59,8 @@ pub struct TlsFacts {
 /// Facts of one request, after validation.
 #[derive(Debug, Clone)]
 pub struct RequestFacts {
+    /// The peer is one of `trusted_proxies`: its forwarding headers count.
+    pub peer_trusted: bool,
     /// The client after `trusted_proxies`; the peer's address without them.
     pub client_ip: IpAddr,
     /// `http` or `https`, after `trusted_proxies`.

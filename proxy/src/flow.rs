@@ -216,13 +216,13 @@ async fn answer(
     parts: &mut Parts,
     body: Incoming,
 ) -> Result<Response<ResponseBody>, Failure> {
-    let admitted = request::admit(
+    let facts = request::admit(
         parts,
         &connection.facts,
         &snapshot.trusted_proxies,
         &snapshot.limits,
     )?;
-    let facts = exchange.admitted(admitted.facts);
+    let facts = exchange.admitted(facts);
     if let Some(port) = connection.policy.redirect_to_https {
         return redirect_to_https(&facts.authority, &facts.path, facts.query.as_deref(), port);
     }
@@ -236,12 +236,10 @@ async fn answer(
             return Err(Failure::origin_refused());
         }
     }
-    forward::prepare_request(
-        &mut parts.headers,
-        exchange.admitted_facts()?,
-        &connection.facts,
-        admitted.peer_trusted,
-    );
+    if !route.is_straight() {
+        let facts = exchange.admitted_facts()?;
+        forward::prepare_request(&mut parts.headers, facts, &connection.facts);
+    }
     let mut chain = Chain::new(&route, connection, exchange)?;
     let filtered = match chain.is_empty() {
         true => Ok(None),
@@ -315,9 +313,11 @@ async fn act(
                     .into(),
             };
             let websocket = matches!(kind, Kind::WebSocket(_));
-            forward::upstream_request(&mut parts.headers, facts, websocket)
-                .map_err(|error| Failure::internal("upstream_request").because(error))?;
-            forward::apply_edits(&route.request_headers, &mut parts.headers, &values);
+            if !route.is_straight() {
+                forward::upstream_request(&mut parts.headers, facts, websocket)
+                    .map_err(|error| Failure::internal("upstream_request").because(error))?;
+                forward::apply_edits(&route.request_headers, &mut parts.headers, &values);
+            }
             let upstream = &snapshot.upstreams[*upstream];
             let outbound = Outbound {
                 connection,
@@ -326,6 +326,7 @@ async fn act(
                 upstream,
                 parts,
                 path: &path,
+                websocket,
             };
             match kind {
                 Kind::Plain => forwarding::send(outbound, exchange, body).await,

@@ -2,8 +2,9 @@
 //!
 //! The order of a request is [`prepare_request`] (before the filters, so that they see what is
 //! true, and so that a client's Connection list cannot strip what they add), filters,
-//! [`upstream_request`], the route's edits with [`apply_edits`]. Of a response:
-//! [`downstream_response`] first, then response filters, then edits.
+//! [`upstream_request`], the route's edits with [`apply_edits`], [`request_head`]. Where a route has
+//! neither filters nor edits, nobody looks at the fields in between, and [`straight_head`] does all of
+//! it at once. Of a response: [`downstream_response`] first, then response filters, then edits.
 //!
 //! Nothing here reads a body. Content-Length and Transfer-Encoding belong to the HTTP library; no
 //! filter and no edit may set a field of [`is_protected`].
@@ -11,13 +12,14 @@
 //! RFC 9110 §7.6 (Connection, Via is not added), RFC 9113 §8.2.2, RFC 6455 §4.
 
 mod edit;
+mod straight;
 
 use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
-    HeaderValue, SET_COOKIE, TE, TRAILER, UPGRADE,
+    AUTHORIZATION, CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    SET_COOKIE, TE, UPGRADE,
 };
 use http::{StatusCode, Version, request, response};
 use thiserror::Error;
@@ -29,6 +31,7 @@ use crate::request::{X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID};
 pub use edit::{
     RewriteFault, TemplateValues, apply_edits, redirect_location, render, rewrite_path,
 };
+pub use straight::{Circumstances, straight_head};
 
 /// Carries the subject of the client certificate that was verified; a client's own copy never
 /// gets through.
@@ -44,15 +47,10 @@ pub struct BadUpstreamRequest(&'static str);
 ///
 /// A client's own forwarding fields survive only if the peer is trusted; ours come last. Of TE
 /// only `trailers` is kept.
-pub fn prepare_request(
-    headers: &mut HeaderMap,
-    facts: &RequestFacts,
-    conn: &ConnectionFacts,
-    peer_trusted: bool,
-) {
+pub fn prepare_request(headers: &mut HeaderMap, facts: &RequestFacts, conn: &ConnectionFacts) {
     let wants_trailers = remove_unwanted(headers, |field| match field {
-        Field::HopByHop | Field::OneHopRequest | Field::ClientSubject => true,
-        Field::Forwarding => !peer_trusted,
+        Field::Upgrade | Field::HopByHop | Field::OneHopRequest | Field::ClientSubject => true,
+        Field::Forwarding => !facts.peer_trusted,
         _ => false,
     });
     if wants_trailers {
@@ -60,20 +58,34 @@ pub fn prepare_request(
     }
     headers.reserve(FORWARDING_FIELDS);
     let mut chain: Vec<u8> = Vec::with_capacity(ADDRESS_LENGTH);
-    if peer_trusted {
+    if facts.peer_trusted {
         for line in headers.get_all(X_FORWARDED_FOR) {
             chain.extend_from_slice(line.as_bytes());
             chain.extend_from_slice(b", ");
         }
     }
     push_address(&mut chain, conn.peer.ip());
-    set_bytes(headers, X_FORWARDED_FOR, chain);
-    let mut client = Vec::with_capacity(ADDRESS_LENGTH);
-    push_address(&mut client, facts.client_ip);
-    set_bytes(headers, X_REAL_IP, client);
+    let chain = value_of(chain);
+    // Without trusted peers nobody but the client stands in the list.
+    let client = match !facts.peer_trusted && facts.client_ip == conn.peer.ip() {
+        true => chain.clone(),
+        false => {
+            let mut client = Vec::with_capacity(ADDRESS_LENGTH);
+            push_address(&mut client, facts.client_ip);
+            value_of(client)
+        }
+    };
+    set_or_remove(headers, X_FORWARDED_FOR, chain);
+    set_or_remove(headers, X_REAL_IP, client);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme));
-    if !peer_trusted || !headers.contains_key(X_FORWARDED_HOST) {
-        set_text(headers, X_FORWARDED_HOST, &facts.authority);
+    if !facts.peer_trusted || !headers.contains_key(X_FORWARDED_HOST) {
+        let told = headers.get(HOST);
+        // Mostly the client's own, which is shared rather than copied.
+        let host = match told.filter(|told| told.as_bytes() == facts.authority.as_bytes()) {
+            Some(told) => Some(told.clone()),
+            None => HeaderValue::from_str(&facts.authority).ok(),
+        };
+        set_or_remove(headers, X_FORWARDED_HOST, host);
     }
     set_text(headers, X_REQUEST_ID, &facts.request_id);
     if let Some(subject) = conn
@@ -113,8 +125,7 @@ pub fn request_head(
     query: Option<&str>,
     framing: Option<Framing>,
 ) -> Result<RequestHead, BadUpstreamRequest> {
-    let fits = |text: &str| text.bytes().all(|byte| byte > b' ' && byte != 0x7f);
-    if !fits(path) || !query.is_none_or(fits) {
+    if !fits_request_line(path) || !query.is_none_or(fits_request_line) {
         return Err(BadUpstreamRequest("target"));
     }
     let target: &[&str] = match &query {
@@ -132,14 +143,15 @@ pub fn request_head(
 /// Takes the hop-by-hop fields out of an upstream's response, so that it is right for HTTP/1 and
 /// HTTP/2 alike. `upgraded`: a verified 101, which gets its own upgrade fields again.
 pub fn downstream_response(parts: &mut response::Parts, upgraded: bool) {
-    remove_unwanted(&mut parts.headers, |field| {
-        matches!(field, Field::HopByHop | Field::OneHopResponse)
+    remove_unwanted(&mut parts.headers, |field| match field {
+        // Set anew below.
+        Field::Upgrade => !upgraded,
+        // A 101 has no body (RFC 9110 §8.6).
+        Field::Length => upgraded,
+        field => matches!(field, Field::HopByHop | Field::OneHopResponse),
     });
     parts.version = Version::HTTP_11;
     if upgraded {
-        // A 101 has no body (RFC 9110 §8.6).
-        parts.headers.remove(CONTENT_LENGTH);
-        parts.headers.remove(TRAILER);
         parts.status = StatusCode::SWITCHING_PROTOCOLS;
         set_upgrade(&mut parts.headers);
     }
@@ -165,13 +177,15 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
 pub fn is_protected(name: &HeaderName) -> bool {
     matches!(
         Field::of(name),
-        Field::HopByHop | Field::Length | Field::Handshake
+        Field::Upgrade | Field::HopByHop | Field::Length | Field::Handshake
     )
 }
 
 /// What a field is to a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
+    /// Of one connection, and set anew where the next one is upgraded.
+    Upgrade,
     /// Of one connection (RFC 9110 §7.6.1), and what older senders use.
     HopByHop,
     /// Meant for us, who read the body and send 100; or dangerous behind us, as `Proxy`, which
@@ -193,8 +207,8 @@ enum Field {
 impl Field {
     fn of(name: &HeaderName) -> Field {
         match name.as_str() {
-            "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding"
-            | "upgrade" => Field::HopByHop,
+            "connection" | "upgrade" => Field::Upgrade,
+            "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" => Field::HopByHop,
             "expect" | "proxy-authorization" | "proxy" => Field::OneHopRequest,
             "proxy-authenticate" => Field::OneHopResponse,
             "forwarded" | "x-real-ip" | "x-request-id" => Field::Forwarding,
@@ -219,34 +233,60 @@ impl Field {
 /// Takes out the fields that `unwanted` names and those that Connection does, except the ones that
 /// a sender may not take away from us. Tells whether TE had `trailers`.
 fn remove_unwanted(headers: &mut HeaderMap, unwanted: impl Fn(Field) -> bool) -> bool {
-    let mut names: Vec<HeaderName> = Vec::new();
-    let mut te_trailers = false;
-    for name in headers.keys() {
-        if !unwanted(Field::of(name)) {
-            continue;
-        }
-        if *name == CONNECTION {
-            let named = headers
-                .get_all(CONNECTION)
-                .iter()
-                .flat_map(options)
-                .filter(|option| !is_usual_option(option))
-                .filter_map(|option| HeaderName::from_bytes(option).ok())
-                .filter(|name| !Field::of(name).is_kept());
-            names.extend(named);
-        } else if *name == TE {
-            let mut codings = headers.get_all(TE).iter().flat_map(options);
-            te_trailers = codings.any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
-        }
-        names.push(name.clone());
-    }
-    for name in names {
+    for name in named_by_connection(headers) {
         headers.remove(name);
     }
-    te_trailers
+    let mut te_trailers = false;
+    loop {
+        // A few at a time, which needs no memory; most heads have no more.
+        let mut found = [const { None }; AT_ONCE];
+        let mut slots = found.iter_mut();
+        for (name, value) in &*headers {
+            if !unwanted(Field::of(name)) {
+                continue;
+            }
+            te_trailers |= *name == TE && asks_trailers(value);
+            match slots.next() {
+                Some(slot) => *slot = Some(name.clone()),
+                None => break,
+            }
+        }
+        let last = found[AT_ONCE - 1].is_none();
+        for name in found.into_iter().flatten() {
+            headers.remove(name);
+        }
+        if last {
+            return te_trailers;
+        }
+    }
 }
 
-/// What nearly every Connection holds: no field's name, or one that goes anyway.
+/// The fields, of those that are there, which Connection names and may name.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let mut named = Vec::new();
+    let lines = headers.get_all(CONNECTION).iter();
+    let unusual = lines.filter(|line| !is_usual_option(line.as_bytes()));
+    for option in unusual.flat_map(options) {
+        if let Ok(name) = HeaderName::from_bytes(option)
+            && !Field::of(&name).is_kept()
+            && headers.contains_key(&name)
+            && !named.contains(&name)
+        {
+            named.push(name);
+        }
+    }
+    named
+}
+
+fn asks_trailers(te: &HeaderValue) -> bool {
+    options(te).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
+}
+
+fn fits_request_line(text: &str) -> bool {
+    text.bytes().all(|byte| byte > b' ' && byte != 0x7f)
+}
+
+/// What nearly every Connection is: no field's name, or one that goes anyway.
 fn is_usual_option(option: &[u8]) -> bool {
     let usual: [&[u8]; 3] = [b"keep-alive", b"upgrade", b"close"];
     usual.iter().any(|usual| option.eq_ignore_ascii_case(usual))
@@ -264,20 +304,21 @@ fn set_upgrade(headers: &mut HeaderMap) {
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// Sets a field; a text that no field can hold leaves it out rather than cut in two.
 fn set_text(headers: &mut HeaderMap, name: HeaderName, text: &str) {
-    match HeaderValue::from_str(text) {
-        Ok(value) => headers.insert(name, value),
-        Err(_) => headers.remove(name),
+    set_or_remove(headers, name, HeaderValue::from_str(text).ok());
+}
+
+/// Sets a field; what is no value leaves the field out rather than cut in two.
+fn set_or_remove(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    match value {
+        Some(value) => headers.insert(name, value),
+        None => headers.remove(name),
     };
 }
 
-/// As [`set_text`], without a copy.
-fn set_bytes(headers: &mut HeaderMap, name: HeaderName, bytes: Vec<u8>) {
-    match HeaderValue::from_maybe_shared(Bytes::from(bytes)) {
-        Ok(value) => headers.insert(name, value),
-        Err(_) => headers.remove(name),
-    };
+/// A value without a copy, if it is one.
+fn value_of(bytes: Vec<u8>) -> Option<HeaderValue> {
+    HeaderValue::from_maybe_shared(Bytes::from(bytes)).ok()
 }
 
 /// An address as text; most are IPv4, and the standard formatter is slow for those.
@@ -303,6 +344,8 @@ fn push_address(text: &mut Vec<u8>, address: IpAddr) {
 
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// Names of unwanted fields that are looked up in one pass.
+const AT_ONCE: usize = 4;
 /// That every request gets from us.
 const FORWARDING_FIELDS: usize = 5;
 /// Of an IPv4 address, as text.

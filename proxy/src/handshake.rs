@@ -11,7 +11,7 @@
 
 mod extension;
 
-use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{
@@ -96,7 +96,8 @@ pub fn classify(parts: &request::Parts, body_is_empty: bool) -> Result<Kind, Rej
     if !asks_for_websocket(headers) {
         return Ok(Kind::Plain);
     }
-    if !is_websocket_alone(headers) {
+    let fields = Fields::of(headers);
+    if !fields.is_websocket_alone() {
         return Err(Rejection::bad("upgrade_not_alone"));
     }
     if parts.method != Method::GET {
@@ -108,21 +109,19 @@ pub fn classify(parts: &request::Parts, body_is_empty: bool) -> Result<Kind, Rej
     if !body_is_empty {
         return Err(Rejection::bad("upgrade_with_body"));
     }
-    if !has_upgrade_option(headers) {
+    if !fields.has_upgrade_option {
         return Err(Rejection::bad("upgrade_without_connection"));
     }
-    if single(headers, SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
+    if fields.version.text() != Some(VERSION) {
         return Err(Rejection::new(
             StatusCode::UPGRADE_REQUIRED,
             "websocket_version",
         ));
     }
-    let key = single(headers, SEC_WEBSOCKET_KEY)
-        .filter(|key| {
-            BASE64
-                .decode(key)
-                .is_ok_and(|nonce| nonce.len() == NONCE_LENGTH)
-        })
+    let key = fields
+        .key
+        .text()
+        .filter(|key| is_nonce(key))
         .ok_or(Rejection::bad("websocket_key"))?;
     Ok(Kind::WebSocket(Offer {
         key: key.to_owned(),
@@ -170,19 +169,22 @@ pub fn verify_upstream(offer: &Offer, parts: &response::Parts) -> Result<Agreed,
     if parts.status != StatusCode::SWITCHING_PROTOCOLS {
         return Err(HandshakeFault::Status);
     }
-    if !is_websocket_alone(headers) {
+    let fields = Fields::of(headers);
+    if !fields.is_websocket_alone() {
         return Err(HandshakeFault::Upgrade);
     }
-    if !has_upgrade_option(headers) {
+    if !fields.has_upgrade_option {
         return Err(HandshakeFault::Connection);
     }
-    if single(headers, SEC_WEBSOCKET_ACCEPT) != Some(&accept_key(&offer.key)) {
+    let accept = fields.accept.text().map(str::as_bytes);
+    if accept != Some(&accept_bytes(&offer.key)) {
         return Err(HandshakeFault::Accept);
     }
-    let subprotocol = match headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
-        false => None,
-        true => Some(
-            single(headers, SEC_WEBSOCKET_PROTOCOL)
+    let subprotocol = match fields.protocol {
+        Lines::None => None,
+        protocol => Some(
+            protocol
+                .text()
                 .filter(|chosen| offer.subprotocols.iter().any(|offered| offered == chosen))
                 .ok_or(HandshakeFault::Subprotocol)?
                 .to_owned(),
@@ -209,10 +211,97 @@ pub fn verify_upstream(offer: &Offer, parts: &response::Parts) -> Result<Agreed,
 
 /// The Sec-WebSocket-Accept that belongs to a key (RFC 6455 §4.2.2).
 pub fn accept_key(key: &str) -> String {
-    let mut hash = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
-    hash.update(key.as_bytes());
-    hash.update(ACCEPT_GUID.as_bytes());
-    BASE64.encode(hash.finish())
+    String::from_utf8_lossy(&accept_bytes(key)).into_owned()
+}
+
+fn accept_bytes(key: &str) -> [u8; ACCEPT_LENGTH] {
+    let text = [key, ACCEPT_GUID].concat();
+    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+    let mut accept = [0; ACCEPT_LENGTH];
+    // It fits: 20 bytes are 28 characters.
+    let _ = BASE64.encode_slice(hash, &mut accept);
+    accept
+}
+
+/// The fields of a handshake, found in one pass: a look-up in the map hashes the name each time.
+#[derive(Default)]
+struct Fields<'a> {
+    upgrade: Lines<'a>,
+    /// Connection names `upgrade`.
+    has_upgrade_option: bool,
+    version: Lines<'a>,
+    key: Lines<'a>,
+    accept: Lines<'a>,
+    protocol: Lines<'a>,
+}
+
+/// The lines of a field that may come once.
+#[derive(Clone, Copy, Default)]
+enum Lines<'a> {
+    #[default]
+    None,
+    One(&'a HeaderValue),
+    Several,
+}
+
+impl<'a> Fields<'a> {
+    fn of(headers: &'a HeaderMap) -> Fields<'a> {
+        let mut fields = Fields::default();
+        for (name, value) in headers {
+            let lines = if *name == UPGRADE {
+                &mut fields.upgrade
+            } else if *name == SEC_WEBSOCKET_VERSION {
+                &mut fields.version
+            } else if *name == SEC_WEBSOCKET_KEY {
+                &mut fields.key
+            } else if *name == SEC_WEBSOCKET_ACCEPT {
+                &mut fields.accept
+            } else if *name == SEC_WEBSOCKET_PROTOCOL {
+                &mut fields.protocol
+            } else {
+                fields.has_upgrade_option |= *name == CONNECTION
+                    && elements(value).any(|option| option.eq_ignore_ascii_case("upgrade"));
+                continue;
+            };
+            *lines = match lines {
+                Lines::None => Lines::One(value),
+                _ => Lines::Several,
+            };
+        }
+        fields
+    }
+
+    /// Stricter than "the list holds websocket", and the same rule as the guard's.
+    fn is_websocket_alone(&self) -> bool {
+        self.upgrade
+            .text()
+            .is_some_and(|value| value.eq_ignore_ascii_case(WEBSOCKET))
+    }
+}
+
+impl<'a> Lines<'a> {
+    /// The one line, if it is visible ASCII.
+    fn text(self) -> Option<&'a str> {
+        match self {
+            Lines::One(value) => value.to_str().ok().map(trim),
+            Lines::None | Lines::Several => None,
+        }
+    }
+}
+
+/// Whether this is base64 of 16 bytes in its one right spelling: 21 characters, one whose low four
+/// bits are clear, and the padding (RFC 4648 §3.5).
+fn is_nonce(key: &str) -> bool {
+    let Some((digits, b"==")) = key.as_bytes().split_last_chunk() else {
+        return false;
+    };
+    let Some((last, digits)) = digits.split_last() else {
+        return false;
+    };
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    digits.len() == NONCE_DIGITS
+        && digits.iter().all(is_digit)
+        && matches!(last, b'A' | b'Q' | b'g' | b'w')
 }
 
 /// The value of a field that must come exactly once, in visible ASCII.
@@ -227,43 +316,38 @@ fn single(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
 
 /// All elements of a list field, over all its lines; empty ones and non-ASCII lines left out.
 fn tokens(headers: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &str> {
-    let lines = headers.get_all(name).into_iter();
-    lines
-        .filter_map(|line: &HeaderValue| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(trim)
-        .filter(|token| !token.is_empty())
+    headers.get_all(name).into_iter().flat_map(elements)
+}
+
+/// The elements of one line.
+fn elements(line: &HeaderValue) -> impl Iterator<Item = &str> {
+    let text = line.to_str().unwrap_or_default();
+    text.split(',').map(trim).filter(|token| !token.is_empty())
 }
 
 fn trim(text: &str) -> &str {
     text.trim_matches([' ', '\t'])
 }
 
-/// Stricter than "the list holds websocket".
-fn is_websocket_alone(headers: &HeaderMap) -> bool {
-    single(headers, UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case(WEBSOCKET))
-}
-
-fn has_upgrade_option(headers: &HeaderMap) -> bool {
-    tokens(headers, CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"))
-}
-
 /// The subprotocols that a request offers, in order; `None` if the list is malformed: empty, or with
 /// elements that are no tokens or come twice (RFC 6455 §4.1).
 pub fn offered_subprotocols(headers: &HeaderMap) -> Option<Vec<String>> {
-    let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL);
-    if lines.iter().any(|line| line.to_str().is_err()) {
-        return None;
+    let mut lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().peekable();
+    if lines.peek().is_none() {
+        return Some(Vec::new());
     }
     let mut offered: Vec<String> = Vec::new();
-    for name in tokens(headers, SEC_WEBSOCKET_PROTOCOL) {
-        let repeated = offered.iter().any(|earlier| earlier == name);
-        if repeated || !is_token(name) || offered.len() == SUBPROTOCOLS {
-            return None;
+    for line in lines {
+        line.to_str().ok()?;
+        for name in elements(line) {
+            let repeated = offered.iter().any(|earlier| earlier == name);
+            if repeated || !is_token(name) || offered.len() == SUBPROTOCOLS {
+                return None;
+            }
+            offered.push(name.to_owned());
         }
-        offered.push(name.to_owned());
     }
-    (lines.iter().next().is_none() || !offered.is_empty()).then_some(offered)
+    (!offered.is_empty()).then_some(offered)
 }
 
 /// RFC 9110 §5.6.2.
@@ -303,7 +387,9 @@ fn default_port(scheme: &str) -> Option<u16> {
 
 const WEBSOCKET: &str = "websocket";
 const VERSION: &str = "13";
-const NONCE_LENGTH: usize = 16;
+/// Whole characters of a nonce, before the last one.
+const NONCE_DIGITS: usize = 21;
+const ACCEPT_LENGTH: usize = 28;
 const ACCEPT_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// More than any client offers; keeps the check for repeated ones cheap.
 const SUBPROTOCOLS: usize = 64;

@@ -28,14 +28,6 @@ use crate::random;
 use authority::Authority;
 pub use path::{PathFault, normal_path};
 
-/// A request that may be routed.
-#[derive(Debug, Clone)]
-pub struct Admitted {
-    pub facts: RequestFacts,
-    /// The peer is one of `trusted_proxies`: its forwarding headers count.
-    pub peer_trusted: bool,
-}
-
 /// Why a request is answered by the proxy itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -67,7 +59,7 @@ pub fn admit(
     conn: &ConnectionFacts,
     trusted: &[IpNet],
     limits: &Limits,
-) -> Result<Admitted, Rejection> {
+) -> Result<RequestFacts, Rejection> {
     check_method(&parts.method)?;
     if parts.headers.len() > limits.head_fields {
         return Err(Rejection::new(
@@ -100,7 +92,8 @@ pub fn admit(
         true => client_ip(conn.peer, headers, trusted),
         false => conn.peer.ip(),
     };
-    let facts = RequestFacts {
+    Ok(RequestFacts {
+        peer_trusted,
         client_ip,
         scheme: scheme(conn, headers, peer_trusted),
         host,
@@ -108,10 +101,6 @@ pub fn admit(
         path,
         query,
         request_id,
-    };
-    Ok(Admitted {
-        facts,
-        peer_trusted,
     })
 }
 

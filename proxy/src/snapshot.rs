@@ -188,6 +188,11 @@ impl Snapshot {
 }
 
 impl Route {
+    /// Whether nobody looks at a request's fields, or changes them, on the way to the upstream.
+    pub fn is_straight(&self) -> bool {
+        self.chain.is_empty() && self.request_headers.is_empty()
+    }
+
     fn new(route: &model::Route, chain: Vec<ChainLink>, metrics: &Metrics) -> Route {
         Route {
             name: Arc::clone(&route.name),

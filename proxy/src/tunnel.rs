@@ -22,7 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pin_project_lite::pin_project;
 use tokio::io::AsyncWrite as _;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::drain::{Member, Phase};
 use crate::facts::{ClosedBy, Traffic};
@@ -103,6 +103,7 @@ impl Tunnel {
     /// Call it within the runtime of the sockets.
     pub fn run(self) -> Running {
         let tick = self.idle_timeout / QUIET_TICKS;
+        let started = Instant::now();
         Running {
             live: Live {
                 from_downstream: Way::new(
@@ -113,7 +114,7 @@ impl Tunnel {
                 from_upstream: Way::new(Side::FromServer, self.compressed, &self.upstream.early),
                 downstream: self.downstream.stream,
                 upstream: self.upstream.stream,
-                started: Instant::now(),
+                started,
                 tick,
                 drain: self.drain,
                 member: self.member,
@@ -127,7 +128,7 @@ impl Tunnel {
                 armed: false,
                 registered: false,
             },
-            timer: sleep(tick),
+            timer: sleep_until(started + tick),
         }
     }
 }
@@ -249,26 +250,9 @@ impl Live {
     /// Moves what can be moved now, both ways.
     fn carry(&mut self, cx: &mut Context<'_>) -> Option<End> {
         let (up, down) = SCRATCH.with_borrow_mut(|scratch| {
-            // Where the other way is done, or both sides have said Close, the tunnel is over with
-            // this one's end, and its sockets are dropped before anybody could tell a shutdown from
-            // that.
-            let closed = self.both_said_close();
-            let last = (closed || self.from_upstream.is_done()) && self.upstream.is_plain();
-            let up = self.from_downstream.pump(
-                &mut self.downstream,
-                &mut self.upstream,
-                last,
-                scratch,
-                cx,
-            );
-            let last = (closed || self.from_downstream.is_done()) && self.downstream.is_plain();
-            let down = self.from_upstream.pump(
-                &mut self.upstream,
-                &mut self.downstream,
-                last,
-                scratch,
-                cx,
-            );
+            let (downstream, upstream) = (&mut self.downstream, &mut self.upstream);
+            let up = self.from_downstream.pump(downstream, upstream, scratch, cx);
+            let down = self.from_upstream.pump(upstream, downstream, scratch, cx);
             (up, down)
         });
         let (up, down) = match (up, down) {
@@ -300,6 +284,7 @@ impl Live {
             }
             return Some(self.end(Cause::Close, ClosedBy::Downstream));
         }
+        self.pass_ends_on(cx);
         if up.more || down.more {
             // Enough for one turn: the worker's other tasks come first.
             cx.waker().wake_by_ref();
@@ -307,15 +292,26 @@ impl Live {
         None
     }
 
-    /// Draws the conclusions from what has passed: Close frames and ended streams.
-    fn look_for_the_end(&mut self, timer: Pin<&mut Sleep>) -> Option<End> {
-        self.note_close_frames();
+    /// Ends the streams that nothing more is written to.
+    fn pass_ends_on(&mut self, cx: &mut Context<'_>) {
         let (from_down, from_up) = (&mut self.from_downstream, &mut self.from_upstream);
         if self.stage == Stage::Closing && from_down.is_answered() && from_up.is_answered() {
             // Both have answered our Close: nothing more can come.
             from_down.finish();
             from_up.finish();
         }
+        // Where the other way is done, the tunnel is over with this one's end, and its sockets are
+        // dropped at once.
+        let last = from_up.is_done() && self.upstream.is_plain();
+        from_down.pass_end_on(&mut self.upstream, last, cx);
+        let last = from_down.is_done() && self.downstream.is_plain();
+        from_up.pass_end_on(&mut self.downstream, last, cx);
+    }
+
+    /// Draws the conclusions from what has passed: Close frames and ended streams.
+    fn look_for_the_end(&mut self, timer: Pin<&mut Sleep>) -> Option<End> {
+        self.note_close_frames();
+        let (from_down, from_up) = (&self.from_downstream, &self.from_upstream);
         if from_down.is_done() && from_up.is_done() {
             return Some(self.end(Cause::Eof, ClosedBy::Downstream));
         }

@@ -13,6 +13,7 @@ mod connect;
 mod health;
 mod pool;
 
+use std::cell::LazyCell;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +27,7 @@ pub use pool::Pool;
 
 use crate::config::model::{self, Balance, PassiveHealth};
 use crate::tls::{ClientTls, Fault};
-use health::Availability;
+use health::{Availability, Health};
 
 /// One generation of a named group of endpoints.
 #[derive(Debug)]
@@ -36,9 +37,17 @@ pub struct Upstream {
     health: PassiveHealth,
     members: Vec<Member>,
     tls: Option<Arc<ClientTls>>,
-    turns: Mutex<balance::Turns>,
+    choice: Mutex<Choice>,
     keep_alive: Duration,
     keep_alive_connections: usize,
+}
+
+/// What a choice leaves to the next one.
+#[derive(Debug)]
+struct Choice {
+    turns: balance::Turns,
+    /// Of no meaning between choices; has room for every endpoint.
+    candidates: Vec<balance::Candidate>,
 }
 
 /// An endpoint's part in one generation.
@@ -114,7 +123,10 @@ impl Upstream {
             name: config.name.clone(),
             balance: config.balance,
             health: config.health,
-            turns: Mutex::new(balance::Turns::new(members.len())),
+            choice: Mutex::new(Choice {
+                turns: balance::Turns::new(members.len()),
+                candidates: Vec::with_capacity(members.len()),
+            }),
             members,
             tls,
             keep_alive: config.keep_alive,
@@ -127,18 +139,26 @@ impl Upstream {
     /// Answers at once. Backups are used only while every other endpoint is out or tried; an
     /// endpoint at its `max_connections` counts as up. Among the rest `balance` decides.
     pub fn pick(&self, client: IpAddr, tried: &[usize]) -> Result<Lease, PickError> {
-        let now = Instant::now();
+        // Only health asks for the time, and only where an endpoint is not well.
+        let now = LazyCell::new(Instant::now);
+        let is_out =
+            |health: &Health| !health.is_up() && health.availability(*now) == Availability::Out;
+        let admit = |health: &Health| match health.is_up() {
+            true => Some(false),
+            false => health.admit(*now),
+        };
         // Held for a few comparisons per endpoint; nothing in it waits.
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut choice = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
+        let Choice { turns, candidates } = &mut *choice;
         let mut passed_over = tried.to_vec();
         let mut busy = false;
         for backup in [false, true] {
             loop {
-                let mut candidates = Vec::with_capacity(self.members.len());
+                candidates.clear();
                 for (index, member) in self.members.iter().enumerate() {
                     if member.backup != backup
                         || passed_over.contains(&index)
-                        || member.endpoint.health.availability(now) == Availability::Out
+                        || is_out(&member.endpoint.health)
                     {
                         continue;
                     }
@@ -149,13 +169,13 @@ impl Upstream {
                         seed: member.endpoint.seed(),
                     });
                 }
-                let Some(index) = turns.choose(self.balance, client, &candidates) else {
+                let Some(index) = turns.choose(self.balance, client, candidates) else {
                     break;
                 };
                 let member = &self.members[index];
                 if !member.endpoint.acquire(member.max_connections) {
                     busy = true;
-                } else if let Some(trial) = member.endpoint.health.admit(now) {
+                } else if let Some(trial) = admit(&member.endpoint.health) {
                     return Ok(Lease {
                         endpoint: member.endpoint.clone(),
                         index,

@@ -53,7 +53,15 @@ pub enum ReplyError {
 /// # Errors
 /// See [`EditError`]; anything but `NotOffered`.
 pub fn set(fields: &mut HeaderMap, name: &str, value: &[u8]) -> Result<(), EditError> {
-    let (name, value) = writable(name, value)?;
+    set_named(fields, writable_name(name)?, value)
+}
+
+/// As [`set`], for a name that [`writable_name`] has judged.
+///
+/// # Errors
+/// `InvalidValue`, `TooMany` and `TooLarge`.
+pub fn set_named(fields: &mut HeaderMap, name: HeaderName, value: &[u8]) -> Result<(), EditError> {
+    let value = writable_value(value)?;
     let replaced = fields.get_all(&name).iter();
     let (count, bytes) = replaced.fold((0, 0), |(n, b), old| {
         (n + 1, b + name.as_str().len() + old.len())
@@ -68,7 +76,15 @@ pub fn set(fields: &mut HeaderMap, name: &str, value: &[u8]) -> Result<(), EditE
 /// # Errors
 /// As [`set`].
 pub fn add(fields: &mut HeaderMap, name: &str, value: &[u8]) -> Result<(), EditError> {
-    let (name, value) = writable(name, value)?;
+    add_named(fields, writable_name(name)?, value)
+}
+
+/// As [`add`], for a name that [`writable_name`] has judged.
+///
+/// # Errors
+/// As [`set_named`].
+pub fn add_named(fields: &mut HeaderMap, name: HeaderName, value: &[u8]) -> Result<(), EditError> {
+    let value = writable_value(value)?;
     fits(fields, fields.len() + 1, 0, &name, &value)?;
     fields.append(name, value);
     Ok(())
@@ -81,6 +97,23 @@ pub fn add(fields: &mut HeaderMap, name: &str, value: &[u8]) -> Result<(), EditE
 pub fn remove(fields: &mut HeaderMap, name: &str) -> Result<(), EditError> {
     fields.remove(writable_name(name)?);
     Ok(())
+}
+
+/// The name of a field that a plugin may write.
+///
+/// # Errors
+/// `InvalidName` and `Protected`.
+pub fn writable_name(name: &str) -> Result<HeaderName, EditError> {
+    // Longer names than this are an attempt to make the `http` crate work, not a field.
+    if name.len() > MAX_NAME {
+        return Err(EditError::InvalidName);
+    }
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| EditError::InvalidName)?;
+    if is_protected(name.as_str()) {
+        Err(EditError::Protected)
+    } else {
+        Ok(name)
+    }
 }
 
 /// Judges a query that is to go upstream, without its `?`.
@@ -229,26 +262,11 @@ fn begins(name: &str, prefix: &str) -> bool {
             .all(|(a, b)| a == b)
 }
 
-fn writable(name: &str, value: &[u8]) -> Result<(HeaderName, HeaderValue), EditError> {
-    let name = writable_name(name)?;
+fn writable_value(value: &[u8]) -> Result<HeaderValue, EditError> {
     if value.len() > MAX_VALUE {
         return Err(EditError::TooLarge);
     }
-    let value = HeaderValue::from_bytes(value).map_err(|_| EditError::InvalidValue)?;
-    Ok((name, value))
-}
-
-fn writable_name(name: &str) -> Result<HeaderName, EditError> {
-    // Longer names than this are an attempt to make the `http` crate work, not a field.
-    if name.len() > MAX_NAME {
-        return Err(EditError::InvalidName);
-    }
-    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| EditError::InvalidName)?;
-    if is_protected(name.as_str()) {
-        Err(EditError::Protected)
-    } else {
-        Ok(name)
-    }
+    HeaderValue::from_bytes(value).map_err(|_| EditError::InvalidValue)
 }
 
 /// Whether the head stays within its limits with `count` fields, `freed` bytes gone and one

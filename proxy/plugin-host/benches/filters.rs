@@ -118,7 +118,7 @@ fn runtime() -> Runtime {
 }
 
 /// What a browser sends, more or less.
-fn request() -> RequestHead {
+fn request() -> Box<RequestHead> {
     let fields = [
         ("host", "www.example.com"),
         (
@@ -136,7 +136,7 @@ fn request() -> RequestHead {
         ("x-forwarded-proto", "https"),
         ("x-real-ip", "192.0.2.7"),
     ];
-    RequestHead {
+    Box::new(RequestHead {
         method: Method::GET,
         path: "/".into(),
         query: None,
@@ -149,20 +149,20 @@ fn request() -> RequestHead {
             route: "www".into(),
             tls: None,
         }),
-    }
+    })
 }
 
-fn response() -> ResponseHead {
+fn response() -> Box<ResponseHead> {
     let fields = [
         ("content-type", "text/html"),
         ("content-length", "5"),
         ("server", "backend"),
     ];
-    ResponseHead {
+    Box::new(ResponseHead {
         status: StatusCode::OK,
         is_upgrade: false,
         headers: map(&fields),
-    }
+    })
 }
 
 fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {

@@ -8,8 +8,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::HeaderMap;
-use http::header::SEC_WEBSOCKET_PROTOCOL;
+use http::header::{HeaderMap, HeaderName, SEC_WEBSOCKET_PROTOCOL};
 use sluicegate_plugin_rules as rules;
 use wasmtime::ResourceLimiter;
 use wasmtime::component::{HasSelf, Linker, Resource};
@@ -51,8 +50,8 @@ pub(crate) struct State {
     plugin: Arc<Identity>,
     /// For log lines; empty while no request is known.
     route: Arc<str>,
-    pub(crate) request: Option<RequestHead>,
-    pub(crate) response: Option<ResponseHead>,
+    pub(crate) request: Option<Box<RequestHead>>,
+    pub(crate) response: Option<Box<ResponseHead>>,
     /// What this call has edited.
     undo: Undo,
     /// Epoch ticks left to this call.
@@ -100,37 +99,37 @@ impl State {
     /// Edits a field of the request, having seen to it that this can be undone.
     fn edit_request(
         &mut self,
-        name: &str,
-        edit: impl FnOnce(&mut HeaderMap) -> Result<(), rules::EditError>,
+        name: HeaderName,
+        edit: impl FnOnce(&mut HeaderMap, HeaderName) -> Result<(), rules::EditError>,
     ) -> Result<(), wit::EditError> {
         let Some(request) = &mut self.request else {
             return Ok(());
         };
-        self.undo.note_field(&request.headers, name);
-        edit(&mut request.headers).map_err(Into::into)
+        self.undo.note_field(&request.headers, &name);
+        edit(&mut request.headers, name).map_err(Into::into)
     }
 
     /// As [`State::edit_request`].
     fn edit_response(
         &mut self,
-        name: &str,
-        edit: impl FnOnce(&mut HeaderMap) -> Result<(), rules::EditError>,
+        name: HeaderName,
+        edit: impl FnOnce(&mut HeaderMap, HeaderName) -> Result<(), rules::EditError>,
     ) -> Result<(), wit::EditError> {
         let Some(response) = &mut self.response else {
             return Ok(());
         };
-        self.undo.note_field(&response.headers, name);
-        edit(&mut response.headers).map_err(Into::into)
+        self.undo.note_field(&response.headers, &name);
+        edit(&mut response.headers, name).map_err(Into::into)
     }
 
     /// Reads the request. A guest that has a handle has a request; a default is what it would
     /// get otherwise.
     fn read<T: Default>(&self, read: impl FnOnce(&RequestHead) -> T) -> T {
-        self.request.as_ref().map(read).unwrap_or_default()
+        self.request.as_deref().map(read).unwrap_or_default()
     }
 
     fn read_response<T: Default>(&self, read: impl FnOnce(&ResponseHead) -> T) -> T {
-        self.response.as_ref().map(read).unwrap_or_default()
+        self.response.as_deref().map(read).unwrap_or_default()
     }
 }
 
@@ -204,7 +203,8 @@ impl wit::HostRequest for State {
         name: String,
         value: Vec<u8>,
     ) -> Result<(), wit::EditError> {
-        self.edit_request(&name, |fields| rules::set(fields, &name, &value))
+        let name = rules::writable_name(&name)?;
+        self.edit_request(name, |fields, name| rules::set_named(fields, name, &value))
     }
     fn add_header(
         &mut self,
@@ -212,14 +212,19 @@ impl wit::HostRequest for State {
         name: String,
         value: Vec<u8>,
     ) -> Result<(), wit::EditError> {
-        self.edit_request(&name, |fields| rules::add(fields, &name, &value))
+        let name = rules::writable_name(&name)?;
+        self.edit_request(name, |fields, name| rules::add_named(fields, name, &value))
     }
     fn remove_header(
         &mut self,
         _: Resource<RequestHandle>,
         name: String,
     ) -> Result<(), wit::EditError> {
-        self.edit_request(&name, |fields| rules::remove(fields, &name))
+        let name = rules::writable_name(&name)?;
+        self.edit_request(name, |fields, name| {
+            fields.remove(name);
+            Ok(())
+        })
     }
     fn subprotocols(&mut self, _: Resource<RequestHandle>) -> Vec<String> {
         self.read(|head| {
@@ -233,7 +238,7 @@ impl wit::HostRequest for State {
         _: Resource<RequestHandle>,
         offered: Vec<String>,
     ) -> Result<(), wit::EditError> {
-        self.edit_request(SEC_WEBSOCKET_PROTOCOL.as_str(), |fields| {
+        self.edit_request(SEC_WEBSOCKET_PROTOCOL, |fields, _| {
             rules::set_subprotocols(fields, &offered)
         })
     }
@@ -264,7 +269,8 @@ impl wit::HostResponse for State {
         name: String,
         value: Vec<u8>,
     ) -> Result<(), wit::EditError> {
-        self.edit_response(&name, |fields| rules::set(fields, &name, &value))
+        let name = rules::writable_name(&name)?;
+        self.edit_response(name, |fields, name| rules::set_named(fields, name, &value))
     }
     fn add_header(
         &mut self,
@@ -272,14 +278,19 @@ impl wit::HostResponse for State {
         name: String,
         value: Vec<u8>,
     ) -> Result<(), wit::EditError> {
-        self.edit_response(&name, |fields| rules::add(fields, &name, &value))
+        let name = rules::writable_name(&name)?;
+        self.edit_response(name, |fields, name| rules::add_named(fields, name, &value))
     }
     fn remove_header(
         &mut self,
         _: Resource<ResponseHandle>,
         name: String,
     ) -> Result<(), wit::EditError> {
-        self.edit_response(&name, |fields| rules::remove(fields, &name))
+        let name = rules::writable_name(&name)?;
+        self.edit_response(name, |fields, name| {
+            fields.remove(name);
+            Ok(())
+        })
     }
     fn drop(&mut self, _: Resource<ResponseHandle>) -> wasmtime::Result<()> {
         Ok(())

@@ -7,9 +7,12 @@
 //! not a failure.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,14 +27,17 @@ use crate::shelf::Shelf;
 
 /// A plugin with one route's config. Cheap to clone; clones reuse the same instances.
 #[derive(Clone)]
-pub struct Filter {
+pub struct Filter(Arc<Parts>);
+
+#[derive(Clone)]
+struct Parts {
     plugin: Arc<Plugin>,
     config: Arc<str>,
     /// `None`: each request gets an instance of its own.
     shelf: Option<Arc<Shelf>>,
 }
 
-/// A request as a filter sees it.
+/// A request as a filter sees it. Boxed where it is handed on: it goes through many hands.
 #[derive(Debug, Clone)]
 pub struct RequestHead {
     pub method: Method,
@@ -43,7 +49,7 @@ pub struct RequestHead {
     pub facts: Arc<CallFacts>,
 }
 
-/// An upstream's answer as a filter sees it.
+/// An upstream's answer as a filter sees it. Boxed as a [`RequestHead`] is.
 #[derive(Debug, Clone)]
 pub struct ResponseHead {
     pub status: StatusCode,
@@ -94,17 +100,17 @@ pub struct RequestOutcome {
 
 /// An instance that waits for the upstream's answer.
 pub struct ResponseFilter {
-    instance: Instance,
+    instance: Box<Instance>,
     filter: Filter,
 }
 
 impl Filter {
     pub(crate) fn new(plugin: Arc<Plugin>, config: &str) -> Self {
-        Filter {
+        Filter(Arc::new(Parts {
             plugin,
             config: config.into(),
             shelf: None,
-        }
+        }))
     }
 
     /// The same filter, but an instance serves up to so many requests, one after the other,
@@ -116,15 +122,15 @@ impl Filter {
     /// instances belong to this filter and its clones alone; they end with it.
     #[must_use]
     pub fn reusing(&self, requests: NonZeroU32) -> Filter {
-        let shelf = Shelf::new(requests, &self.plugin.host.shelves);
-        Filter {
+        let shelf = Shelf::new(requests, &self.0.plugin.host.shelves);
+        Filter(Arc::new(Parts {
             shelf: Some(shelf),
-            ..self.clone()
-        }
+            ..Parts::clone(&self.0)
+        }))
     }
 
     pub fn plugin(&self) -> &Arc<Plugin> {
-        &self.plugin
+        &self.0.plugin
     }
 
     /// Asks an instance about a request: a fresh one, or one that served others before.
@@ -136,12 +142,13 @@ impl Filter {
     /// See [`FilterError`]; the head then comes back as it was.
     pub async fn on_request(
         &self,
-        head: RequestHead,
-    ) -> (RequestHead, Result<RequestOutcome, FilterError>) {
-        let limits = &self.plugin.limits;
-        let mut instance = match self.shelf.as_ref().and_then(|shelf| shelf.take()) {
+        head: Box<RequestHead>,
+    ) -> (Box<RequestHead>, Result<RequestOutcome, FilterError>) {
+        let limits = &self.0.plugin.limits;
+        let mut instance = match self.0.shelf.as_ref().and_then(|shelf| shelf.take()) {
             Some(instance) => instance,
-            None => match within_wall(limits, self.configured(&head.facts.route)).await {
+            // Boxed: a request that reuses an instance holds no room for the making of one.
+            None => match Box::pin(within_wall(limits, self.configured(&head.facts.route))).await {
                 Ok(instance) => instance,
                 Err(error) => return (head, Err(error)),
             },
@@ -149,7 +156,7 @@ impl Filter {
         instance.lend_request(head);
         let verdict = within_wall(limits, instance.on_request(limits)).await;
         let head = instance.take_request(verdict.is_ok());
-        let answers = self.plugin.description().response_hook;
+        let answers = self.0.plugin.description().response_hook;
         let outcome = match verdict {
             Ok(Verdict::Continue) if answers => Ok(RequestOutcome {
                 verdict: Verdict::Continue,
@@ -170,7 +177,7 @@ impl Filter {
     }
 
     /// A pristine instance that has this filter's config.
-    async fn configured(&self, route: &Arc<str>) -> Result<Instance, FilterError> {
+    async fn configured(&self, route: &Arc<str>) -> Result<Box<Instance>, FilterError> {
         let permits = self.permits().await?;
         let Plugin {
             host,
@@ -178,15 +185,15 @@ impl Filter {
             pre,
             limits,
             ..
-        } = &*self.plugin;
+        } = &*self.0.plugin;
         let mut instance = Instance::new(host, identity, pre, limits, route, Some(permits)).await?;
-        instance.configure(&self.config, limits).await?;
+        instance.configure(&self.0.config, limits).await?;
         Ok(instance)
     }
 
     /// The plugin's permit first, then the host's, for an instance to live.
     async fn permits(&self) -> Result<[OwnedSemaphorePermit; 2], FilterError> {
-        let Plugin { host, permits, .. } = &*self.plugin;
+        let Plugin { host, permits, .. } = &*self.0.plugin;
         let all = [permits, &host.permits];
         if let [Ok(own), Ok(shared)] = all.map(|permits| Arc::clone(permits).try_acquire_owned()) {
             return Ok([own, shared]);
@@ -201,8 +208,8 @@ impl Filter {
     }
 
     /// For a later request, where this filter keeps instances.
-    fn put_back(&self, instance: Instance) {
-        if let Some(shelf) = &self.shelf {
+    fn put_back(&self, instance: Box<Instance>) {
+        if let Some(shelf) = &self.0.shelf {
             shelf.put(instance);
         }
     }
@@ -215,9 +222,9 @@ impl ResponseFilter {
     /// See [`FilterError`]; the head then comes back as it was.
     pub async fn on_response(
         mut self,
-        head: ResponseHead,
-    ) -> (ResponseHead, Result<Verdict, FilterError>) {
-        let limits = &self.filter.plugin.limits;
+        head: Box<ResponseHead>,
+    ) -> (Box<ResponseHead>, Result<Verdict, FilterError>) {
+        let limits = &self.filter.0.plugin.limits;
         self.instance.lend_response(head);
         let verdict = within_wall(limits, self.instance.on_response(limits)).await;
         let head = self.instance.take_response(verdict.is_ok());
@@ -234,7 +241,7 @@ impl fmt::Debug for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The config holds secrets.
         f.debug_struct("Filter")
-            .field("plugin", &self.plugin)
+            .field("plugin", &self.0.plugin)
             .finish_non_exhaustive()
     }
 }
@@ -248,10 +255,17 @@ impl fmt::Debug for ResponseFilter {
 }
 
 /// CPU time alone does not bound a wait: a call that others keep from running ends as well.
+///
+/// Most calls never wait, so the clock is read only for those that do.
 async fn within_wall<T>(
     limits: &Limits,
     call: impl Future<Output = Result<T, FilterError>>,
 ) -> Result<T, FilterError> {
+    let mut call = pin!(call);
+    let first = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
+    if let Poll::Ready(result) = first {
+        return result;
+    }
     let wall = limits
         .call_timeout
         .saturating_mul(WALL_FACTOR)

@@ -23,7 +23,7 @@ use crate::log::escape;
 use crate::plugin::{Identity, Limits};
 use crate::ticker::Ticker;
 
-/// An instance of a plugin and everything it holds on to.
+/// An instance of a plugin and everything it holds on to: too much to be moved around.
 pub(crate) struct Instance {
     store: Store<State>,
     bindings: HandshakeFilter,
@@ -43,7 +43,7 @@ impl Instance {
         identity: &Arc<Identity>,
         pre: &HandshakeFilterPre<State>,
         limits: &Limits,
-    ) -> Result<Self, FilterError> {
+    ) -> Result<Box<Self>, FilterError> {
         Self::new(host, identity, pre, limits, &Arc::from(""), None).await
     }
 
@@ -55,7 +55,7 @@ impl Instance {
         limits: &Limits,
         route: &Arc<str>,
         permits: Option<[OwnedSemaphorePermit; 2]>,
-    ) -> Result<Self, FilterError> {
+    ) -> Result<Box<Self>, FilterError> {
         let state = State::new(Arc::clone(identity), Arc::clone(route), limits.memory);
         let mut store = Store::new(&host.engine, state);
         store.limiter(|state| state);
@@ -81,14 +81,14 @@ impl Instance {
             pre.instantiate_async(&mut store).await
         };
         match bindings {
-            Ok(bindings) => Ok(Instance {
+            Ok(bindings) => Ok(Box::new(Instance {
                 store,
                 bindings,
                 ticker,
                 sound: true,
                 requests: 0,
                 _permits: permits,
-            }),
+            })),
             Err(error) => Err(failure(&store, &error)),
         }
     }
@@ -160,16 +160,16 @@ impl Instance {
         self.judged(result)
     }
 
-    pub(crate) fn lend_request(&mut self, head: RequestHead) {
+    pub(crate) fn lend_request(&mut self, head: Box<RequestHead>) {
         self.store.data_mut().request = Some(head);
     }
 
-    pub(crate) fn lend_response(&mut self, head: ResponseHead) {
+    pub(crate) fn lend_response(&mut self, head: Box<ResponseHead>) {
         self.store.data_mut().response = Some(head);
     }
 
     /// Ends the call: its edits stand, or the head is again as it was.
-    pub(crate) fn take_request(&mut self, keep_edits: bool) -> RequestHead {
+    pub(crate) fn take_request(&mut self, keep_edits: bool) -> Box<RequestHead> {
         let state = self.store.data_mut();
         state.end_call(keep_edits);
         match state.request.take() {
@@ -179,7 +179,7 @@ impl Instance {
     }
 
     /// As [`Instance::take_request`].
-    pub(crate) fn take_response(&mut self, keep_edits: bool) -> ResponseHead {
+    pub(crate) fn take_response(&mut self, keep_edits: bool) -> Box<ResponseHead> {
         let state = self.store.data_mut();
         state.end_call(keep_edits);
         match state.response.take() {

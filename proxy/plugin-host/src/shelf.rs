@@ -18,7 +18,7 @@ pub(crate) struct Shelf {
     /// Requests that one instance serves.
     requests: NonZeroU32,
     shelves: Arc<Shelves>,
-    idle: Mutex<HashMap<ThreadId, Vec<Instance>>>,
+    idle: Mutex<HashMap<ThreadId, Vec<Box<Instance>>>>,
 }
 
 /// All shelves of a host.
@@ -46,13 +46,13 @@ impl Shelf {
         shelf
     }
 
-    pub(crate) fn take(&self) -> Option<Instance> {
+    pub(crate) fn take(&self) -> Option<Box<Instance>> {
         lock(&self.idle).get_mut(&thread::current().id())?.pop()
     }
 
     /// Keeps an instance for a later request, or ends it: when it is unsound or has served its
     /// number, when others wait for a place, when enough are here.
-    pub(crate) fn put(&self, instance: Instance) {
+    pub(crate) fn put(&self, instance: Box<Instance>) {
         if !instance.is_sound() || instance.requests() >= self.requests.get() {
             return;
         }
@@ -70,7 +70,7 @@ impl Shelf {
     }
 
     /// Takes out all idle instances, for their end without the lock.
-    fn clear(&self) -> HashMap<ThreadId, Vec<Instance>> {
+    fn clear(&self) -> HashMap<ThreadId, Vec<Box<Instance>>> {
         std::mem::take(&mut *lock(&self.idle))
     }
 }

@@ -326,6 +326,12 @@ pub struct HeaderEdits {
     pub add: Vec<(HeaderName, Template)>,
 }
 
+impl HeaderEdits {
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+}
+
 /// Text with variables, e.g. `https://{host}{path}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {

@@ -62,13 +62,13 @@ impl<'a> Chain<'a> {
             return Ok(None);
         };
         let facts = exchange.admitted_facts()?;
-        let mut head = RequestHead {
+        let mut head = Box::new(RequestHead {
             method: parts.method.clone(),
             path: Arc::clone(&facts.path),
             query: facts.query.clone(),
             headers: std::mem::take(&mut parts.headers),
             facts: Arc::clone(call_facts),
-        };
+        });
         let mut verdict = Ok(None);
         for link in &self.route.chain {
             let started = Instant::now();
@@ -108,11 +108,11 @@ impl<'a> Chain<'a> {
     ) -> Result<(), Failure> {
         while let Some((link, waiting)) = self.waiting.pop() {
             let started = Instant::now();
-            let head = ResponseHead {
+            let head = Box::new(ResponseHead {
                 status: response.status(),
                 is_upgrade: response.status() == StatusCode::SWITCHING_PROTOCOLS,
                 headers: std::mem::take(response.headers_mut()),
-            };
+            });
             let (head, verdict) = waiting.on_response(head).await;
             *response.headers_mut() = head.headers;
             match verdict {

@@ -7,10 +7,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{Method, Response, StatusCode, Version};
+use tokio::time::Instant;
 
 use crate::body::{OnEnd, ResponseBody, ResponseEnd, UpstreamConnection};
 use crate::error::{Failure, Side};
@@ -135,10 +136,11 @@ impl Exchange {
         self.loan = Some(loan);
     }
 
-    pub(super) fn sent_to(&mut self, upstream: &Arc<str>, endpoint: &Arc<Endpoint>) {
+    /// The last one counts.
+    pub(super) fn sent_to(&mut self, upstream: &Arc<str>, endpoint: &Arc<Endpoint>, now: Instant) {
         self.upstream = Some(Arc::clone(upstream));
         self.endpoint = Some(Arc::clone(endpoint));
-        self.upstream_started = Some(Instant::now());
+        self.upstream_started = Some(now);
     }
 
     pub(super) fn upstream_answered(&mut self) {

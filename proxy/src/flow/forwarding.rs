@@ -8,7 +8,7 @@
 //! that is complete before its request ends the request too.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{Method, Response, StatusCode, response};
 use http_body::Body as _;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::body::{
     BodyFault, Incoming, RequestBody, ResponseBody, ResponseEnd, UpstreamConnection,
@@ -53,6 +53,13 @@ struct Shelf {
     limit: usize,
 }
 
+/// How long an attempt may take.
+struct Waiting<'a> {
+    timer: Pin<&'a mut Sleep>,
+    started: Instant,
+    patience: Duration,
+}
+
 /// Why an attempt brought no answer.
 enum Missed {
     Fault(Fault<BodyFault>),
@@ -65,10 +72,12 @@ pub(super) struct Outbound<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) route: &'a Route,
     pub(super) upstream: &'a UpstreamEntry,
-    /// As the upstream shall see them, but for what frames a body.
+    /// As the upstream shall see them, but for what frames a body; on a straight route as the
+    /// client sent them.
     pub(super) parts: &'a Parts,
     /// After rewriting.
     pub(super) path: &'a str,
+    pub(super) websocket: bool,
 }
 
 /// Sends a prepared request and gives back the answer, its body still to come.
@@ -91,9 +100,16 @@ pub(super) async fn send(
     let idle_timeout = route.timeouts.idle_timeout;
 
     let leased = lease(upstream, exchange, &[])?;
-    if let Some(mut pooled) = connection.worker.pool.take(leased.lease.endpoint()) {
-        exchange.sent_to(upstream.upstream.name(), leased.lease.endpoint());
-        match attempt(&mut pooled, &request, &mut upload, patience).await {
+    let now = Instant::now();
+    let mut timer = pin!(sleep_until(now + patience));
+    if let Some(mut pooled) = connection.worker.pool.take(leased.lease.endpoint(), now) {
+        exchange.sent_to(upstream.upstream.name(), leased.lease.endpoint(), now);
+        let mut waiting = Waiting {
+            timer: timer.as_mut(),
+            started: now,
+            patience,
+        };
+        match attempt(&mut pooled, &request, &mut upload, &mut waiting).await {
             Ok(answer) => {
                 let loan = Loan::of_pooled(connection, upstream, leased);
                 return take_answer(answer, pooled, upload, loan, idle_timeout, exchange);
@@ -106,9 +122,14 @@ pub(super) async fn send(
         }
     }
 
-    let (leased, stream) = connect(route, upstream, exchange, leased).await?;
+    let (leased, stream, now) = connect(route, upstream, exchange, leased, timer.as_mut()).await?;
     let mut fresh = UpstreamConnection::new(stream);
-    match attempt(&mut fresh, &request, &mut upload, patience).await {
+    let mut waiting = Waiting {
+        timer,
+        started: now,
+        patience,
+    };
+    match attempt(&mut fresh, &request, &mut upload, &mut waiting).await {
         Ok(answer) => {
             let loan = Loan::of_pooled(connection, upstream, leased);
             take_answer(answer, fresh, upload, loan, idle_timeout, exchange)
@@ -162,27 +183,25 @@ pub(super) fn lease(
     })
 }
 
-/// Connects to the leased endpoint, or to others while that fails.
+/// Connects to the leased endpoint, or to others while that fails; tells also the time.
 pub(super) async fn connect(
     route: &Route,
     upstream: &UpstreamEntry,
     exchange: &mut Exchange,
     first: Leased,
-) -> Result<(Leased, Stream), Failure> {
+    mut timer: Pin<&mut Sleep>,
+) -> Result<(Leased, Stream, Instant), Failure> {
     let mut leased = first;
     let mut tried = Vec::new();
     loop {
-        exchange.sent_to(upstream.upstream.name(), leased.lease.endpoint());
         let started = Instant::now();
-        match leased
-            .lease
-            .endpoint()
-            .connect(route.timeouts.connect)
-            .await
-        {
+        exchange.sent_to(upstream.upstream.name(), leased.lease.endpoint(), started);
+        timer.as_mut().reset(started + route.timeouts.connect);
+        match leased.lease.endpoint().connect(timer.as_mut()).await {
             Ok(stream) => {
-                leased.metrics.connected(started.elapsed());
-                return Ok((leased, stream));
+                let now = Instant::now();
+                leased.metrics.connected(now - started);
+                return Ok((leased, stream, now));
             }
             Err(error) => {
                 leased.metrics.connect_error(error.kind.label());
@@ -208,9 +227,18 @@ impl Outbound<'_> {
         exchange: &Exchange,
         framing: Option<Framing>,
     ) -> Result<RequestHead, Failure> {
-        let query = exchange.admitted_facts()?.query.as_deref();
-        forward::request_head(self.parts, self.path, query, framing)
-            .map_err(|error| Failure::internal("upstream_request").because(error))
+        let facts = exchange.admitted_facts()?;
+        let head = if self.route.is_straight() {
+            let about = forward::Circumstances {
+                facts,
+                conn: &self.connection.facts,
+                websocket: self.websocket,
+            };
+            forward::straight_head(self.parts, self.path, about, framing)
+        } else {
+            forward::request_head(self.parts, self.path, facts.query.as_deref(), framing)
+        };
+        head.map_err(|error| Failure::internal("upstream_request").because(error))
     }
 }
 
@@ -263,10 +291,17 @@ async fn attempt(
     connection: &mut UpstreamConnection,
     request: &RequestHead,
     upload: &mut Upload<RequestBody>,
-    patience: Duration,
+    waiting: &mut Waiting<'_>,
 ) -> Result<response::Parts, Missed> {
-    let started = Instant::now();
-    let mut timer = pin!(sleep(patience));
+    let Waiting {
+        timer,
+        started,
+        patience,
+    } = waiting;
+    let first = *started + *patience;
+    if timer.deadline() != first {
+        timer.as_mut().reset(first);
+    }
     connection.begin(request, upload);
     poll_fn(|cx| {
         if let Poll::Ready(answered) = connection.poll_answer(upload, RESPONSE_HEAD, cx) {
@@ -274,7 +309,7 @@ async fn attempt(
         }
         loop {
             ready!(timer.as_mut().poll(cx));
-            let deadline = upload.last_progress().unwrap_or(started) + patience;
+            let deadline = upload.last_progress().unwrap_or(*started) + *patience;
             if deadline <= Instant::now() {
                 return Poll::Ready(Err(Missed::TimedOut));
             }

@@ -1,14 +1,16 @@
 //! The upgrade: the handshake with the upstream, and the tunnel that follows a verified one.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Response, StatusCode};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until};
 
 use crate::body::{RequestBody, ResponseBody, UpstreamConnection};
+use crate::deadline::until;
 use crate::drain::Member;
 use crate::error::Failure;
 use crate::flow::exchange::Exchange;
@@ -57,18 +59,24 @@ pub(super) async fn open(
         handshake::offered_subprotocols(&parts.headers).ok_or(Failure::internal("subprotocols"))?;
     let request = outbound.head(exchange, None)?;
     let leased = forwarding::lease(upstream, exchange, &[])?;
-    let (mut leased, stream) = forwarding::connect(route, upstream, exchange, leased).await?;
+    let mut timer = pin!(sleep_until(Instant::now() + route.timeouts.connect));
+    let (mut leased, stream, now) =
+        forwarding::connect(route, upstream, exchange, leased, timer.as_mut()).await?;
     let mut connection = UpstreamConnection::new(stream);
     let mut upload = Upload::<RequestBody>::none();
     connection.begin(&request, &mut upload);
-    let answer = poll_fn(|cx| connection.poll_answer(&mut upload, RESPONSE_HEAD, cx));
-    let mut answer = match timeout(route.timeouts.response_head, answer).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(fault)) => {
+    let answer = pin!(poll_fn(|cx| connection.poll_answer(
+        &mut upload,
+        RESPONSE_HEAD,
+        cx
+    )));
+    let mut answer = match until(now + route.timeouts.response_head, timer, answer).await {
+        Some(Ok(answer)) => answer,
+        Some(Err(fault)) => {
             leased.report(Outcome::Failure);
             return Err(upstream_failure(&fault));
         }
-        Err(_) => {
+        None => {
             leased.report(Outcome::Failure);
             return Err(Failure::response_timeout());
         }

@@ -10,6 +10,7 @@ use crate::request::PathFault;
 
 fn facts() -> RequestFacts {
     RequestFacts {
+        peer_trusted: false,
         client_ip: "203.0.113.9".parse().unwrap(),
         scheme: "https",
         host: "ws.example.com".into(),
@@ -61,7 +62,11 @@ fn lines(headers: &HeaderMap) -> Vec<String> {
 
 fn prepared(fields: &[(&str, &str)], trusted: bool) -> HeaderMap {
     let mut headers = headers(fields);
-    prepare_request(&mut headers, &facts(), &conn(None), trusted);
+    let facts = RequestFacts {
+        peer_trusted: trusted,
+        ..facts()
+    };
+    prepare_request(&mut headers, &facts, &conn(None));
     headers
 }
 
@@ -159,7 +164,7 @@ fn only_a_verified_certificate_gives_a_subject() {
         (Some("CN=a\r\nX-Admin: 1"), None),
     ] {
         let mut map = headers(&[("x-client-cert-subject", "CN=admin")]);
-        prepare_request(&mut map, &facts(), &conn(subject), true);
+        prepare_request(&mut map, &facts(), &conn(subject));
         let value = map.get(CLIENT_SUBJECT_HEADER).map(HeaderValue::as_bytes);
         assert_eq!(value, expect.map(str::as_bytes));
         assert!(!map.contains_key("x-admin"));

@@ -1,4 +1,5 @@
 use http::{Request, Response};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -49,6 +50,25 @@ fn offer(change: &[(&str, &[&str])]) -> Offer {
 #[test]
 fn accept_key_of_the_rfc() {
     assert_eq!(accept_key(KEY), ACCEPT);
+}
+
+proptest! {
+    #[test]
+    fn a_nonce_is_what_a_decoder_makes_16_bytes_of(
+        bytes: [u8; 16],
+        place in 0..24_usize,
+        other in "[A-Za-z0-9+/=_ é-]",
+        any in "[A-Za-z0-9+/=]{20,26}",
+    ) {
+        let right = BASE64.encode(bytes);
+        prop_assert!(is_nonce(&right));
+        let mut changed = right.clone();
+        changed.replace_range(place..=place, &other);
+        for key in [&changed, &right[..23], &format!("{right}="), &any] {
+            let decoded = BASE64.decode(key).is_ok_and(|nonce| nonce.len() == 16);
+            prop_assert_eq!(is_nonce(key), decoded, "{}", key);
+        }
+    }
 }
 
 #[test]

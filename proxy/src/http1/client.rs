@@ -25,7 +25,7 @@ use http::response::Parts;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use body::ResponseBody;
-pub use head::{HeadFault, RequestHead};
+pub use head::{Fields, HeadFault, RequestHead};
 pub use upload::Upload;
 
 use super::decode::Decoder;

@@ -68,7 +68,7 @@ pub(super) fn next_line(
 /// Field lines, and which of those that say something about the connection or the body are there:
 /// most heads need not be searched for them.
 #[derive(Debug)]
-pub(super) struct Fields {
+pub(super) struct FieldBlock {
     pub(super) headers: HeaderMap,
     /// Behind the blank line.
     pub(super) end: usize,
@@ -83,9 +83,12 @@ pub(super) fn parse_fields(
     bytes: &Bytes,
     mut at: usize,
     limits: HeadLimits,
-) -> Result<Fields, Violation> {
-    let mut fields = Fields {
-        headers: HeaderMap::with_capacity(USUAL_FIELDS),
+) -> Result<FieldBlock, Violation> {
+    // Counted, because room for many costs more than the count: the allocator keeps no large blocks
+    // at hand.
+    let lines = memchr::memchr_iter(b'\n', &bytes[at..]).count();
+    let mut fields = FieldBlock {
+        headers: HeaderMap::with_capacity(lines.saturating_sub(1).min(limits.fields)),
         end: bytes.len(),
         connection: false,
         expect: false,
@@ -115,7 +118,7 @@ pub(super) fn parse_fields(
     Ok(fields)
 }
 
-impl Fields {
+impl FieldBlock {
     /// Neither a length nor a coding is said.
     pub(super) fn frame_nothing(&self) -> bool {
         !self.length && !self.coding
@@ -279,8 +282,6 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 const BLANK_LINE: &[u8] = b"\r\n\r\n";
 /// Bytes. What is longer may well hold many requests, and is not copied for each of them.
 const USUAL_HEAD: usize = 2048;
-/// As many as a map has room for in what the allocator has at hand.
-const USUAL_FIELDS: usize = 6;
 /// 10^19 - 1 fits 64 bits.
 const LENGTH_DIGITS: usize = 19;
 

@@ -49,14 +49,14 @@ fn trusted() -> Vec<IpNet> {
     ]
 }
 
-fn admit_from(peer: &str, parts: &mut Parts) -> Result<Admitted, Rejection> {
+fn admit_from(peer: &str, parts: &mut Parts) -> Result<RequestFacts, Rejection> {
     admit(parts, &conn(peer, false), &trusted(), &LIMITS)
 }
 
 fn check(line: &str, version: Version, fields: &[(&str, &str)], expect: Result<&str, (u16, &str)>) {
     let mut parts = request(line, version, fields);
     let got = admit_from("192.0.2.1:5", &mut parts)
-        .map(|admitted| format!("{} {}", admitted.facts.authority, admitted.facts.path))
+        .map(|facts| format!("{} {}", facts.authority, facts.path))
         .map_err(|rejection| (rejection.status.as_u16(), rejection.reason));
     assert_eq!(
         got.as_deref().map_err(|error| *error),
@@ -183,13 +183,13 @@ fn targets() {
     check("GET /?\u{e9}", H1, &host, Err((400, "bad_query")));
 
     let mut parts = request("GET /%61?b=%2f../&&", H1, &host);
-    let facts = admit_from("192.0.2.1:5", &mut parts).unwrap().facts;
+    let facts = admit_from("192.0.2.1:5", &mut parts).unwrap();
     assert_eq!(
         (&*facts.path, facts.query.as_deref()),
         ("/a", Some("b=%2f../&&"))
     );
     let mut parts = request("GET http://b?q", H1, &host);
-    let facts = admit_from("192.0.2.1:5", &mut parts).unwrap().facts;
+    let facts = admit_from("192.0.2.1:5", &mut parts).unwrap();
     assert_eq!((&*facts.path, facts.query.as_deref()), ("/", Some("q")));
 }
 
@@ -327,11 +327,7 @@ fn clients_behind_trusted_proxies() {
         fields.extend(lines.iter().map(|line| ("x-forwarded-for", *line)));
         let mut parts = request("GET /", H1, &fields);
         let admitted = admit_from(peer, &mut parts).unwrap();
-        assert_eq!(
-            admitted.facts.client_ip.to_string(),
-            expect,
-            "{peer} {lines:?}"
-        );
+        assert_eq!(admitted.client_ip.to_string(), expect, "{peer} {lines:?}");
         assert_eq!(admitted.peer_trusted, peer != "192.0.2.1:5");
     }
 }
@@ -348,7 +344,7 @@ fn schemes() {
     ] {
         let mut parts = request("GET /", H1, &[("host", "a"), ("x-forwarded-proto", told)]);
         let admitted = admit(&mut parts, &conn(peer, tls), &trusted(), &LIMITS).unwrap();
-        assert_eq!(admitted.facts.scheme, expect, "{peer} {tls} {told}");
+        assert_eq!(admitted.scheme, expect, "{peer} {tls} {told}");
     }
 }
 
@@ -359,7 +355,6 @@ fn request_ids() {
         fields.extend(told.iter().map(|told| ("x-request-id", *told)));
         admit_from(peer, &mut request("GET /", H1, &fields))
             .unwrap()
-            .facts
             .request_id
     };
     assert_eq!(&*id("10.0.0.1:5", &["abc-1"]), "abc-1");

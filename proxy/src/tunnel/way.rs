@@ -83,13 +83,11 @@ impl Way {
 
     /// Moves chunks until either side makes it wait, at most [`CHUNKS_PER_TURN`].
     ///
-    /// On return every wait has `cx`'s waker registered, unless the turn says there is `more`. With
-    /// `drop_ends` the writer's end of stream is left to its drop.
+    /// On return every wait has `cx`'s waker registered, unless the turn says there is `more`.
     pub(super) fn pump<R, W>(
         &mut self,
         reader: &mut R,
         writer: &mut W,
-        drop_ends: bool,
         scratch: &mut [u8],
         cx: &mut Context<'_>,
     ) -> Result<Pumped, Broken>
@@ -101,15 +99,7 @@ impl Way {
         for _ in 0..CHUNKS_PER_TURN {
             self.put_interruption();
             pumped.moved |= self.send_held(writer, cx)?;
-            if self.held.is_some() {
-                return Ok(pumped);
-            }
-            if self.reader != ReaderState::Open {
-                if drop_ends {
-                    self.writer = WriterState::Shut;
-                } else {
-                    self.shut(writer, cx);
-                }
+            if self.held.is_some() || self.reader != ReaderState::Open {
                 return Ok(pumped);
             }
             if !self.flush(writer, cx)? {
@@ -134,6 +124,23 @@ impl Way {
         }
         pumped.more = true;
         Ok(pumped)
+    }
+
+    /// Once nothing more comes and the receiver has everything, ends its stream; with `by_drop` that
+    /// is left to the drop of the writer, which nobody can tell from a shutdown.
+    pub(super) fn pass_end_on<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        by_drop: bool,
+        cx: &mut Context<'_>,
+    ) {
+        if self.reader == ReaderState::Open || self.held.is_some() || self.is_done() {
+            return;
+        }
+        // A receiver that is gone already needs no end of stream.
+        if by_drop || Pin::new(writer).poll_shutdown(cx).is_ready() {
+            self.writer = WriterState::Shut;
+        }
     }
 
     /// Puts `close` in at the next frame boundary and drops everything after it.
@@ -301,13 +308,6 @@ impl Way {
         }
         Ok(true)
     }
-
-    /// A receiver that is gone already needs no end of stream.
-    fn shut<W: AsyncWrite + Unpin>(&mut self, writer: &mut W, cx: &mut Context<'_>) {
-        if self.writer != WriterState::Shut && Pin::new(writer).poll_shutdown(cx).is_ready() {
-            self.writer = WriterState::Shut;
-        }
-    }
 }
 
 /// 1 MiB of full chunks; then the other tunnels of the worker have their turn.
@@ -386,14 +386,10 @@ mod tests {
 
     fn pump(way: &mut Way, source: &mut Source, sink: &mut Sink) -> Pumped {
         let mut scratch = vec![0; 1024];
-        way.pump(
-            source,
-            sink,
-            false,
-            &mut scratch,
-            &mut Context::from_waker(Waker::noop()),
-        )
-        .unwrap()
+        let cx = &mut Context::from_waker(Waker::noop());
+        let pumped = way.pump(source, sink, &mut scratch, cx).unwrap();
+        way.pass_end_on(sink, false, cx);
+        pumped
     }
 
     fn source(chunks: &[&[u8]]) -> Source {

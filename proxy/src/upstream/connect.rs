@@ -7,16 +7,19 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep};
 
 use super::balance::stable_hash;
 use super::health::Health;
 use crate::config::model::ServerAddress;
+use crate::deadline::until;
 use crate::socket::Socket;
 use crate::stream::Stream;
 use crate::tls::ClientTls;
@@ -57,6 +60,8 @@ pub enum ConnectErrorKind {
     Other,
 }
 
+type Fault = (ConnectErrorKind, io::Error);
+
 impl ConnectErrorKind {
     /// For metrics and logs.
     pub fn label(self) -> &'static str {
@@ -87,28 +92,23 @@ impl Endpoint {
         endpoint
     }
 
-    /// Opens a connection within `timeout`, which covers look-up, socket and TLS handshake.
+    /// Opens a connection before `timer` fires: look-up, socket and TLS handshake.
     ///
-    /// Dropping the future closes what was opened so far.
-    pub async fn connect(&self, timeout: Duration) -> Result<Stream, ConnectError> {
-        let deadline = Instant::now() + timeout;
-        let connected = async {
-            let socket = self.open(deadline).await?;
-            match &self.tls {
+    /// Afterwards the timer may stand at an earlier time. Dropping the future closes what was opened
+    /// so far.
+    pub async fn connect(&self, mut timer: Pin<&mut Sleep>) -> Result<Stream, ConnectError> {
+        let deadline = timer.deadline();
+        let opened = match self.open(timer.as_mut()).await {
+            Err(fault) => Err(fault),
+            Ok(socket) => match &self.tls {
                 None => Ok(Stream::Plain(socket)),
                 Some(tls) => {
-                    let host = self.host();
                     // Boxed: a request to a plain endpoint does not hold room for it.
-                    let shaken = timeout_at(deadline, Box::pin(tls.connect(socket, &host)));
-                    match shaken.await {
-                        Ok(Ok(stream)) => Ok(Stream::ClientTls(Box::new(stream))),
-                        Ok(Err(error)) => Err((ConnectErrorKind::Tls, error)),
-                        Err(_) => Err(timed_out("the TLS handshake took too long")),
-                    }
+                    Box::pin(self.shake_hands(tls, socket, deadline, timer)).await
                 }
-            }
+            },
         };
-        connected.await.map_err(|(kind, source)| ConnectError {
+        opened.map_err(|(kind, source)| ConnectError {
             kind,
             endpoint: self.to_string(),
             source,
@@ -162,28 +162,45 @@ impl Endpoint {
         self.active.fetch_sub(1, Ordering::Relaxed);
     }
 
-    async fn open(&self, deadline: Instant) -> Result<Socket, (ConnectErrorKind, io::Error)> {
+    async fn open(&self, mut timer: Pin<&mut Sleep>) -> Result<Socket, Fault> {
         match &self.address {
-            ServerAddress::Ip(address) => open_tcp(&[*address], deadline).await,
+            ServerAddress::Ip(address) => open_tcp(&[*address], timer).await,
             ServerAddress::Name { host, port } => {
+                let deadline = timer.deadline();
                 let look_up = Box::pin(lookup_host((&**host, *port)));
-                let found = match timeout_at(deadline, look_up).await {
-                    Ok(Ok(found)) => found.take(MAX_ADDRESSES).collect::<Vec<_>>(),
-                    Ok(Err(error)) if is_lack_of_our_own(&error) => {
+                let found = match until(deadline, timer.as_mut(), pin!(look_up)).await {
+                    Some(Ok(found)) => found.take(MAX_ADDRESSES).collect::<Vec<_>>(),
+                    Some(Err(error)) if is_lack_of_our_own(&error) => {
                         return Err((ConnectErrorKind::Local, error));
                     }
-                    Ok(Err(error)) => return Err((ConnectErrorKind::Dns, error)),
-                    Err(_) => return Err(timed_out("the name look-up took too long")),
+                    Some(Err(error)) => return Err((ConnectErrorKind::Dns, error)),
+                    None => return Err(timed_out("the name look-up took too long")),
                 };
-                open_tcp(&found, deadline).await
+                open_tcp(&found, timer).await
             }
             ServerAddress::Unix(path) => {
-                match timeout_at(deadline, UnixStream::connect(path)).await {
-                    Ok(Ok(stream)) => Ok(Socket::Unix(stream)),
-                    Ok(Err(error)) => Err((kind(&error), error)),
-                    Err(_) => Err(timed_out("the socket did not accept in time")),
+                let deadline = timer.deadline();
+                match until(deadline, timer, pin!(UnixStream::connect(path))).await {
+                    Some(Ok(stream)) => Ok(Socket::Unix(stream)),
+                    Some(Err(error)) => Err((kind(&error), error)),
+                    None => Err(timed_out("the socket did not accept in time")),
                 }
             }
+        }
+    }
+
+    async fn shake_hands(
+        &self,
+        tls: &ClientTls,
+        socket: Socket,
+        deadline: Instant,
+        timer: Pin<&mut Sleep>,
+    ) -> Result<Stream, Fault> {
+        let host = self.host();
+        match until(deadline, timer, pin!(tls.connect(socket, &host))).await {
+            Some(Ok(stream)) => Ok(Stream::ClientTls(Box::new(stream))),
+            Some(Err(error)) => Err((ConnectErrorKind::Tls, error)),
+            None => Err(timed_out("the TLS handshake took too long")),
         }
     }
 
@@ -213,29 +230,48 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Tries the addresses in turn, each with a fair part of the time that is left.
-async fn open_tcp(
-    addresses: &[SocketAddr],
-    deadline: Instant,
-) -> Result<Socket, (ConnectErrorKind, io::Error)> {
+/// Tries the addresses in turn, each with a fair part of the time that is left to `timer`.
+async fn open_tcp(addresses: &[SocketAddr], mut timer: Pin<&mut Sleep>) -> Result<Socket, Fault> {
+    let deadline = timer.deadline();
     let mut last = None;
     for (index, &address) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let share = left / u32::try_from(addresses.len() - index).unwrap_or(1);
-        match timeout_at(Instant::now() + share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                // Small frames must not wait for an acknowledgement; without it things still work.
-                let _ = stream.set_nodelay(true);
-                return Ok(Socket::Tcp(stream));
+        let until_then = match u32::try_from(addresses.len() - index) {
+            Ok(1) | Err(_) => deadline,
+            Ok(left) => {
+                let now = Instant::now();
+                now + deadline.saturating_duration_since(now) / left
             }
-            Ok(Err(error)) => last = Some((kind(&error), error)),
-            Err(_) => last = Some(timed_out("no answer in time")),
+        };
+        match until(until_then, timer.as_mut(), pin!(dial(address))).await {
+            Some(Ok(stream)) => return Ok(Socket::Tcp(stream)),
+            Some(Err(error)) => last = Some((kind(&error), error)),
+            None => last = Some(timed_out("no answer in time")),
         }
     }
     Err(last.unwrap_or_else(|| {
         let error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         (ConnectErrorKind::Dns, error)
     }))
+}
+
+/// Connects, and asks for the outcome only where the poller hints at a bad one.
+async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let domain = Domain::for_address(address);
+    let socket = RawSocket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    // Small frames must not wait for an acknowledgement; without it things still work.
+    let _ = socket.set_tcp_nodelay(true);
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    // A failed connect closes both ways and is writable for that.
+    if stream.ready(Interest::WRITABLE).await?.is_write_closed()
+        && let Some(error) = stream.take_error()?
+    {
+        return Err(error);
+    }
+    Ok(stream)
 }
 
 fn kind(error: &io::Error) -> ConnectErrorKind {
@@ -259,7 +295,7 @@ fn is_lack_of_our_own(error: &io::Error) -> bool {
     )
 }
 
-fn timed_out(what: &'static str) -> (ConnectErrorKind, io::Error) {
+fn timed_out(what: &'static str) -> Fault {
     let error = io::Error::new(io::ErrorKind::TimedOut, what);
     (ConnectErrorKind::Timeout, error)
 }

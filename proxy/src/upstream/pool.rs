@@ -44,8 +44,7 @@ impl Pool {
     }
 
     /// The connection to `endpoint` that was used last, if one is ready and not past its time.
-    pub fn take(&self, endpoint: &Arc<Endpoint>) -> Option<Connection<Stream>> {
-        let now = Instant::now();
+    pub fn take(&self, endpoint: &Arc<Endpoint>, now: Instant) -> Option<Connection<Stream>> {
         let mut shelves = self.lock();
         let shelf = shelves.get_mut(&key(endpoint))?;
         while let Some(mut idle) = shelf.idle.pop_back() {

@@ -3,10 +3,11 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::pin::pin;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::time::advance;
+use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::config::model::UpstreamTls;
@@ -168,8 +169,10 @@ async fn connects_to_addresses_names_and_unix_sockets() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("backend.sock");
     let unix = UnixListener::bind(&path).unwrap();
-    let connect =
-        async |address: ServerAddress| Endpoint::new(address, None).connect(5 * SECOND).await;
+    let connect = async |address: ServerAddress| {
+        let endpoint = Endpoint::new(address, None);
+        endpoint.connect(pin!(sleep(5 * SECOND))).await
+    };
     let by_address = connect(server(port).address).await.unwrap();
     let Stream::Plain(Socket::Tcp(stream)) = by_address else {
         panic!("not a plain TCP stream");
@@ -245,7 +248,7 @@ async fn connects_with_tls_and_verifies() {
             stream.shutdown().await
         };
         let connect = async {
-            let mut stream = endpoint.connect(5 * SECOND).await?;
+            let mut stream = endpoint.connect(pin!(sleep(5 * SECOND))).await?;
             let mut text = String::new();
             let _ = stream.read_to_string(&mut text).await;
             Ok::<_, ConnectError>(text)
@@ -267,7 +270,7 @@ async fn a_silent_tls_server_runs_into_the_deadline() {
     let (_, upstream) = tls_pair(listener.local_addr().unwrap().port(), "localhost");
     let endpoint = upstream.endpoints().next().unwrap();
     let error = endpoint
-        .connect(Duration::from_millis(50))
+        .connect(pin!(sleep(Duration::from_millis(50))))
         .await
         .unwrap_err();
     assert_eq!(error.kind, ConnectErrorKind::Timeout, "{error}");
@@ -290,7 +293,7 @@ async fn the_pool_is_bounded_and_forgets() {
     let upstream = upstream(vec![server(1), server(2)]);
     let endpoints: Vec<_> = upstream.endpoints().cloned().collect();
     let pool = Pool::new();
-    assert!(pool.take(&endpoints[0]).is_none());
+    assert!(pool.take(&endpoints[0], Instant::now()).is_none());
 
     let mut ends = Vec::new();
     for _ in 0..3 {
@@ -299,12 +302,12 @@ async fn the_pool_is_bounded_and_forgets() {
         ends.push(far);
     }
     assert_eq!(pool.len(), 2);
-    assert!(pool.take(&endpoints[1]).is_none());
+    assert!(pool.take(&endpoints[1], Instant::now()).is_none());
     // The first was pushed out, and closed.
     closed(ends.remove(0)).await;
-    assert!(pool.take(&endpoints[0]).is_some());
-    assert!(pool.take(&endpoints[0]).is_some());
-    assert!(pool.take(&endpoints[0]).is_none());
+    assert!(pool.take(&endpoints[0], Instant::now()).is_some());
+    assert!(pool.take(&endpoints[0], Instant::now()).is_some());
+    assert!(pool.take(&endpoints[0], Instant::now()).is_none());
 
     let (connection, far) = idle();
     pool.put_back(&endpoints[1], connection, 60 * SECOND, 2);
@@ -312,7 +315,7 @@ async fn the_pool_is_bounded_and_forgets() {
     pool.sweep();
     assert_eq!(pool.len(), 1);
     advance(SECOND).await;
-    assert!(pool.take(&endpoints[1]).is_none());
+    assert!(pool.take(&endpoints[1], Instant::now()).is_none());
     closed(far).await;
 
     let (connection, far) = idle();
@@ -337,6 +340,6 @@ async fn a_connection_that_is_not_quiet_is_not_given() {
         near.readable().await.unwrap();
         let connection = Connection::new(Stream::Plain(Socket::Unix(near)));
         pool.put_back(endpoint, connection, 60 * SECOND, 1);
-        assert!(pool.take(endpoint).is_none());
+        assert!(pool.take(endpoint, Instant::now()).is_none());
     }
 }

@@ -131,7 +131,7 @@ async fn a_refused_config_says_which_key() {
     ));
 }
 
-async fn passed(filter: &Filter) -> (sluicegate_plugin_host::RequestHead, ResponseFilter) {
+async fn passed(filter: &Filter) -> (Box<sluicegate_plugin_host::RequestHead>, ResponseFilter) {
     let (head, outcome) = filter.on_request(request(&[])).await;
     let outcome = outcome.expect("a verdict");
     assert!(matches!(outcome.verdict, Verdict::Continue));

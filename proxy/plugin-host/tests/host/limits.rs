@@ -226,7 +226,7 @@ impl std::io::Write for Lines {
     }
 }
 
-async fn failed(filter: &Filter, head: RequestHead) -> (RequestHead, FilterError) {
+async fn failed(filter: &Filter, head: Box<RequestHead>) -> (Box<RequestHead>, FilterError) {
     let (head, outcome) = filter.on_request(head).await;
     (head, outcome.expect_err("it fails"))
 }

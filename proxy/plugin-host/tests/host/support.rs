@@ -41,8 +41,8 @@ pub(crate) async fn guest(config: &str) -> Filter {
         .expect("it takes the config")
 }
 
-pub(crate) fn request(headers: &[(&str, &str)]) -> RequestHead {
-    RequestHead {
+pub(crate) fn request(headers: &[(&str, &str)]) -> Box<RequestHead> {
+    Box::new(RequestHead {
         method: Method::GET,
         path: "/ws".into(),
         query: Some("a=1".into()),
@@ -55,16 +55,16 @@ pub(crate) fn request(headers: &[(&str, &str)]) -> RequestHead {
             route: "the-route".into(),
             tls: None,
         }),
-    }
+    })
 }
 
-pub(crate) fn response(headers: &[(&str, &str)]) -> ResponseHead {
+pub(crate) fn response(headers: &[(&str, &str)]) -> Box<ResponseHead> {
     let status = StatusCode::SWITCHING_PROTOCOLS;
-    ResponseHead {
+    Box::new(ResponseHead {
         status,
         is_upgrade: true,
         headers: fields(headers),
-    }
+    })
 }
 
 fn fields(headers: &[(&str, &str)]) -> HeaderMap {

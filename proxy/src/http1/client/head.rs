@@ -7,7 +7,7 @@ use http::{Method, Response, StatusCode, Version};
 use thiserror::Error;
 
 use super::super::decode::Decoder;
-use super::super::syntax::{Fields, is_text, next_line, parse_fields, push_field};
+use super::super::syntax::{FieldBlock, is_text, next_line, parse_fields};
 use super::super::{Framing, HeadLimits, Violation};
 
 /// A request's head as it goes out, kept whole so that it may be sent again.
@@ -15,6 +15,12 @@ use super::super::{Framing, HeadLimits, Violation};
 pub struct RequestHead {
     bytes: Bytes,
     is_head: bool,
+}
+
+/// The field lines of a head that is being written.
+#[derive(Debug)]
+pub struct Fields {
+    bytes: Vec<u8>,
 }
 
 /// Why an answer's head is refused.
@@ -52,6 +58,23 @@ impl RequestHead {
         headers: &HeaderMap,
         framing: Option<Framing>,
     ) -> RequestHead {
+        RequestHead::write(method, target, framing, |fields| {
+            for (name, value) in headers {
+                if *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING {
+                    fields.put(name.as_str(), value.as_bytes());
+                }
+            }
+        })
+    }
+
+    /// As [`RequestHead::new`], with the fields that `write` puts into it; none of them may frame a
+    /// body.
+    pub fn write(
+        method: &Method,
+        target: &[&str],
+        framing: Option<Framing>,
+        write: impl FnOnce(&mut Fields),
+    ) -> RequestHead {
         let mut bytes = Vec::with_capacity(HEAD_CAPACITY);
         bytes.extend_from_slice(method.as_str().as_bytes());
         bytes.push(b' ');
@@ -59,19 +82,16 @@ impl RequestHead {
             bytes.extend_from_slice(part.as_bytes());
         }
         bytes.extend_from_slice(b" HTTP/1.1\r\n");
-        for (name, value) in headers {
-            if *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING {
-                continue;
-            }
-            push_field(&mut bytes, name.as_str().as_bytes(), value.as_bytes());
-        }
+        let mut fields = Fields { bytes };
+        write(&mut fields);
         match framing {
             None => {}
             Some(Framing::Length(length)) => {
-                push_field(&mut bytes, b"content-length", length.to_string().as_bytes());
+                fields.put("content-length", length.to_string().as_bytes());
             }
-            Some(Framing::Chunked) => push_field(&mut bytes, b"transfer-encoding", b"chunked"),
+            Some(Framing::Chunked) => fields.put("transfer-encoding", b"chunked"),
         }
+        let mut bytes = fields.bytes;
         bytes.extend_from_slice(b"\r\n");
         RequestHead {
             bytes: bytes.into(),
@@ -79,13 +99,29 @@ impl RequestHead {
         }
     }
 
-    pub(super) fn bytes(&self) -> Bytes {
+    pub(crate) fn bytes(&self) -> Bytes {
         self.bytes.clone()
     }
 
     /// The answer to HEAD has no body, whatever it says.
     pub(super) fn is_head(&self) -> bool {
         self.is_head
+    }
+}
+
+impl Fields {
+    /// Adds a line. Name and value are valid: they were parsed, or are our own.
+    pub fn put(&mut self, name: &str, value: &[u8]) {
+        self.put_with(name, |line| line.extend_from_slice(value));
+    }
+
+    /// As [`Fields::put`], with the value that `write` appends.
+    pub fn put_with(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
+        let bytes = &mut self.bytes;
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.extend_from_slice(b": ");
+        write(bytes);
+        bytes.extend_from_slice(b"\r\n");
     }
 }
 
@@ -122,7 +158,7 @@ pub(super) fn parse(head: &Bytes, limits: HeadLimits) -> Result<(Head, usize), H
 /// How the body of the answer to another method than HEAD ends (RFC 9112 §6.3). An answer without
 /// a body is checked all the same.
 fn body_of(
-    fields: &Fields,
+    fields: &FieldBlock,
     status: StatusCode,
     version: Version,
     limits: HeadLimits,

@@ -6,7 +6,7 @@ use http::{Method, Request, Uri, Version};
 
 use super::super::decode::Decoder;
 use super::super::syntax::{
-    Fields, check_field, is_token, next_line, parse_fields, put_back, take_block,
+    FieldBlock, check_field, is_token, next_line, parse_fields, put_back, take_block,
 };
 use super::super::{HeadLimits, Violation};
 
@@ -142,7 +142,11 @@ fn check_beginning(bytes: &[u8]) -> Result<(), Violation> {
 }
 
 /// How a request's body is delimited (RFC 9112 §6.3). Whoever says it twice is not served.
-fn body_of(fields: &Fields, version: Version, limits: HeadLimits) -> Result<Decoder, Violation> {
+fn body_of(
+    fields: &FieldBlock,
+    version: Version,
+    limits: HeadLimits,
+) -> Result<Decoder, Violation> {
     let chunked = fields.is_chunked()?;
     if chunked && version == Version::HTTP_10 {
         return Err(Violation::BadTransferEncoding);
