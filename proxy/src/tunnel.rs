@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pin_project_lite::pin_project;
-use tokio::io::AsyncWrite as _;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::drain::{Member, Phase};
@@ -29,7 +28,7 @@ use crate::facts::{ClosedBy, Traffic};
 use crate::random;
 use crate::stream::Stream;
 use crate::telemetry::metrics::{Direction, RouteMetrics};
-use crate::tunnel::way::{Broken, Way};
+use crate::tunnel::way::{Broken, Other, Way};
 use crate::ws::control::{CloseCode, encode_close};
 use crate::ws::frame::Side;
 
@@ -208,9 +207,7 @@ impl Live {
             if let Some(end) = self.carry(cx) {
                 return Poll::Ready(end);
             }
-            if let Some(end) = self.look_for_the_end(timer.as_mut()) {
-                return Poll::Ready(end);
-            }
+            self.look_for_the_end(timer.as_mut());
             // A timer that fired and was reset keeps this task's waker only once polled again.
             if self.armed && !timer.is_elapsed() {
                 return Poll::Pending;
@@ -249,23 +246,30 @@ impl Live {
     /// Moves what can be moved now, both ways.
     fn carry(&mut self, cx: &mut Context<'_>) -> Option<End> {
         let (up, down) = SCRATCH.with_borrow_mut(|scratch| {
-            // Where the other way is done, or both sides have said Close, the tunnel is over with
+            // Where both sides have said Close, or the other way is done, the tunnel is over with
             // this one's end, and its sockets are dropped before anybody could tell a shutdown from
             // that.
-            let closed = self.both_said_close();
-            let last = (closed || self.from_upstream.is_done()) && self.upstream.is_plain();
+            let closed = self.from_upstream.close_code().is_some();
+            if closed {
+                self.upstream.cork();
+            }
+            let done = self.from_upstream.is_done() && self.upstream.is_plain();
             let up = self.from_downstream.pump(
                 &mut self.downstream,
                 &mut self.upstream,
-                last,
+                Other { closed, done },
                 scratch,
                 cx,
             );
-            let last = (closed || self.from_downstream.is_done()) && self.downstream.is_plain();
+            let closed = self.from_downstream.close_code().is_some();
+            if closed {
+                self.downstream.cork();
+            }
+            let done = self.from_downstream.is_done() && self.downstream.is_plain();
             let down = self.from_upstream.pump(
                 &mut self.upstream,
                 &mut self.downstream,
-                last,
+                Other { closed, done },
                 scratch,
                 cx,
             );
@@ -291,14 +295,11 @@ impl Live {
                 self.count_traffic();
             }
         }
-        if self.is_finished() {
-            for stream in [&mut self.downstream, &mut self.upstream] {
-                if !stream.is_plain() {
-                    // Its close_notify; whether there is still somebody to hear it is open.
-                    let _ = Pin::new(stream).poll_shutdown(cx);
-                }
-            }
-            return Some(self.end(Cause::Close, ClosedBy::Downstream));
+        let over =
+            self.is_finished() || (self.from_downstream.is_done() && self.from_upstream.is_done());
+        if self.has_said_goodbye(over, cx) && over {
+            self.note_close_frames();
+            return Some(self.end(Cause::Eof, ClosedBy::Downstream));
         }
         if up.more || down.more {
             // Enough for one turn: the worker's other tasks come first.
@@ -307,17 +308,29 @@ impl Live {
         None
     }
 
+    /// Says goodbye to each side that will get nothing more, to both if the tunnel is `over`; false
+    /// as long as one does not take it. One that is gone needs none.
+    fn has_said_goodbye(&mut self, over: bool, cx: &mut Context<'_>) -> bool {
+        let mut said = true;
+        for (way, stream) in [
+            (&self.from_upstream, &mut self.downstream),
+            (&self.from_downstream, &mut self.upstream),
+        ] {
+            if over || way.is_done() {
+                said &= stream.poll_goodbye(cx).is_ready();
+            }
+        }
+        said
+    }
+
     /// Draws the conclusions from what has passed: Close frames and ended streams.
-    fn look_for_the_end(&mut self, timer: Pin<&mut Sleep>) -> Option<End> {
+    fn look_for_the_end(&mut self, timer: Pin<&mut Sleep>) {
         self.note_close_frames();
         let (from_down, from_up) = (&mut self.from_downstream, &mut self.from_upstream);
         if self.stage == Stage::Closing && from_down.is_answered() && from_up.is_answered() {
             // Both have answered our Close: nothing more can come.
             from_down.finish();
             from_up.finish();
-        }
-        if from_down.is_done() && from_up.is_done() {
-            return Some(self.end(Cause::Eof, ClosedBy::Downstream));
         }
         if self.ended.is_none() {
             if from_down.has_ended() {
@@ -332,7 +345,6 @@ impl Live {
         {
             self.set_stage(Stage::Lingering, LINGER, timer);
         }
-        None
     }
 
     fn both_said_close(&self) -> bool {

@@ -1,7 +1,8 @@
 //! Real TLS over real sockets, with certificates made for each test.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::future::poll_fn;
+use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -652,6 +653,60 @@ async fn slices_of_one_write_arrive_together() {
     let mut received = [0; 64];
     let n = client.read(&mut received).await.unwrap();
     assert_eq!(received[..n], *b"head+body");
+}
+
+#[tokio::test]
+async fn last_words_wait_for_the_goodbye_and_leave_with_it() {
+    let ca = Authority::new();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let (mut server, client) = pair(&ca, &Arc::new(ca.client_of_version(None, version))).await;
+        let (mut socket, mut connection) = client.into_inner();
+        let mut sent = [0; 4096];
+        server.write_all(b"talk, ").await.unwrap();
+        let talk = socket.read(&mut sent).await.unwrap();
+
+        server.cork();
+        server.write_all(b"last ").await.unwrap();
+        server.write_all(b"words").await.unwrap();
+        let rest = &mut sent[talk..];
+        assert!(socket.read(rest).now_or_never().is_none());
+        poll_fn(|cx| server.poll_goodbye(cx)).await.unwrap();
+        let words = socket.read(rest).await.unwrap();
+        // Neither a second goodbye nor a word after it.
+        poll_fn(|cx| server.poll_goodbye(cx)).await.unwrap();
+        assert!(server.write_all(b"more").await.is_err());
+        assert!(socket.read(&mut rest[words..]).now_or_never().is_none());
+
+        let mut all = &sent[..talk + words];
+        while !all.is_empty() {
+            connection.read_tls(&mut all).unwrap();
+        }
+        let state = connection.process_new_packets().unwrap();
+        assert!(state.peer_has_closed());
+        let mut heard = String::new();
+        connection.reader().read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "talk, last words");
+    }
+}
+
+#[tokio::test]
+async fn what_is_corked_waits_for_a_flush_and_is_bounded() {
+    let ca = Authority::new();
+    let (mut server, mut client) = pair(&ca, &Arc::new(ca.client(None))).await;
+    server.cork();
+    server.write_all(b"answer").await.unwrap();
+    let mut heard = [0; 6];
+    assert!(client.read_exact(&mut heard).now_or_never().is_none());
+    server.flush().await.unwrap();
+    client.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"answer");
+
+    let long = pattern(20_000);
+    let mut heard = vec![0; long.len()];
+    server.write_all(&long[..10]).await.unwrap();
+    server.write_all(&long[10..]).await.unwrap();
+    client.read_exact(&mut heard).await.unwrap();
+    assert!(heard == long);
 }
 
 #[tokio::test]

@@ -57,6 +57,15 @@ pub(super) struct Pumped {
     pub(super) more: bool,
 }
 
+/// Where the other way of the tunnel stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Other {
+    /// Its sender has said Close: with the end behind this one's Close the tunnel is over.
+    pub(super) closed: bool,
+    /// It is done: with this one's end, however it comes, the tunnel is over.
+    pub(super) done: bool,
+}
+
 /// Which side's connection broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Broken {
@@ -84,12 +93,12 @@ impl Way {
     /// Moves chunks until either side makes it wait, at most [`CHUNKS_PER_TURN`].
     ///
     /// On return every wait has `cx`'s waker registered, unless the turn says there is `more`. With
-    /// `drop_ends` the writer's end of stream is left to its drop.
+    /// the end of the tunnel the writer is left unflushed and open, for its goodbye or its drop.
     pub(super) fn pump<R, W>(
         &mut self,
         reader: &mut R,
         writer: &mut W,
-        drop_ends: bool,
+        other: Other,
         scratch: &mut [u8],
         cx: &mut Context<'_>,
     ) -> Result<Pumped, Broken>
@@ -105,20 +114,24 @@ impl Way {
                 return Ok(pumped);
             }
             if self.reader != ReaderState::Open {
-                if drop_ends {
+                if other.done || (other.closed && self.follower.close().is_some()) {
                     self.writer = WriterState::Shut;
                 } else {
                     self.shut(writer, cx);
                 }
                 return Ok(pumped);
             }
-            if !self.flush(writer, cx)? {
+            // The answer to a Close may wait for a look at the end behind it.
+            if !other.closed && !self.flush(writer, cx)? {
                 // It holds a chunk of its own; a second one waits in the sender's socket.
                 return Ok(pumped);
             }
             let mut buf = ReadBuf::new(scratch);
             match Pin::new(&mut *reader).poll_read(cx, &mut buf) {
-                Poll::Pending => return Ok(pumped),
+                Poll::Pending => {
+                    self.flush(writer, cx)?;
+                    return Ok(pumped);
+                }
                 Poll::Ready(Ok(())) if buf.filled().is_empty() => self.reader = ReaderState::Ended,
                 Poll::Ready(Ok(())) => {
                     let read = buf.filled().len();
@@ -389,7 +402,7 @@ mod tests {
         way.pump(
             source,
             sink,
-            false,
+            Other::default(),
             &mut scratch,
             &mut Context::from_waker(Waker::noop()),
         )
