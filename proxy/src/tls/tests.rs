@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
 };
-use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
+use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption, TicketRequest};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
@@ -300,21 +300,41 @@ async fn a_client_certificate_names_its_subject() {
 }
 
 #[tokio::test]
-async fn two_tickets_and_no_early_data() {
+async fn one_ticket_or_as_many_as_the_client_asks_for_and_no_early_data() {
     let ca = Authority::new();
     let server = ServerTls::build(&listener(vec![ca.sign("a", &["a.test"])]), None).unwrap();
-    let store = Arc::new(ClientSessionMemoryCache::new(32));
-    let mut client = ca.client(None);
-    client.resumption = Resumption::store(store.clone());
-    connect(&server, &Arc::new(client), "a.test").await.unwrap();
-
     let name = ServerName::try_from("a.test").unwrap();
-    let mut tickets = 0;
-    while let Some(ticket) = store.take_tls13_ticket(&name) {
-        assert_eq!(ticket.max_early_data_size(), 0);
-        tickets += 1;
+    let ask = |new_session_count, resumption_count| {
+        Some(TicketRequest {
+            new_session_count,
+            resumption_count,
+        })
+    };
+    for (request, after_full, after_resumed) in [
+        (None, 1, 1),
+        (ask(3, 0), 3, 0),
+        (ask(1, 2), 1, 2),
+        (ask(255, 255), 4, 4),
+    ] {
+        let store = Arc::new(ClientSessionMemoryCache::new(32));
+        let mut client = ca.client(None);
+        client.resumption = Resumption::store(store.clone());
+        client.send_ticket_request = request;
+        let client = Arc::new(client);
+        let tickets = || {
+            let taken: Vec<_> = std::iter::from_fn(|| store.take_tls13_ticket(&name)).collect();
+            assert!(taken.iter().all(|ticket| ticket.max_early_data_size() == 0));
+            taken
+        };
+
+        connect(&server, &client, "a.test").await.unwrap();
+        let mut first = tickets();
+        assert_eq!(first.len(), after_full);
+        store.insert_tls13_ticket(name.clone(), first.remove(0));
+        let outcome = connect(&server, &client, "a.test").await.unwrap();
+        assert!(outcome.facts.resumed);
+        assert_eq!(tickets().len(), after_resumed);
     }
-    assert_eq!(tickets, 2);
 }
 
 #[tokio::test]
