@@ -25,6 +25,25 @@ impl Stream {
     pub fn is_plain(&self) -> bool {
         matches!(self, Stream::Plain(_))
     }
+
+    /// From now on last words may wait for a flush or the goodbye: TLS sends them together.
+    pub fn cork(&mut self) {
+        match self {
+            Stream::Plain(_) => {}
+            Stream::ServerTls(stream) => stream.cork(),
+            Stream::ClientTls(stream) => stream.cork(),
+        }
+    }
+
+    /// Says that nothing more will be written, where that is not the socket's end itself: TLS's
+    /// close_notify. Dropping the stream does the rest.
+    pub fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::ServerTls(stream) => stream.poll_goodbye(cx),
+            Stream::ClientTls(stream) => stream.poll_goodbye(cx),
+        }
+    }
 }
 
 macro_rules! each_stream {

@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pin_project_lite::pin_project;
-use tokio::io::AsyncWrite as _;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::drain::{Member, Phase};
@@ -209,9 +208,7 @@ impl Live {
             if let Some(end) = self.carry(cx) {
                 return Poll::Ready(end);
             }
-            if let Some(end) = self.look_for_the_end(timer.as_mut()) {
-                return Poll::Ready(end);
-            }
+            self.look_for_the_end(timer.as_mut());
             // A timer that fired and was reset keeps this task's waker only once polled again.
             if self.armed && !timer.is_elapsed() {
                 return Poll::Pending;
@@ -251,8 +248,17 @@ impl Live {
     fn carry(&mut self, cx: &mut Context<'_>) -> Option<End> {
         let (up, down) = SCRATCH.with_borrow_mut(|scratch| {
             let (downstream, upstream) = (&mut self.downstream, &mut self.upstream);
-            let up = self.from_downstream.pump(downstream, upstream, scratch, cx);
-            let down = self.from_upstream.pump(upstream, downstream, scratch, cx);
+            // Behind the answer to a Close mostly comes the end, and both can leave together.
+            let closed = self.from_upstream.close_code().is_some();
+            if closed {
+                upstream.cork();
+            }
+            let up = (self.from_downstream).pump(downstream, upstream, closed, scratch, cx);
+            let closed = self.from_downstream.close_code().is_some();
+            if closed {
+                downstream.cork();
+            }
+            let down = (self.from_upstream).pump(upstream, downstream, closed, scratch, cx);
             (up, down)
         });
         let (up, down) = match (up, down) {
@@ -275,16 +281,10 @@ impl Live {
                 self.count_traffic();
             }
         }
-        if self.is_finished() {
-            for stream in [&mut self.downstream, &mut self.upstream] {
-                if !stream.is_plain() {
-                    // Its close_notify; whether there is still somebody to hear it is open.
-                    let _ = Pin::new(stream).poll_shutdown(cx);
-                }
-            }
-            return Some(self.end(Cause::Close, ClosedBy::Downstream));
+        if (self.is_finished() || self.pass_ends_on(cx)) && self.has_said_goodbye(cx) {
+            self.note_close_frames();
+            return Some(self.end(Cause::Eof, ClosedBy::Downstream));
         }
-        self.pass_ends_on(cx);
         if up.more || down.more {
             // Enough for one turn: the worker's other tasks come first.
             cx.waker().wake_by_ref();
@@ -292,8 +292,8 @@ impl Live {
         None
     }
 
-    /// Ends the streams that nothing more is written to.
-    fn pass_ends_on(&mut self, cx: &mut Context<'_>) {
+    /// Ends the streams that nothing more is written to; true if the tunnel is over with that.
+    fn pass_ends_on(&mut self, cx: &mut Context<'_>) -> bool {
         let (from_down, from_up) = (&mut self.from_downstream, &mut self.from_upstream);
         if self.stage == Stage::Closing && from_down.is_answered() && from_up.is_answered() {
             // Both have answered our Close: nothing more can come.
@@ -306,15 +306,20 @@ impl Live {
         from_down.pass_end_on(&mut self.upstream, last, cx);
         let last = from_down.is_done() && self.downstream.is_plain();
         from_up.pass_end_on(&mut self.downstream, last, cx);
+        from_down.is_done() && from_up.is_done()
+    }
+
+    /// Says goodbye to both sides; true once both have taken it. One that is gone needs none.
+    fn has_said_goodbye(&mut self, cx: &mut Context<'_>) -> bool {
+        let downstream = self.downstream.poll_goodbye(cx).is_ready();
+        let upstream = self.upstream.poll_goodbye(cx).is_ready();
+        downstream && upstream
     }
 
     /// Draws the conclusions from what has passed: Close frames and ended streams.
-    fn look_for_the_end(&mut self, timer: Pin<&mut Sleep>) -> Option<End> {
+    fn look_for_the_end(&mut self, timer: Pin<&mut Sleep>) {
         self.note_close_frames();
         let (from_down, from_up) = (&self.from_downstream, &self.from_upstream);
-        if from_down.is_done() && from_up.is_done() {
-            return Some(self.end(Cause::Eof, ClosedBy::Downstream));
-        }
         if self.ended.is_none() {
             if from_down.has_ended() {
                 self.end(Cause::Eof, ClosedBy::Downstream);
@@ -328,7 +333,6 @@ impl Live {
         {
             self.set_stage(Stage::Lingering, LINGER, timer);
         }
-        None
     }
 
     fn both_said_close(&self) -> bool {

@@ -11,11 +11,13 @@ use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::{Script, Upstream};
 use sluicegate_tests::{soon, until};
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls as tls;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 async fn start(to: std::net::SocketAddr, idle_timeout: &str) -> Proxy {
     Proxy::start(&format!(
@@ -46,6 +48,46 @@ async fn open_pair(
     script: &Script,
 ) -> (WebSocketStream<TcpStream>, WebSocketStream<TcpStream>) {
     tokio::join!(open(proxy), script.accept_websocket())
+}
+
+/// Both ends of one tunnel that speaks TLS on both sides.
+async fn open_tls_pair() -> (
+    Proxy,
+    WebSocketStream<tls::client::TlsStream<TcpStream>>,
+    WebSocketStream<tls::server::TlsStream<TcpStream>>,
+) {
+    let (authority, dir) = (Authority::new("ca"), TempDir::new().unwrap());
+    let identity = authority.issue(&["a.test", "127.0.0.1"]);
+    identity.write(dir.path(), "a");
+    std::fs::write(dir.path().join("ca.pem"), &authority.pem).unwrap();
+    let script = Script::new().await;
+    let config = format!(
+        r#"
+        [[listener]]
+        bind = "127.0.0.1:0"
+        tls = {{ cert = "a.crt", key = "a.key" }}
+        [upstream.back]
+        servers = ["https://{}"]
+        tls = {{ ca = "ca.pem" }}
+        [[route]]
+        to = "back"
+        "#,
+        script.addr
+    );
+    let proxy = Proxy::start_in(dir, &config).await;
+    let connecting = async {
+        let config = authority.client(&["http/1.1"]);
+        let stream = client::tls(proxy.addr(0), "a.test", config).await.unwrap();
+        let request = client::ws_request("wss://a.test/", &[]);
+        client::websocket(stream, request).await.unwrap().0
+    };
+    let accepting = async {
+        let acceptor = tls::TlsAcceptor::from(identity.server(None));
+        let stream = acceptor.accept(script.accept().await).await.unwrap();
+        tokio_tungstenite::accept_async(stream).await.unwrap()
+    };
+    let (client, server) = tokio::join!(connecting, accepting);
+    (proxy, client, server)
 }
 
 /// The code of the Close that comes next, with its reason.
@@ -223,38 +265,41 @@ async fn sixteen_mebibytes_pass_intact_in_both_directions_at_once() {
 
 #[tokio::test]
 async fn sixteen_mebibytes_pass_intact_through_tls_on_both_sides() {
-    let (authority, dir) = (Authority::new("ca"), TempDir::new().unwrap());
-    let identity = authority.issue(&["a.test", "127.0.0.1"]);
-    identity.write(dir.path(), "a");
-    std::fs::write(dir.path().join("ca.pem"), &authority.pem).unwrap();
-    let script = Script::new().await;
-    let config = format!(
-        r#"
-        [[listener]]
-        bind = "127.0.0.1:0"
-        tls = {{ cert = "a.crt", key = "a.key" }}
-        [upstream.back]
-        servers = ["https://{}"]
-        tls = {{ ca = "ca.pem" }}
-        [[route]]
-        to = "back"
-        "#,
-        script.addr
-    );
-    let proxy = Proxy::start_in(dir, &config).await;
-    let connecting = async {
-        let tls = authority.client(&["http/1.1"]);
-        let stream = client::tls(proxy.addr(0), "a.test", tls).await.unwrap();
-        let request = client::ws_request("wss://a.test/", &[]);
-        client::websocket(stream, request).await.unwrap().0
-    };
-    let accepting = async {
-        let acceptor = TlsAcceptor::from(identity.server(None));
-        let stream = acceptor.accept(script.accept().await).await.unwrap();
-        tokio_tungstenite::accept_async(stream).await.unwrap()
-    };
-    let (client, server) = tokio::join!(connecting, accepting);
+    let (_proxy, client, server) = open_tls_pair().await;
     exchange_big_messages(client, server).await;
+}
+
+#[tokio::test]
+async fn both_sides_of_a_tls_tunnel_hear_its_close_and_its_orderly_end() {
+    async fn say_close<A, B>(first: &mut WebSocketStream<A>, second: &mut WebSocketStream<B>)
+    where
+        A: AsyncRead + AsyncWrite + Unpin,
+        B: AsyncRead + AsyncWrite + Unpin,
+    {
+        let close = CloseFrame {
+            code: CloseCode::Away,
+            reason: "lunch".into(),
+        };
+        first.close(Some(close)).await.unwrap();
+        assert_eq!(closed_with(second).await, (1001, "lunch".to_owned()));
+        second.flush().await.unwrap();
+        assert_eq!(closed_with(first).await, (1001, "lunch".to_owned()));
+    }
+
+    for client_begins in [true, false] {
+        let (_proxy, mut client, mut server) = open_tls_pair().await;
+        if client_begins {
+            say_close(&mut client, &mut server).await;
+        } else {
+            say_close(&mut server, &mut client).await;
+        }
+        let (client, server) = (client.get_mut(), server.get_mut());
+        server.shutdown().await.unwrap();
+        // An end without close_notify would be an error.
+        let mut nothing = [0; 64];
+        assert_eq!(soon("the end", client.read(&mut nothing)).await.unwrap(), 0);
+        assert_eq!(soon("the end", server.read(&mut nothing)).await.unwrap(), 0);
+    }
 }
 
 #[tokio::test]

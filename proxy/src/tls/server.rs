@@ -124,6 +124,7 @@ impl ServerTls {
         settings.ticketer = sessions.ticketer.clone();
         settings.session_storage = sessions.cache.clone();
         settings.send_tls13_tickets = TLS13_TICKETS;
+        settings.max_tls13_tickets = MOST_TLS13_TICKETS;
         settings.max_early_data_size = 0;
 
         Ok(Arc::new(ServerTls {
@@ -360,8 +361,11 @@ fn alpn(http2: bool) -> Vec<Vec<u8>> {
 
 const TLS13_ONLY: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
-/// Two, as most servers: one for each of a browser's first reconnects.
-const TLS13_TICKETS: usize = 2;
+/// One: a ticket opens one connection, which brings the next ticket, so a client has as many as it
+/// had connections. A second one costs a twentieth of a TLS handshake.
+const TLS13_TICKETS: usize = 1;
+/// What a client gets that asks for more (RFC 9149).
+const MOST_TLS13_TICKETS: usize = 4;
 
 /// Sessions of TLS 1.2 clients that know session ids but no tickets.
 const CACHED_SESSIONS: usize = 256;

@@ -40,6 +40,8 @@ pub struct TlsStream<C> {
     outgoing: Held,
     /// What is outgoing can wait for the next write.
     patient: bool,
+    /// Short writes wait for a flush or the goodbye.
+    corked: bool,
     /// The peer has ended its side in the orderly way.
     peer_closed: bool,
     /// We have ended ours.
@@ -128,6 +130,7 @@ impl<C: Connection> TlsStream<C> {
             incoming: Vec::new(),
             outgoing: Held::default(),
             patient: false,
+            corked: false,
             peer_closed: false,
             closed: false,
         };
@@ -138,6 +141,26 @@ impl<C: Connection> TlsStream<C> {
     /// What the handshake settled.
     pub fn settled(&self) -> &C {
         &self.connection
+    }
+
+    /// From now on short writes wait for a flush or the goodbye, so that last words and the
+    /// close_notify behind them leave in one packet.
+    pub fn cork(&mut self) {
+        self.corked = true;
+    }
+
+    /// Sends what was written and close_notify behind it (RFC 8446 §6.1). Nothing can be written
+    /// after it; the socket stays open both ways until a shutdown or the drop.
+    pub fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !std::mem::replace(&mut self.closed, true) {
+            let mut goodbye = [0; GOODBYE];
+            // A connection that cannot say goodbye is closed without.
+            if let Ok(Ok(len)) = self.when_open(|traffic| traffic.queue_close_notify(&mut goodbye))
+            {
+                self.outgoing.hold(&goodbye[..len]);
+            }
+        }
+        self.send_outgoing(cx)
     }
 
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -322,7 +345,7 @@ impl<C: Connection> TlsStream<C> {
     }
 
     /// Encrypts `plain` and sends it behind whatever is outgoing; what the socket does not take is
-    /// held.
+    /// held, and so is what is corked.
     fn seal_and_send(&mut self, plain: &[u8], cx: &mut Context<'_>) -> io::Result<()> {
         OUTGOING.with_borrow_mut(|scratch| {
             let (front, sealed) = scratch.split_at_mut(PREFIX);
@@ -331,6 +354,10 @@ impl<C: Connection> TlsStream<C> {
                 .map_err(|error| io::Error::other(error.to_string()))?;
             self.patient = false;
             let first = self.outgoing.rest();
+            if self.corked && first.len() + len <= front.len() {
+                self.outgoing.hold(&sealed[..len]);
+                return Ok(());
+            }
             if first.len() > front.len() {
                 self.outgoing.hold(&sealed[..len]);
                 return match self.send_outgoing(cx) {
@@ -349,6 +376,11 @@ impl<C: Connection> TlsStream<C> {
             self.outgoing.hold(&whole[sent..]);
             Ok(())
         })
+    }
+
+    /// What is outgoing may go out with the next write.
+    fn can_wait(&self) -> bool {
+        self.patient || (self.corked && self.outgoing.rest().len() <= PREFIX)
     }
 
     fn send_outgoing(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -405,7 +437,7 @@ impl<C: Connection> AsyncWrite for TlsStream<C> {
         if this.closed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        if !this.patient {
+        if !this.can_wait() {
             ready!(this.send_outgoing(cx))?;
         }
         let chunk = &buf[..buf.len().min(CHUNK)];
@@ -452,15 +484,7 @@ impl<C: Connection> AsyncWrite for TlsStream<C> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !std::mem::replace(&mut this.closed, true) {
-            let mut goodbye = [0; PREFIX];
-            // A connection that cannot say goodbye is closed without.
-            if let Ok(Ok(len)) = this.when_open(|traffic| traffic.queue_close_notify(&mut goodbye))
-            {
-                this.outgoing.hold(&goodbye[..len]);
-            }
-        }
-        ready!(this.send_outgoing(cx))?;
+        ready!(this.poll_goodbye(cx))?;
         Pin::new(&mut this.socket).poll_shutdown(cx)
     }
 }
@@ -523,10 +547,12 @@ const READ_AHEAD: usize = 1024;
 const INCOMING_SIZE: usize = 64 * 1024 + 2 * MAX_RECORD;
 /// Plaintext that one write takes at most.
 const CHUNK: usize = 64 * 1024;
-/// Space in front of a write for what waited for it: tickets, as a rule.
+/// Space in front of a write for what waited for it: tickets, as a rule, or what was corked.
 const PREFIX: usize = 4096;
 /// A chunk and the overhead of its records.
 const OUTGOING_SIZE: usize = PREFIX + CHUNK + 1024;
+/// A close_notify, and an answer to a key update that rustls may put before it.
+const GOODBYE: usize = 256;
 /// Slices that are put into one record: as much as one holds.
 const GATHERED: usize = 16 * 1024;
 

@@ -1,7 +1,8 @@
 //! Real TLS over real sockets, with certificates made for each test.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::future::poll_fn;
+use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,7 +11,7 @@ use futures_util::FutureExt;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
 };
-use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
+use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption, TicketRequest};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
@@ -299,21 +300,41 @@ async fn a_client_certificate_names_its_subject() {
 }
 
 #[tokio::test]
-async fn two_tickets_and_no_early_data() {
+async fn one_ticket_or_as_many_as_the_client_asks_for_and_no_early_data() {
     let ca = Authority::new();
     let server = ServerTls::build(&listener(vec![ca.sign("a", &["a.test"])]), None).unwrap();
-    let store = Arc::new(ClientSessionMemoryCache::new(32));
-    let mut client = ca.client(None);
-    client.resumption = Resumption::store(store.clone());
-    connect(&server, &Arc::new(client), "a.test").await.unwrap();
-
     let name = ServerName::try_from("a.test").unwrap();
-    let mut tickets = 0;
-    while let Some(ticket) = store.take_tls13_ticket(&name) {
-        assert_eq!(ticket.max_early_data_size(), 0);
-        tickets += 1;
+    let ask = |new_session_count, resumption_count| {
+        Some(TicketRequest {
+            new_session_count,
+            resumption_count,
+        })
+    };
+    for (request, after_full, after_resumed) in [
+        (None, 1, 1),
+        (ask(3, 0), 3, 0),
+        (ask(1, 2), 1, 2),
+        (ask(255, 255), 4, 4),
+    ] {
+        let store = Arc::new(ClientSessionMemoryCache::new(32));
+        let mut client = ca.client(None);
+        client.resumption = Resumption::store(store.clone());
+        client.send_ticket_request = request;
+        let client = Arc::new(client);
+        let tickets = || {
+            let taken: Vec<_> = std::iter::from_fn(|| store.take_tls13_ticket(&name)).collect();
+            assert!(taken.iter().all(|ticket| ticket.max_early_data_size() == 0));
+            taken
+        };
+
+        connect(&server, &client, "a.test").await.unwrap();
+        let mut first = tickets();
+        assert_eq!(first.len(), after_full);
+        store.insert_tls13_ticket(name.clone(), first.remove(0));
+        let outcome = connect(&server, &client, "a.test").await.unwrap();
+        assert!(outcome.facts.resumed);
+        assert_eq!(tickets().len(), after_resumed);
     }
-    assert_eq!(tickets, 2);
 }
 
 #[tokio::test]
@@ -652,6 +673,60 @@ async fn slices_of_one_write_arrive_together() {
     let mut received = [0; 64];
     let n = client.read(&mut received).await.unwrap();
     assert_eq!(received[..n], *b"head+body");
+}
+
+#[tokio::test]
+async fn last_words_wait_for_the_goodbye_and_leave_with_it() {
+    let ca = Authority::new();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let (mut server, client) = pair(&ca, &Arc::new(ca.client_of_version(None, version))).await;
+        let (mut socket, mut connection) = client.into_inner();
+        let mut sent = [0; 4096];
+        server.write_all(b"talk, ").await.unwrap();
+        let talk = socket.read(&mut sent).await.unwrap();
+
+        server.cork();
+        server.write_all(b"last ").await.unwrap();
+        server.write_all(b"words").await.unwrap();
+        let rest = &mut sent[talk..];
+        assert!(socket.read(rest).now_or_never().is_none());
+        poll_fn(|cx| server.poll_goodbye(cx)).await.unwrap();
+        let words = socket.read(rest).await.unwrap();
+        // Neither a second goodbye nor a word after it.
+        poll_fn(|cx| server.poll_goodbye(cx)).await.unwrap();
+        assert!(server.write_all(b"more").await.is_err());
+        assert!(socket.read(&mut rest[words..]).now_or_never().is_none());
+
+        let mut all = &sent[..talk + words];
+        while !all.is_empty() {
+            connection.read_tls(&mut all).unwrap();
+        }
+        let state = connection.process_new_packets().unwrap();
+        assert!(state.peer_has_closed());
+        let mut heard = String::new();
+        connection.reader().read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "talk, last words");
+    }
+}
+
+#[tokio::test]
+async fn what_is_corked_waits_for_a_flush_and_is_bounded() {
+    let ca = Authority::new();
+    let (mut server, mut client) = pair(&ca, &Arc::new(ca.client(None))).await;
+    server.cork();
+    server.write_all(b"answer").await.unwrap();
+    let mut heard = [0; 6];
+    assert!(client.read_exact(&mut heard).now_or_never().is_none());
+    server.flush().await.unwrap();
+    client.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"answer");
+
+    let long = pattern(20_000);
+    let mut heard = vec![0; long.len()];
+    server.write_all(&long[..10]).await.unwrap();
+    server.write_all(&long[10..]).await.unwrap();
+    client.read_exact(&mut heard).await.unwrap();
+    assert!(heard == long);
 }
 
 #[tokio::test]

@@ -83,11 +83,15 @@ impl Way {
 
     /// Moves chunks until either side makes it wait, at most [`CHUNKS_PER_TURN`].
     ///
-    /// On return every wait has `cx`'s waker registered, unless the turn says there is `more`.
+    /// On return every wait has `cx`'s waker registered, unless the turn says there is `more`. The
+    /// end of the sender's stream is not passed on; with that of the tunnel, which it is if both
+    /// sides have said Close (`other_closed`: the receiver has), the writer is left unflushed, for
+    /// its goodbye or its drop.
     pub(super) fn pump<R, W>(
         &mut self,
         reader: &mut R,
         writer: &mut W,
+        other_closed: bool,
         scratch: &mut [u8],
         cx: &mut Context<'_>,
     ) -> Result<Pumped, Broken>
@@ -99,16 +103,26 @@ impl Way {
         for _ in 0..CHUNKS_PER_TURN {
             self.put_interruption();
             pumped.moved |= self.send_held(writer, cx)?;
-            if self.held.is_some() || self.reader != ReaderState::Open {
+            if self.held.is_some() {
                 return Ok(pumped);
             }
-            if !self.flush(writer, cx)? {
+            if self.reader != ReaderState::Open {
+                if other_closed && self.follower.close().is_some() {
+                    self.writer = WriterState::Shut;
+                }
+                return Ok(pumped);
+            }
+            // The answer to a Close may wait for a look at the end behind it.
+            if !other_closed && !self.flush(writer, cx)? {
                 // It holds a chunk of its own; a second one waits in the sender's socket.
                 return Ok(pumped);
             }
             let mut buf = ReadBuf::new(scratch);
             match Pin::new(&mut *reader).poll_read(cx, &mut buf) {
-                Poll::Pending => return Ok(pumped),
+                Poll::Pending => {
+                    self.flush(writer, cx)?;
+                    return Ok(pumped);
+                }
                 Poll::Ready(Ok(())) if buf.filled().is_empty() => self.reader = ReaderState::Ended,
                 Poll::Ready(Ok(())) => {
                     let read = buf.filled().len();
@@ -387,7 +401,7 @@ mod tests {
     fn pump(way: &mut Way, source: &mut Source, sink: &mut Sink) -> Pumped {
         let mut scratch = vec![0; 1024];
         let cx = &mut Context::from_waker(Waker::noop());
-        let pumped = way.pump(source, sink, &mut scratch, cx).unwrap();
+        let pumped = way.pump(source, sink, false, &mut scratch, cx).unwrap();
         way.pass_end_on(sink, false, cx);
         pumped
     }
