@@ -214,7 +214,10 @@ async fn handle(
     let mut response = match answered {
         Ok(response) => response,
         Err(failure) => {
-            must_close |= exchange.facts().is_none();
+            if exchange.facts().is_none() {
+                must_close = true;
+                exchange.refuse(&parts);
+            }
             exchange.fail(&failure);
             failure.response(exchange.request_id())
         }
