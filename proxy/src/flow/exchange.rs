@@ -203,23 +203,27 @@ impl Exchange {
         self.in_flight = None;
         self.status = StatusCode::SWITCHING_PROTOCOLS;
         self.told = true;
-        self.snapshot.access_log.ws_open(&WsOpenEvent {
-            exchange: self.event(),
-            duration: self.started.elapsed(),
-            upstream_duration: self.upstream_duration,
-            subprotocol,
-        });
+        let log = &self.snapshot.access_log;
+        if log.is_on() {
+            log.ws_open(&WsOpenEvent {
+                exchange: self.event(),
+                duration: self.started.elapsed(),
+                upstream_duration: self.upstream_duration,
+                subprotocol,
+            });
+        }
     }
 
     /// What the tunnel has to remember of this exchange.
     pub(super) fn record(&self) -> TunnelRecord {
+        let log = &self.snapshot.access_log;
         TunnelRecord {
             connection: Arc::clone(&self.connection),
             snapshot: Arc::clone(&self.snapshot),
             route: self.route.clone(),
             upstream: self.upstream.clone(),
             endpoint: self.endpoint.clone(),
-            request: RequestRecord::from(&self.event()),
+            request: log.is_on().then(|| RequestRecord::from(&self.event())),
         }
     }
 
@@ -261,7 +265,11 @@ impl Exchange {
             route.metrics.request(&self.method, self.status, duration);
             route.metrics.request_traffic(received, self.sent);
         }
-        self.snapshot.access_log.request(&RequestEvent {
+        let log = &self.snapshot.access_log;
+        if !log.is_on() {
+            return;
+        }
+        log.request(&RequestEvent {
             exchange: self.event(),
             status: self.status.as_u16(),
             duration,
