@@ -179,7 +179,10 @@ async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Answ
     let mut response = match answered {
         Ok(response) => response,
         Err(failure) => {
-            must_close |= exchange.facts().is_none();
+            if exchange.facts().is_none() {
+                must_close = true;
+                exchange.refuse(&parts);
+            }
             exchange.fail(&failure);
             failure.response(exchange.request_id())
         }

@@ -231,11 +231,8 @@ fn target_of(parts: &Parts, limit: usize) -> Result<(Arc<str>, Option<Arc<str>>)
 }
 
 fn drop_underscores(headers: &mut HeaderMap) {
-    let names: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().contains('_'))
-        .cloned()
-        .collect();
+    let has_one = |name: &&HeaderName| memchr::memchr(b'_', name.as_str().as_bytes()).is_some();
+    let names: Vec<HeaderName> = headers.keys().filter(has_one).cloned().collect();
     for name in names {
         headers.remove(name);
     }
@@ -324,16 +321,24 @@ fn trusted_request_id(headers: &HeaderMap) -> Option<&str> {
 pub fn new_request_id() -> Result<Arc<str>, Rejection> {
     let random: [u8; 16] = random::bytes()
         .map_err(|_| Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "no_random_bytes"))?;
-    let mut id = [0; 32];
-    for (digits, byte) in id.chunks_exact_mut(2).zip(random) {
-        digits[0] = HEX[usize::from(byte >> 4)];
-        digits[1] = HEX[usize::from(byte & 15)];
-    }
+    let id = random.map(|byte| HEX[usize::from(byte)]);
     // Hex digits are ASCII.
-    Ok(std::str::from_utf8(&id).unwrap_or_default().into())
+    Ok(std::str::from_utf8(id.as_flattened())
+        .unwrap_or_default()
+        .into())
 }
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
+/// Each byte as two digits.
+static HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < pairs.len() {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -10,7 +10,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -147,14 +147,19 @@ impl Filter {
         let limits = &self.0.plugin.limits;
         let mut instance = match self.0.shelf.as_ref().and_then(|shelf| shelf.take()) {
             Some(instance) => instance,
-            // Boxed: a request that reuses an instance holds no room for the making of one.
-            None => match Box::pin(within_wall(limits, self.configured(&head.facts.route))).await {
-                Ok(instance) => instance,
-                Err(error) => return (head, Err(error)),
-            },
+            None => {
+                // Boxed: a request that reuses an instance holds no room for the making of one.
+                let mut made = Box::pin(self.configured(&head.facts.route));
+                let waited = within_wall(limits, made.as_mut()).await;
+                drop(made);
+                match waited {
+                    Ok(instance) => instance,
+                    Err(error) => return (head, Err(error)),
+                }
+            }
         };
         instance.lend_request(head);
-        let verdict = within_wall(limits, instance.on_request(limits)).await;
+        let verdict = within_wall(limits, pin!(instance.on_request(limits))).await;
         let head = instance.take_request(verdict.is_ok());
         let answers = self.0.plugin.description().response_hook;
         let outcome = match verdict {
@@ -226,7 +231,7 @@ impl ResponseFilter {
     ) -> (Box<ResponseHead>, Result<Verdict, FilterError>) {
         let limits = &self.filter.0.plugin.limits;
         self.instance.lend_response(head);
-        let verdict = within_wall(limits, self.instance.on_response(limits)).await;
+        let verdict = within_wall(limits, pin!(self.instance.on_response(limits))).await;
         let head = self.instance.take_response(verdict.is_ok());
         self.filter.put_back(self.instance);
         (head, verdict)
@@ -259,9 +264,8 @@ impl fmt::Debug for ResponseFilter {
 /// Most calls never wait, so the clock is read only for those that do.
 async fn within_wall<T>(
     limits: &Limits,
-    call: impl Future<Output = Result<T, FilterError>>,
+    mut call: Pin<&mut impl Future<Output = Result<T, FilterError>>>,
 ) -> Result<T, FilterError> {
-    let mut call = pin!(call);
     let first = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
     if let Poll::Ready(result) = first {
         return result;

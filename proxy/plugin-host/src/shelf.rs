@@ -13,12 +13,15 @@ use std::thread::{self, ThreadId};
 
 use crate::instance::Instance;
 
+/// One thread's idle instances, the latest last; each is taken and put back without being moved.
+type Idle = Vec<Box<Instance>>;
+
 /// The idle instances of one filter.
 pub(crate) struct Shelf {
     /// Requests that one instance serves.
     requests: NonZeroU32,
     shelves: Arc<Shelves>,
-    idle: Mutex<HashMap<ThreadId, Vec<Box<Instance>>>>,
+    idle: Mutex<HashMap<ThreadId, Idle>>,
 }
 
 /// All shelves of a host.
@@ -70,7 +73,7 @@ impl Shelf {
     }
 
     /// Takes out all idle instances, for their end without the lock.
-    fn clear(&self) -> HashMap<ThreadId, Vec<Box<Instance>>> {
+    fn clear(&self) -> HashMap<ThreadId, Idle> {
         std::mem::take(&mut *lock(&self.idle))
     }
 }

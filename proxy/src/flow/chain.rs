@@ -69,31 +69,31 @@ impl<'a> Chain<'a> {
             headers: std::mem::take(&mut parts.headers),
             facts: Arc::clone(call_facts),
         });
-        let mut verdict = Ok(None);
-        for link in &self.route.chain {
-            let started = Instant::now();
-            let (after, outcome) = link.filter.on_request(head).await;
-            head = after;
-            match outcome {
-                Ok(outcome) => {
-                    link.metrics
-                        .call(verdict_label(&outcome.verdict), started.elapsed());
-                    if let Some(waiting) = outcome.response_hook {
-                        self.waiting.push((link, waiting));
+        let verdict = 'links: {
+            for link in &self.route.chain {
+                let started = Instant::now();
+                let (after, outcome) = link.filter.on_request(head).await;
+                head = after;
+                match outcome {
+                    Ok(outcome) => {
+                        link.metrics
+                            .call(verdict_label(&outcome.verdict), started.elapsed());
+                        if let Some(waiting) = outcome.response_hook {
+                            self.waiting.push((link, waiting));
+                        }
+                        if let Verdict::Respond(response) = outcome.verdict {
+                            break 'links Ok(Some(response.map(ResponseBody::own)));
+                        }
                     }
-                    if let Verdict::Respond(response) = outcome.verdict {
-                        verdict = Ok(Some(response.map(ResponseBody::own)));
-                        break;
-                    }
-                }
-                Err(error) => {
-                    if let Some(failure) = self.failed(link, &error, started) {
-                        verdict = Err(failure);
-                        break;
+                    Err(error) => {
+                        if let Some(failure) = self.failed(link, &error, started) {
+                            break 'links Err(failure);
+                        }
                     }
                 }
             }
-        }
+            Ok(None)
+        };
         parts.headers = head.headers;
         if let Some(facts) = exchange.facts_mut() {
             facts.query = head.query;

@@ -35,11 +35,8 @@ pub(super) struct Exchange {
     started: Instant,
     method: Method,
     version: Version,
-    /// As sent, for requests that are refused before they have facts.
-    raw_path: String,
     facts: Option<RequestFacts>,
-    /// Of a request that was refused before it had facts.
-    refused_id: Option<Arc<str>>,
+    refused: Option<Refused>,
     route: Option<Arc<Route>>,
     upstream: Option<Arc<str>>,
     endpoint: Option<Arc<Endpoint>>,
@@ -63,6 +60,13 @@ pub(super) struct Exchange {
     told: bool,
 }
 
+/// What is known of a request that was refused before it had facts.
+struct Refused {
+    id: Option<Arc<str>>,
+    /// As sent.
+    path: String,
+}
+
 impl Exchange {
     pub(super) fn begin(
         connection: &Arc<Connection>,
@@ -76,9 +80,8 @@ impl Exchange {
             started: Instant::now(),
             method: parts.method.clone(),
             version: parts.version,
-            raw_path: parts.uri.path().to_owned(),
             facts: None,
-            refused_id: None,
+            refused: None,
             route: None,
             upstream: None,
             endpoint: None,
@@ -117,7 +120,11 @@ impl Exchange {
     /// Empty before the request was admitted or refused.
     pub(super) fn request_id(&self) -> &str {
         let admitted = self.facts.as_ref().map(|facts| &facts.request_id);
-        admitted.or(self.refused_id.as_ref()).map_or("", |id| id)
+        let refused = self
+            .refused
+            .as_ref()
+            .and_then(|refused| refused.id.as_ref());
+        admitted.or(refused).map_or("", |id| id)
     }
 
     pub(super) fn routed(&mut self, route: &Arc<Route>) {
@@ -147,11 +154,16 @@ impl Exchange {
         self.upstream_duration = self.upstream_started.map(|started| started.elapsed());
     }
 
+    /// Gives a request that has no facts what its log line needs.
+    pub(super) fn refuse(&mut self, parts: &Parts) {
+        self.refused = Some(Refused {
+            id: request::new_request_id().ok(),
+            path: parts.uri.path().to_owned(),
+        });
+    }
+
     /// Notes why the proxy answers itself; the first reason counts.
     pub(super) fn fail(&mut self, failure: &Failure) {
-        if self.facts.is_none() {
-            self.refused_id = request::new_request_id().ok();
-        }
         if let Some(detail) = &failure.detail {
             tracing::info!(
                 request_id = self.request_id(),
@@ -191,35 +203,40 @@ impl Exchange {
         self.in_flight = None;
         self.status = StatusCode::SWITCHING_PROTOCOLS;
         self.told = true;
-        self.snapshot.access_log.ws_open(&WsOpenEvent {
-            exchange: self.event(),
-            duration: self.started.elapsed(),
-            upstream_duration: self.upstream_duration,
-            subprotocol,
-        });
+        let log = &self.snapshot.access_log;
+        if log.is_on() {
+            log.ws_open(&WsOpenEvent {
+                exchange: self.event(),
+                duration: self.started.elapsed(),
+                upstream_duration: self.upstream_duration,
+                subprotocol,
+            });
+        }
     }
 
     /// What the tunnel has to remember of this exchange.
     pub(super) fn record(&self) -> TunnelRecord {
+        let log = &self.snapshot.access_log;
         TunnelRecord {
             connection: Arc::clone(&self.connection),
             snapshot: Arc::clone(&self.snapshot),
             route: self.route.clone(),
             upstream: self.upstream.clone(),
             endpoint: self.endpoint.clone(),
-            request: RequestRecord::from(&self.event()),
+            request: log.is_on().then(|| RequestRecord::from(&self.event())),
         }
     }
 
     fn event(&self) -> access_log::Exchange<'_> {
         let facts = self.facts.as_ref();
+        let raw_path = self.refused.as_ref().map_or("", |refused| &refused.path);
         access_log::Exchange {
             connection: &self.connection.facts,
             request_id: self.request_id(),
             client_ip: facts.map_or_else(|| self.connection.facts.peer.ip(), |f| f.client_ip),
             method: self.method.as_str(),
             host: facts.map_or("", |facts| &facts.host),
-            path: facts.map_or(&self.raw_path, |facts| &facts.path),
+            path: facts.map_or(raw_path, |facts| &facts.path),
             query: facts.and_then(|facts| facts.query.as_deref()),
             protocol: protocol(self.version),
             route: self.route.as_ref().map(|route| &*route.name),
@@ -248,7 +265,11 @@ impl Exchange {
             route.metrics.request(&self.method, self.status, duration);
             route.metrics.request_traffic(received, self.sent);
         }
-        self.snapshot.access_log.request(&RequestEvent {
+        let log = &self.snapshot.access_log;
+        if !log.is_on() {
+            return;
+        }
+        log.request(&RequestEvent {
             exchange: self.event(),
             status: self.status.as_u16(),
             duration,

@@ -19,7 +19,8 @@ pub(super) struct TunnelRecord {
     pub(super) route: Option<Arc<Route>>,
     pub(super) upstream: Option<Arc<str>>,
     pub(super) endpoint: Option<Arc<Endpoint>>,
-    pub(super) request: RequestRecord,
+    /// `None` where no line will be written.
+    pub(super) request: Option<RequestRecord>,
 }
 
 /// The request's own part of an event.
@@ -40,7 +41,9 @@ impl TunnelRecord {
                 .metrics
                 .websocket_closed(summary.duration, summary.close_code);
         }
-        let request = &self.request;
+        let Some(request) = &self.request else {
+            return;
+        };
         let [id, host, path] = request.ends.map(|end| end as usize);
         self.snapshot.access_log.ws_close(&WsCloseEvent {
             exchange: Exchange {

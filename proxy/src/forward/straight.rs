@@ -138,7 +138,7 @@ fn is_replaced(name: &HeaderName) -> bool {
 /// Visible ASCII with blanks between.
 fn is_value(text: &str) -> bool {
     text.bytes()
-        .all(|byte| byte == b'\t' || (byte >= b' ' && byte < 0x7f))
+        .all(|byte| byte == b'\t' || (b' '..0x7f).contains(&byte))
 }
 
 #[cfg(test)]
