@@ -37,7 +37,8 @@ pub struct ConnectionFacts {
     pub peer: Peer,
     /// The listener's `bind` as configured.
     pub listener: Arc<str>,
-    pub tls: Option<TlsFacts>,
+    /// Boxed: plain connections have none, and tunnels keep these facts.
+    pub tls: Option<Box<TlsFacts>>,
 }
 
 /// What the TLS handshake settled.

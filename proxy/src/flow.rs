@@ -130,7 +130,7 @@ async fn serve_http(
     let facts = ConnectionFacts {
         peer,
         listener: Arc::clone(&policy.bind),
-        tls,
+        tls: tls.map(Box::new),
     };
     let connection = Arc::new(Connection::new(worker, policy, facts, admission));
     if http2 {

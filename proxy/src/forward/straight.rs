@@ -168,14 +168,14 @@ mod tests {
         ConnectionFacts {
             peer: Peer::Ip("[2001:db8::1]:5".parse().unwrap()),
             listener: "test".into(),
-            tls: Some(TlsFacts {
+            tls: Some(Box::new(TlsFacts {
                 version: "TLSv1.3",
                 cipher: "TLS13_AES_128_GCM_SHA256",
                 sni: None,
                 client_subject: subject.map(Into::into),
                 resumed: false,
                 http2: false,
-            }),
+            })),
         }
     }
 

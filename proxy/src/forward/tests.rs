@@ -34,7 +34,7 @@ fn conn(subject: Option<&str>) -> ConnectionFacts {
     ConnectionFacts {
         peer,
         listener: "test".into(),
-        tls: Some(tls),
+        tls: Some(Box::new(tls)),
     }
 }
 

@@ -38,7 +38,7 @@ fn conn(peer: &str, tls: bool) -> ConnectionFacts {
     ConnectionFacts {
         peer: Peer::Ip(peer.parse().unwrap()),
         listener: "test".into(),
-        tls,
+        tls: tls.map(Box::new),
     }
 }
 

@@ -8,8 +8,9 @@
 //! Bounds: at most one scratch buffer of ciphertext per direction and one record of plaintext. A
 //! peer whose last writes have not gone out takes no new ones.
 //!
-//! What rustls wants to say after the handshake is over (session tickets, answers to key updates)
-//! goes out with the next bytes of the owner, which saves a system call and a packet.
+//! What rustls wants to say when the handshake is over or nearly so (session tickets, a client's
+//! Finished, answers to key updates) goes out with the next bytes of the owner, which saves a system
+//! call and a packet. A client's Finished goes alone if the owner would rather read first.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -52,9 +53,9 @@ pub struct TlsStream<C> {
 pub trait Connection: Unpin {
     type Data;
 
-    /// Whether the peer can do without our last words of a TLS 1.3 handshake: a client can, for
-    /// they are tickets; a server cannot, for they are our Finished.
-    const LAST_WORDS_CAN_WAIT: bool;
+    /// Whether the peer waits for our last words of a TLS 1.3 handshake: a server does, for they
+    /// are our Finished; a client does not, for they are tickets.
+    const LAST_WORDS_ARE_AWAITED: bool;
 
     fn common(&self) -> &CommonState;
 
@@ -67,7 +68,7 @@ pub trait Connection: Unpin {
 impl Connection for UnbufferedServerConnection {
     type Data = ServerConnectionData;
 
-    const LAST_WORDS_CAN_WAIT: bool = true;
+    const LAST_WORDS_ARE_AWAITED: bool = false;
 
     fn common(&self) -> &CommonState {
         self
@@ -84,7 +85,7 @@ impl Connection for UnbufferedServerConnection {
 impl Connection for UnbufferedClientConnection {
     type Data = ClientConnectionData;
 
-    const LAST_WORDS_CAN_WAIT: bool = false;
+    const LAST_WORDS_ARE_AWAITED: bool = true;
 
     fn common(&self) -> &CommonState {
         self
@@ -175,8 +176,7 @@ impl<C: Connection> TlsStream<C> {
             let stand = stand.inspect_err(|_| self.send_alert(cx))?;
             let common = self.connection.common();
             if !common.is_handshaking() {
-                self.patient = C::LAST_WORDS_CAN_WAIT
-                    && common.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+                self.patient = common.protocol_version() == Some(ProtocolVersion::TLSv1_3);
             } else if stand == Stand::Ended {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
@@ -416,6 +416,13 @@ impl<C: Connection> AsyncRead for TlsStream<C> {
             }
             if this.peer_closed {
                 return Poll::Ready(Ok(()));
+            }
+            if C::LAST_WORDS_ARE_AWAITED
+                && this.patient
+                && let Poll::Ready(sent) = this.send_outgoing(cx)
+            {
+                sent?;
+                this.patient = false;
             }
             let before = buf.filled().len();
             let stand = ready!(this.read_records(cx, buf));

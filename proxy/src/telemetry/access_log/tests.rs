@@ -11,14 +11,14 @@ fn connection() -> ConnectionFacts {
     ConnectionFacts {
         peer: Peer::Ip(([10, 0, 0, 9], 5555).into()),
         listener: Arc::from(":443"),
-        tls: Some(TlsFacts {
+        tls: Some(Box::new(TlsFacts {
             version: "TLSv1.3",
             cipher: "TLS_AES_128_GCM_SHA256",
             sni: None,
             client_subject: Some(Arc::from("CN=device 7")),
             resumed: false,
             http2: false,
-        }),
+        })),
     }
 }
 
