@@ -42,8 +42,15 @@ pub(super) async fn serve(
     let client = driver.client;
     match ended {
         Ended::Upgraded(pending) => {
-            let (stream, early) = client.into_upgraded()?;
+            let (stream, early) = client.into_stream()?;
             return Some((pending, stream, early, member));
+        }
+        Ended::Served => {
+            let (mut stream, _) = client.into_stream()?;
+            if !stream.is_plain() {
+                // Whether the client hears it is its own affair.
+                let _ = timeout(LINGER, poll_fn(|cx| stream.poll_goodbye(cx))).await;
+            }
         }
         // After a client that has ended there is nobody to say goodbye to.
         Ended::Over | Ended::Cut if client.has_ended() => {}
@@ -59,6 +66,8 @@ enum Ended {
     Over,
     /// Idle for too long, or the proxy stops at once.
     Cut,
+    /// The client has the answer to what it said was its last request: nothing more can come.
+    Served,
     /// The 101 was written.
     Upgraded(Box<Pending>),
 }
@@ -180,7 +189,10 @@ impl Driver {
                         return Poll::Ready(Ended::Upgraded(pending));
                     }
                     if !self.client.may_go_on(answer) {
-                        return Poll::Ready(Ended::Over);
+                        return Poll::Ready(match self.client.is_served(answer) {
+                            true => Ended::Served,
+                            false => Ended::Over,
+                        });
                     }
                     self.stage = Stage::Reading;
                 }

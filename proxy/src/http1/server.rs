@@ -3,7 +3,7 @@
 //! [`Connection::poll_request`] gives the next request, its body read from the stream as it is
 //! polled. [`Connection::begin_answer`] and [`Connection::poll_answer`] write what became of it, and
 //! [`Connection::may_go_on`] tells whether there can be another. After a 101,
-//! [`Connection::into_upgraded`] gives up the bare stream with every byte that was read past the
+//! [`Connection::into_stream`] gives up the bare stream with every byte that was read past the
 //! request's head.
 //!
 //! A request is what the rules of [`http1`](super) leave: all else is a [`Violation`], found as soon
@@ -194,9 +194,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         answer.goes_on() && !io.lent && io.skip_body()
     }
 
-    /// The bare stream after a 101, and what was read past the request's head; `None` if the
-    /// request's body is still somebody's, which a request for another protocol does not have.
-    pub fn into_upgraded(self) -> Option<(S, Bytes)> {
+    /// Whether a written answer leaves nothing to be read: the client has said that its request was
+    /// the last, and it has come whole. Then the stream can be closed at once (RFC 9112 §9.6).
+    pub fn is_served<B>(&mut self, answer: &Answer<B>) -> bool
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let mut io = self.io();
+        answer.was_asked_as_last() && !io.lent && io.skip_body() && io.read.is_empty()
+    }
+
+    /// The bare stream, and what was read and not used of it: after a 101 what was read past the
+    /// request's head. `None` if the request's body is still somebody's, which a request for another
+    /// protocol does not have.
+    pub fn into_stream(self) -> Option<(S, Bytes)> {
         let io = Arc::into_inner(self.io)?;
         let Io { stream, read, .. } = io.into_inner().unwrap_or_else(PoisonError::into_inner);
         // A copy: a tunnel must not hold the whole read buffer for its life.
@@ -337,6 +349,7 @@ impl Asked {
         head_only: false,
         old: false,
         keep_alive: false,
+        last: false,
     };
 
     fn of(head: &Head) -> Asked {
@@ -344,6 +357,7 @@ impl Asked {
             head_only: head.parts.method == Method::HEAD,
             old: head.parts.version == Version::HTTP_10,
             keep_alive: head.keep_alive,
+            last: !head.keep_alive,
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct Answer<B> {
     data: Bytes,
     tail: &'static [u8],
     goes_on: bool,
+    /// The client has said that its request is the last.
+    asked_as_last: bool,
 }
 
 /// What an answer has to know of its request.
@@ -38,6 +40,8 @@ pub(super) struct Asked {
     pub(super) old: bool,
     /// The connection may carry another request.
     pub(super) keep_alive: bool,
+    /// It may not, by the client's own word.
+    pub(super) last: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +71,7 @@ where
             data: Bytes::new(),
             tail: b"",
             goes_on,
+            asked_as_last: asked.last,
         };
         if !has_body {
             answer.end();
@@ -77,6 +82,11 @@ where
     /// Whether the connection may carry another request after it.
     pub(super) fn goes_on(&self) -> bool {
         self.goes_on
+    }
+
+    /// Whether the client has said that it sends nothing behind its request.
+    pub(super) fn was_asked_as_last(&self) -> bool {
+        self.asked_as_last
     }
 
     /// Writes what there is to write; ready when all of it is out.

@@ -296,6 +296,29 @@ async fn an_unread_body_is_no_next_request() {
     }
 }
 
+/// Only behind a request that its client called the last can the stream be closed without a look.
+#[tokio::test]
+async fn who_says_that_a_request_is_the_last_is_served_with_its_answer() {
+    for (request, served) in [
+        ("GET / HTTP/1.1\r\nConnection: close\r\n\r\n", true),
+        ("GET / HTTP/1.0\r\n\r\n", true),
+        ("POST / HTTP/1.0\r\nContent-Length: 1\r\n\r\nx", true),
+        ("POST / HTTP/1.0\r\nContent-Length: 2\r\n\r\nx", false),
+        ("GET / HTTP/1.1\r\nConnection: close\r\n\r\nGET", false),
+        ("GET / HTTP/1.1\r\n\r\n", false),
+    ] {
+        let (mut connection, mut client) = pair();
+        client.write_all(request.as_bytes()).await.unwrap();
+        drop(next_request(&mut connection).await);
+        let response = Response::builder().header("connection", "close");
+        let mut answer = connection.begin_answer(response.body(Empty::<Bytes>::new()).unwrap());
+        poll_fn(|cx| connection.poll_answer(&mut answer, cx))
+            .await
+            .unwrap();
+        assert_eq!(connection.is_served(&answer), served, "{request:?}");
+    }
+}
+
 /// The body is read, and the answer written, at the same time.
 #[tokio::test]
 async fn an_answer_may_overtake_its_request() {
@@ -329,7 +352,7 @@ async fn an_upgraded_stream_comes_with_its_early_bytes() {
     client.write_all(b"\0\0\0\0").await.unwrap();
     let broken = poll_fn(|cx| Poll::Ready(connection.poll_broken(cx))).await;
     assert!(broken.is_pending());
-    let (_stream, early) = connection.into_upgraded().unwrap();
+    let (_stream, early) = connection.into_stream().unwrap();
     assert_eq!(early, &b"\x81\x80\0\0\0\0"[..]);
 }
 
