@@ -14,8 +14,8 @@ use crate::generator::{AT_ONCE, Generator, ws};
 use crate::measure::processes::{CpuReading, memory};
 use crate::plan::{Figure, Transport};
 
-/// Memory of idle connections: after an echo of 64 bytes on each, after one of 16 KiB on each, and
-/// what remains when all have closed.
+/// Memory of idle connections beyond that of a proxy that has served one: after an echo of 64 bytes
+/// on each, after one of 16 KiB on each, and what remains when all have closed.
 pub(super) fn idle(
     contestant: &Contestant<'_>,
     effort: Effort,
@@ -24,6 +24,9 @@ pub(super) fn idle(
 ) -> Result<Sample> {
     let process = contestant.process();
     let (small, large) = (message(SMALL), message(LARGE));
+    // What a first connection costs once, code that is mapped and buffers that all share, is no
+    // connection's own.
+    first_connection(contestant, transport)?;
     thread::sleep(effort.rest);
     let empty = memory(process)?;
     let more = |now: u64| now.saturating_sub(empty) as f64;
@@ -52,6 +55,15 @@ pub(super) fn idle(
         (Figure::AfterLargeKib, after_large / each),
         (Figure::KeptMib, kept / MIB),
     ]))
+}
+
+/// One connection that echoes a large message and goes.
+fn first_connection(contestant: &Contestant<'_>, transport: Transport) -> Result<()> {
+    let large = message(LARGE);
+    let target = contestant.target(transport);
+    let mut generator = Generator::new(target, move || ws::Echo::on_demand(&large))?;
+    generator.open(1, AT_ONCE)?;
+    generator.each(|echo, line| echo.send(line.now, line))
 }
 
 /// Echoes on the busy connections while the idle ones are there.
