@@ -1,6 +1,7 @@
-//! The pieces of the data path on their own: what each costs without a network or a kernel.
+//! The pieces of the data path on their own: what each costs without a network; the tunnel goes over
+//! socket pairs.
 //!
-//! `cargo bench --workspace` measures; with `-- --test` each runs once. What the whole proxy costs
+//! `cargo bench --workspace --bench data_path` measures; with `-- --test` each runs once. What the whole proxy costs
 //! is the load package's business.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may fail by panicking")]

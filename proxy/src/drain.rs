@@ -1,7 +1,7 @@
 //! An orderly stop: tells every connection and tunnel to finish, and knows when all have.
 //!
-//! A connection's task ends at an upgrade, so nothing but our own count knows of a live tunnel. Each connection and tunnel is a [`Member`] from before its first byte until it is
-//! dropped. A member's check is one relaxed atomic load; its waker is stored once, so a tunnel that
+//! Each connection is a [`Member`] from before its first byte until it, or the tunnel that it became,
+//! is dropped. A member's check is one relaxed atomic load; its waker is stored once, so a tunnel that
 //! moves a million messages pays nothing more for being drainable.
 //!
 //! The phases only go forward: running → draining → stopped.

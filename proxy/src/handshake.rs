@@ -271,7 +271,7 @@ impl<'a> Fields<'a> {
         fields
     }
 
-    /// Stricter than "the list holds websocket", and the same rule as the guard's.
+    /// Stricter than "the list holds websocket".
     fn is_websocket_alone(&self) -> bool {
         self.upgrade
             .text()

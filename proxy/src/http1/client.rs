@@ -1,14 +1,15 @@
 //! HTTP/1.1 toward an upstream: one request and its answer at a time on one connection.
 //!
-//! Whoever sends drives: no task, no channel and no lock stand between a request and its socket.
+//! Whoever sends drives: no channel and no lock stand between a request and its socket, and a task only
+//! sends the rest of a request that its answer has overtaken.
 //! [`Connection::poll_answer`] writes a request and reads the head of its answer;
 //! [`Connection::into_body`] gives the body that follows, and [`ResponseBody::into_connection`] the
 //! connection again once both are whole. After a 101, [`Connection::into_upgraded`] gives up the bare
 //! stream with every byte that was read past the head.
 //!
 //! It distrusts an upstream's answer as much as a client's request: what breaks the rules is a
-//! [`Fault`], and the connection is never used again. Interim answers but 101 are left out. Deadlines are the caller's: dropping any
-//! future here closes the connection.
+//! [`Fault`], and the connection is never used again. Interim answers but 101 are left out. Deadlines
+//! are the caller's: dropping any future here closes the connection.
 //!
 //! RFC 9110 §15.2, RFC 9112 §4, §6, §7 and §9.
 
