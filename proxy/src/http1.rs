@@ -5,8 +5,9 @@
 //! with CRLF, names are tokens, values hold no control characters, a body's end is said once and
 //! clearly. What is refused has a name, a [`Violation`].
 //!
-//! There is no channel and no timer in here: whoever polls drives, and deadlines are the caller's. Nothing is kept of a connection that is idle but its state; bytes are read through one
-//! scratch buffer per thread.
+//! There is no channel and no timer in here: whoever polls drives, and deadlines are the caller's.
+//! Nothing is kept of a connection that is idle but its state; bytes are read through one scratch
+//! buffer per thread.
 //!
 //! RFC 9110 §5, RFC 9112.
 

@@ -1,10 +1,10 @@
 //! Everything after the 101: bytes go both ways until one [`Cause`] ends it.
 //!
-//! A tunnel is one poll function for both directions, in the task of its connection. It follows frame heads
-//! (RFC 6455 §5.2) without touching payloads, which gives message counts and close codes and lets
-//! a drain or an idle timeout put a Close between two frames. It holds no buffer while idle: reads
-//! go through one scratch buffer per thread, and only what a slow receiver could not take is kept,
-//! at most one scratch buffer's worth per direction.
+//! A tunnel is one poll function for both directions, in the task of its connection. It follows
+//! frame heads (RFC 6455 §5.2) without touching payloads, which gives message counts and close codes
+//! and lets a drain or an idle timeout put a Close between two frames. It holds no buffer while idle:
+//! reads go through one scratch buffer per thread, and only what a slow receiver could not take is
+//! kept, at most one scratch buffer's worth per direction.
 //!
 //! Memory is what an idle tunnel costs, so its future is written by hand: an `async fn` keeps room
 //! for everything it ever moved.
