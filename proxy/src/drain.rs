@@ -65,8 +65,8 @@ enum Slot {
 }
 
 impl Drain {
-    /// Counts something new. It may join while draining (a tunnel that its connection leaves
-    /// behind); whether new connections are still accepted is the server's choice.
+    /// Counts something new. It may join while draining; whether new connections are still accepted is
+    /// the server's choice.
     pub fn join(&self) -> Member {
         let mut members = self.shared.members();
         let slot = match members.free {

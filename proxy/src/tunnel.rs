@@ -215,7 +215,8 @@ impl Live {
             }
             match timer.as_mut().poll(cx) {
                 Poll::Pending => {
-                    self.armed = true;
+                    // A task that has used up its turn is woken at once, and the timer not yet told.
+                    self.armed = tokio::task::coop::has_budget_remaining();
                     return Poll::Pending;
                 }
                 Poll::Ready(()) => {

@@ -20,7 +20,7 @@ fn statuses(answer: &[u8]) -> Vec<String> {
 /// Every request must be refused with a 4xx of its own and a closed connection, and reach nobody.
 async fn check_refused(requests: &[(&str, String)]) {
     let upstream = Script::new().await;
-    let proxy = Proxy::in_front_of(upstream.addr, "").await;
+    let proxy = Proxy::in_front_of(upstream.addr, "[admin]\nbind = \"127.0.0.1:0\"\n").await;
     for (name, request) in requests {
         // The end of the stream is the proof that the connection was closed.
         let answer = exchange(proxy.addr(0), request.as_bytes()).await;
@@ -31,6 +31,12 @@ async fn check_refused(requests: &[(&str, String)]) {
         assert!(shown.contains("connection: close\r\n"), "{name}: {shown}");
     }
     assert!(!upstream.was_contacted().await);
+    let (_, metrics) = proxy.admin_request("GET", "/metrics", "").await;
+    let rejected = metrics
+        .lines()
+        .filter(|line| line.starts_with("sluicegate_requests_rejected_total{"))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok());
+    assert_eq!(rejected.sum::<usize>(), requests.len(), "{metrics}");
 }
 
 fn with_fields(fields: &str) -> String {

@@ -39,7 +39,9 @@ pub(super) async fn serve(
         let mut timer = pin!(sleep_until(driver.watch.begins_until()));
         poll_fn(|cx| driver.poll(&member, timer.as_mut(), cx)).await
     };
-    let client = driver.client;
+    // What was being served or answered ends now, however long the goodbye takes.
+    let Driver { client, stage, .. } = driver;
+    drop(stage);
     match ended {
         Ended::Upgraded(pending) => {
             let (stream, early) = client.into_stream()?;
@@ -139,7 +141,8 @@ impl Driver {
             );
             match waiting {
                 Waiting::Busy | Waiting::NextRequest => return Poll::Ready(Ended::Cut),
-                Waiting::Head => self.refuse(StatusCode::REQUEST_TIMEOUT, "request_head_timeout"),
+                Waiting::Head if self.is_idle() => self.refuse_unsaid(SLOW, SLOW_HEAD),
+                Waiting::Head => self.refuse(SLOW, SLOW_HEAD),
             }
         }
     }
@@ -202,10 +205,12 @@ impl Driver {
 
     /// Answers to what is no request, and ends the connection with that.
     fn refuse(&mut self, status: StatusCode, label: &'static str) {
-        // A client that has said nothing has asked for nothing.
-        if !self.is_idle() {
-            exchange::log_refused_head(&self.connection, status, label);
-        }
+        exchange::log_refused_head(&self.connection, status, label);
+        self.refuse_unsaid(status, label);
+    }
+
+    /// As [`Driver::refuse`], to a client that has said nothing and asked for nothing.
+    fn refuse_unsaid(&mut self, status: StatusCode, label: &'static str) {
         let id = crate::request::new_request_id();
         let id = id.as_deref().unwrap_or("");
         let response = Failure::downstream(status, label).response(id);
@@ -255,5 +260,7 @@ fn status_of(violation: Violation) -> StatusCode {
     }
 }
 
+const SLOW: StatusCode = StatusCode::REQUEST_TIMEOUT;
+const SLOW_HEAD: &str = "request_head_timeout";
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;

@@ -48,10 +48,14 @@ impl Watch {
             keep_alive,
             ..
         } = snapshot.timeouts;
+        Watch::with(request_head, keep_alive, snapshot.longest_wait())
+    }
+
+    fn with(request_head: Duration, keep_alive: Duration, stall: Duration) -> Watch {
         Watch {
             request_head,
             keep_alive,
-            stall: snapshot.longest_wait(),
+            stall,
             waiting: Waiting::Head,
             deadline: Some(Instant::now() + request_head),
             moves: None,
@@ -94,7 +98,8 @@ impl Watch {
             if self.armed && !timer.is_elapsed() {
                 return Poll::Pending;
             }
-            self.armed = true;
+            // A task that has used up its turn is woken at once, and the timer not yet told of it.
+            self.armed = tokio::task::coop::has_budget_remaining();
             ready!(timer.as_mut().poll(cx));
             self.armed = false;
             match self.deadline {
@@ -128,5 +133,54 @@ impl Watch {
     /// Gives the present wait this much time from now on.
     pub(super) fn allow(&mut self, patience: Duration) {
         self.deadline = Some(Instant::now() + patience);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+
+    use tokio::task::{consume_budget, coop::has_budget_remaining};
+    use tokio::time::{sleep_until, timeout};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// How long a wait lasts whose first poll comes at the end of its task's turn.
+    async fn waited(waiting: Waiting, mut moves: impl FnMut() -> u32) -> Duration {
+        let start = Instant::now();
+        let mut watch = Watch::with(SECOND, 5 * SECOND, 3 * SECOND);
+        let mut timer = pin!(sleep_until(watch.begins_until()));
+        watch.waits_for(waiting);
+        let mut exhausted = false;
+        let over = poll_fn(|cx| {
+            while !exhausted && has_budget_remaining() {
+                let _ = pin!(consume_budget()).poll(cx);
+            }
+            exhausted = true;
+            watch.poll_over(timer.as_mut(), moves(), cx)
+        });
+        timeout(100 * SECOND, over).await.unwrap();
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_wait_has_its_own_end() {
+        assert_eq!(waited(Waiting::Head, || 0).await.as_secs(), 1);
+        assert_eq!(waited(Waiting::NextRequest, || 0).await.as_secs(), 5);
+        // Found by the timer of the wait before it, and then given its whole time.
+        assert_eq!(waited(Waiting::Busy, || 0).await.as_secs(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_connection_may_last_as_long_as_it_moves() {
+        let mut moves = 0;
+        let moving = || {
+            moves = (moves + 1).min(4);
+            moves
+        };
+        assert!(waited(Waiting::Busy, moving).await.as_secs() > 6);
     }
 }

@@ -70,6 +70,8 @@ struct Io<S> {
     lent: bool,
     /// What the client is to be told before it sends the body.
     interim: &'static [u8],
+    /// The stream may hold some of that.
+    unflushed: bool,
     /// The client has ended its stream.
     ended: bool,
     /// Reads and writes that moved a byte, wrapping.
@@ -86,6 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 body: Decoder::Empty,
                 lent: false,
                 interim: b"",
+                unflushed: false,
                 ended: false,
                 moves: 0,
             })),
@@ -119,13 +122,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     false => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 });
             }
+            if io.read.is_empty() {
+                // It may own the room of the last body.
+                io.read = BytesMut::new();
+            }
             ready!(io.poll_read(cx))?;
         }
     }
 
-    /// Not a byte of the next request has come.
+    /// Not a byte of the next request has come; a blank line may stand before it.
     pub fn is_between_requests(&self) -> bool {
-        self.io().read.is_empty()
+        matches!(&self.io().read[..], b"" | b"\r\n")
     }
 
     /// Whether the client has ended its stream: nothing more can come.
@@ -146,8 +153,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut io = self.io();
         // A body under way is read by its owner, who sees what becomes of the stream.
         while io.body.is_done() && !io.ended && io.read.len() < limit {
-            if ready!(io.poll_read(cx)).is_err() {
-                return Poll::Ready(());
+            match ready!(io.poll_read(cx)) {
+                Ok(_) => {}
+                // An end without TLS's goodbye is an end.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => io.ended = true,
+                Err(_) => return Poll::Ready(()),
             }
         }
         Poll::Pending
@@ -163,11 +173,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     {
         let mut asked = std::mem::replace(&mut self.asked, Asked::NOTHING);
         let mut io = self.io();
-        // The client must not take what follows for the answer's consequence.
-        io.interim = b"";
+        // Who was not yet told to continue is not; who was told half of it hears the rest first.
+        let told = std::mem::take(&mut io.interim);
+        let unfinished = if told.len() < CONTINUE.len() {
+            told
+        } else {
+            b""
+        };
         asked.keep_alive &= io.lent || io.skip_body();
         drop(io);
-        Answer::new(response, asked)
+        Answer::new(response, asked, unfinished)
     }
 
     /// Writes an answer; ready when its last byte is out. An error says nothing about whose fault
@@ -194,15 +209,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         answer.goes_on() && !io.lent && io.skip_body()
     }
 
-    /// Whether a written answer leaves nothing to be read: the client has said that its request was
-    /// the last, and it has come whole. Then the stream can be closed at once (RFC 9112 §9.6).
-    pub fn is_served<B>(&mut self, answer: &Answer<B>) -> bool
+    /// Whether a written answer leaves nothing to be read: the client has said that its request,
+    /// which had no body, was the last. Then the stream can be closed at once (RFC 9112 §9.6).
+    pub fn is_served<B>(&self, answer: &Answer<B>) -> bool
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let mut io = self.io();
-        answer.was_asked_as_last() && !io.lent && io.skip_body() && io.read.is_empty()
+        answer.was_asked_as_last() && self.io().read.is_empty()
     }
 
     /// The bare stream, and what was read and not used of it: after a 101 what was read past the
@@ -278,6 +292,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             while !self.interim.is_empty() {
                 let n = ready!(Pin::new(&mut self.stream).poll_write(cx, self.interim))?;
                 self.interim = &self.interim[n..];
+                self.unflushed = true;
+            }
+            if self.unflushed {
+                ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+                self.unflushed = false;
             }
             let wants = self.body.wants();
             let n = ready!(poll_read_body(&mut self.stream, &mut self.read, wants, cx))?;
@@ -357,7 +376,7 @@ impl Asked {
             head_only: head.parts.method == Method::HEAD,
             old: head.parts.version == Version::HTTP_10,
             keep_alive: head.keep_alive,
-            last: !head.keep_alive,
+            last: !head.keep_alive && head.body.is_done(),
         }
     }
 }

@@ -26,6 +26,8 @@ pub struct Answer<B> {
     written: usize,
     data: Bytes,
     tail: &'static [u8],
+    /// Why the body broke off: what came before that still goes out.
+    broken: Option<io::Error>,
     goes_on: bool,
     /// The client has said that its request is the last.
     asked_as_last: bool,
@@ -58,10 +60,11 @@ impl<B: Body<Data = Bytes> + Unpin> Answer<B>
 where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    pub(super) fn new(response: Response<B>, asked: Asked) -> Answer<B> {
+    /// `unfinished` is what has to go out before its head.
+    pub(super) fn new(response: Response<B>, asked: Asked, unfinished: &'static [u8]) -> Answer<B> {
         let (parts, body) = response.into_parts();
         let framing = framing_of(&parts, &body, asked);
-        let (text, goes_on) = encode_head(&parts, framing, asked);
+        let (text, goes_on) = encode_head(&parts, framing, asked, unfinished);
         let has_body = framing != Framing::Nothing && !body.is_end_stream();
         let mut answer = Answer {
             body: Some(body),
@@ -70,6 +73,7 @@ where
             written: 0,
             data: Bytes::new(),
             tail: b"",
+            broken: None,
             goes_on,
             asked_as_last: asked.last,
         };
@@ -97,7 +101,11 @@ where
     ) -> Poll<io::Result<()>> {
         loop {
             // The head waits for no body, but takes along what is there.
-            let filled = self.poll_fill(cx)?;
+            let filled = self.poll_fill(cx).unwrap_or_else(|broken| {
+                self.broken = Some(broken);
+                self.body = None;
+                Poll::Ready(())
+            });
             while self.has_left() {
                 let n = ready!(self.poll_write_left(stream, cx))?;
                 if n == 0 {
@@ -107,7 +115,7 @@ where
             }
             if filled.is_pending() || self.body.is_none() {
                 ready!(Pin::new(&mut *stream).poll_flush(cx))?;
-                return filled.map(Ok);
+                return filled.map(|()| self.broken.take().map_or(Ok(()), Err));
             }
         }
     }
@@ -240,10 +248,16 @@ fn framing_of<B: Body>(parts: &response::Parts, body: &B, asked: Asked) -> Frami
 
 /// The head as it goes on the wire, and whether the connection goes on behind the answer. What
 /// frames the message is said by us alone.
-fn encode_head(parts: &response::Parts, framing: Framing, asked: Asked) -> (Vec<u8>, bool) {
+fn encode_head(
+    parts: &response::Parts,
+    framing: Framing,
+    asked: Asked,
+    unfinished: &'static [u8],
+) -> (Vec<u8>, bool) {
     let mut goes_on = asked.keep_alive && framing != Framing::UntilClose;
     let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
     let mut text = Vec::with_capacity(HEAD_CAPACITY);
+    text.extend_from_slice(unfinished);
     text.extend_from_slice(b"HTTP/1.1 ");
     text.extend_from_slice(parts.status.as_str().as_bytes());
     text.push(b' ');

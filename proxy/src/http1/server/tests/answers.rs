@@ -211,6 +211,18 @@ async fn an_answer_that_breaks_off_ends_the_connection() {
     let writing = poll_fn(|cx| connection.poll_answer(&mut answer, cx));
     let (written, ()) = tokio::join!(writing, failing);
     assert!(written.is_err());
+    // What was there before goes out, if it is only the head.
+    let (mut connection, mut client) = pair();
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    drop(next_request(&mut connection).await);
+    let broken = futures_util::stream::iter([Err::<Frame<Bytes>, _>("broken")]);
+    let mut answer = connection.begin_answer(Response::new(StreamBody::new(broken)));
+    let written = poll_fn(|cx| connection.poll_answer(&mut answer, cx)).await;
+    assert!(written.is_err());
+    drop(connection);
+    let mut text = String::new();
+    client.read_to_string(&mut text).await.unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("\r\n\r\n"));
 }
 
 #[tokio::test]
@@ -245,6 +257,64 @@ async fn a_client_is_told_to_continue_when_its_body_is_wanted() {
         text.starts_with("HTTP/1.1 200 OK\r\n") && !text.contains("Continue"),
         "{text}"
     );
+}
+
+/// A client that takes what it is told in small pieces: an answer may come in the middle of one.
+#[tokio::test]
+async fn an_answer_does_not_cut_what_the_client_is_being_told() {
+    let (near, mut client) = duplex(90);
+    let mut connection = Connection::new(near, LIMITS);
+    let head = "POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut body = next_request(&mut connection).await.into_body();
+    // Nearly full already.
+    poll_fn(|cx| {
+        let mut io = connection.io();
+        Pin::new(&mut io.stream).poll_write(cx, &[b'.'; 80])
+    })
+    .await
+    .unwrap();
+    let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
+    assert!(polled.is_pending());
+    drop(body);
+    let mut answer = connection.begin_answer(Response::new(Empty::<Bytes>::new()));
+    let writing = async move {
+        let written = poll_fn(|cx| connection.poll_answer(&mut answer, cx)).await;
+        drop(connection);
+        written
+    };
+    let mut text = String::new();
+    let (written, read) = tokio::join!(writing, client.read_to_string(&mut text));
+    written.unwrap();
+    read.unwrap();
+    let told = text.trim_start_matches('.');
+    let expect = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n";
+    assert!(told.starts_with(expect), "{told}");
+}
+
+/// Between two requests a connection holds no room for bytes, and a blank line is no request.
+#[tokio::test]
+async fn an_idle_connection_is_idle() {
+    let (mut connection, mut client) = pair();
+    let mut request = b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n".to_vec();
+    request.resize(request.len() + 100_000, b'x');
+    client.write_all(&request).await.unwrap();
+    let body = next_request(&mut connection).await.into_body();
+    assert_eq!(body.collect().await.unwrap().to_bytes().len(), 100_000);
+    let mut answer = connection.begin_answer(Response::new(Empty::<Bytes>::new()));
+    poll_fn(|cx| connection.poll_answer(&mut answer, cx))
+        .await
+        .unwrap();
+    assert!(connection.may_go_on(&answer));
+    let next = poll_fn(|cx| Poll::Ready(connection.poll_request(cx).is_pending())).await;
+    assert!(next && connection.is_between_requests());
+    assert_eq!(connection.io().read.capacity(), 0);
+    for (sent, between) in [(&b"\r\n"[..], true), (b"G", false)] {
+        client.write_all(sent).await.unwrap();
+        let next = poll_fn(|cx| Poll::Ready(connection.poll_request(cx).is_pending())).await;
+        assert!(next);
+        assert_eq!(connection.is_between_requests(), between);
+    }
 }
 
 /// A body that nobody reads: what of it has come is skipped, what has not ends the connection.
@@ -302,7 +372,7 @@ async fn who_says_that_a_request_is_the_last_is_served_with_its_answer() {
     for (request, served) in [
         ("GET / HTTP/1.1\r\nConnection: close\r\n\r\n", true),
         ("GET / HTTP/1.0\r\n\r\n", true),
-        ("POST / HTTP/1.0\r\nContent-Length: 1\r\n\r\nx", true),
+        ("POST / HTTP/1.0\r\nContent-Length: 1\r\n\r\nx", false),
         ("POST / HTTP/1.0\r\nContent-Length: 2\r\n\r\nx", false),
         ("GET / HTTP/1.1\r\nConnection: close\r\n\r\nGET", false),
         ("GET / HTTP/1.1\r\n\r\n", false),
@@ -357,7 +427,7 @@ async fn an_upgraded_stream_comes_with_its_early_bytes() {
 }
 
 /// A stream that fails when it is read.
-struct Broken;
+struct Broken(io::ErrorKind);
 
 impl AsyncRead for Broken {
     fn poll_read(
@@ -365,7 +435,7 @@ impl AsyncRead for Broken {
         _: &mut Context<'_>,
         _: &mut tokio::io::ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        Poll::Ready(Err(self.0.into()))
     }
 }
 
@@ -387,9 +457,16 @@ impl AsyncWrite for Broken {
 
 #[tokio::test]
 async fn a_client_that_breaks_off_is_noticed_and_one_that_ends_is_answered() {
-    let mut connection = Connection::new(Broken, LIMITS);
-    let broken = poll_fn(|cx| Poll::Ready(connection.poll_broken(cx))).await;
-    assert!(broken.is_ready());
+    // A TLS stream that ends without a goodbye has ended all the same.
+    for (kind, breaks) in [
+        (io::ErrorKind::ConnectionReset, true),
+        (io::ErrorKind::UnexpectedEof, false),
+    ] {
+        let mut connection = Connection::new(Broken(kind), LIMITS);
+        let broken = poll_fn(|cx| Poll::Ready(connection.poll_broken(cx))).await;
+        assert_eq!(broken.is_ready(), breaks);
+        assert_eq!(connection.has_ended(), !breaks);
+    }
 
     let (mut connection, mut client) = pair();
     client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
