@@ -5,6 +5,7 @@
 //! See `README.md` beside `Cargo.toml` for how to run it and how to read it.
 
 mod backend;
+mod bounded;
 mod cli;
 mod failure;
 mod frames;
@@ -23,6 +24,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, ExitCode};
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -174,10 +176,9 @@ fn plugin(cli: &Cli, found: &[Found], folder: &Path) -> Result<PathBuf> {
         return Ok(PathBuf::new());
     };
     let out = folder.join("plugins");
-    let built = Process::new(&ours.path)
-        .args(["plugin", "build", PLUGIN, "--out"])
-        .arg(&out)
-        .output()
+    let mut build = Process::new(&ours.path);
+    build.args(["plugin", "build", PLUGIN, "--out"]).arg(&out);
+    let built = bounded::output(&mut build, PLUGIN_BUILD)
         .map_err(Failure::of("cannot build the headers plugin"))?;
     if !built.status.success() {
         return Err(Failure::new(format!(
@@ -229,3 +230,5 @@ fn say(message: &str) {
 
 /// The plugin's crate, in the sources that this program was built from.
 const PLUGIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/headers");
+/// The longest build of the plugin, on a busy machine and with all it depends on.
+const PLUGIN_BUILD: Duration = Duration::from_secs(600);
