@@ -18,6 +18,7 @@ mod peers;
 mod plan;
 mod report;
 mod run;
+mod sources;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -104,12 +105,17 @@ fn benchmark(cli: &Cli) -> Result<()> {
         say(&format!("left out: {left_out}"));
     }
 
+    for stale in stale(&found) {
+        say(&format!("warning: {stale}"));
+    }
+
     let mut report = Report {
         machine,
         date: today(),
         rounds: effort.rounds,
         seconds: effort.time.as_secs_f64(),
         pinned: places != Places::default(),
+        commit: sources::commit(),
         versions: contestants
             .iter()
             .map(|contestant| {
@@ -191,6 +197,20 @@ fn plugin(cli: &Cli, found: &[Found], folder: &Path) -> Result<PathBuf> {
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|ending| ending == "wasm"))
         .ok_or_else(|| Failure::new("the headers plugin was built, but is not there"))
+}
+
+/// What to say of measured proxies that are older than their sources.
+fn stale(found: &[Found]) -> BTreeSet<String> {
+    let ours = found.iter().filter(|found| found.peer.is_ours());
+    ours.filter_map(|found| {
+        let source = sources::younger_than(&found.path)?;
+        Some(format!(
+            "`{}` is older than `{}`: the results may not be those of the sources",
+            found.path.display(),
+            source.display()
+        ))
+    })
+    .collect()
 }
 
 fn start_backend(places: Places, folder: &Path) -> Result<Kept> {
