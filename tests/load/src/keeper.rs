@@ -126,17 +126,42 @@ pub(crate) fn keep(cpu: Option<usize>, command: &[OsString]) -> Result<()> {
     // When the program ends by itself the benchmark finds it gone; this waits to be told.
     let _ = io::stdin().read_to_end(&mut Vec::new());
     let own = std::process::id();
-    for process in processes::tree(own)? {
-        if process == own {
-            continue;
-        }
-        if let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(process, Signal::KILL);
-        }
-    }
+    let descendants = processes::tree(own)?;
+    kill(descendants.into_iter().filter(|process| *process != own));
     while let Ok(Some(_)) = wait(WaitOptions::empty()) {}
     Ok(())
 }
 
+/// Kills these processes, as far as they are still there.
+pub(crate) fn kill(processes: impl IntoIterator<Item = u32>) {
+    for process in processes {
+        if let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(process, Signal::KILL);
+        }
+    }
+}
+
 const ENDING_STEP: Duration = Duration::from_millis(10);
 const ENDING_STEPS: u32 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_killed_with_its_leaves() {
+        let mut root = Command::new("sh")
+            .args(["-c", "sleep 600 & echo started; wait"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(root.stdout.take().unwrap());
+        stdout.read_line(&mut String::new()).unwrap();
+        let tree = processes::tree(root.id()).unwrap();
+        assert_eq!(tree.len(), 2);
+        kill(tree);
+        // It ends only when both, which hold it, are gone.
+        assert_eq!(stdout.read_to_end(&mut Vec::new()).unwrap(), 0);
+        root.wait().unwrap();
+    }
+}

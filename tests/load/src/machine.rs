@@ -1,5 +1,6 @@
 //! The machine: which processor does what, how many descriptors there are, and what to print of it.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::thread;
@@ -62,6 +63,18 @@ impl Machine {
             processors: thread::available_parallelism().map_or(1, usize::from),
             kernel: kernel.trim().to_owned(),
         }
+    }
+}
+
+/// As `2 processors (AMD EPYC)`.
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.processors == 1 { "" } else { "s" };
+        write!(
+            f,
+            "{} processor{plural} ({})",
+            self.processors, self.processor
+        )
     }
 }
 

@@ -5,6 +5,7 @@
 //! See `README.md` beside `Cargo.toml` for how to run it and how to read it.
 
 mod backend;
+mod bounded;
 mod cli;
 mod failure;
 mod frames;
@@ -17,12 +18,14 @@ mod peers;
 mod plan;
 mod report;
 mod run;
+mod sources;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, ExitCode};
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -102,12 +105,17 @@ fn benchmark(cli: &Cli) -> Result<()> {
         say(&format!("left out: {left_out}"));
     }
 
+    for stale in stale(&found) {
+        say(&format!("warning: {stale}"));
+    }
+
     let mut report = Report {
         machine,
         date: today(),
         rounds: effort.rounds,
         seconds: effort.time.as_secs_f64(),
         pinned: places != Places::default(),
+        commit: sources::commit(),
         versions: contestants
             .iter()
             .map(|contestant| {
@@ -174,10 +182,9 @@ fn plugin(cli: &Cli, found: &[Found], folder: &Path) -> Result<PathBuf> {
         return Ok(PathBuf::new());
     };
     let out = folder.join("plugins");
-    let built = Process::new(&ours.path)
-        .args(["plugin", "build", PLUGIN, "--out"])
-        .arg(&out)
-        .output()
+    let mut build = Process::new(&ours.path);
+    build.args(["plugin", "build", PLUGIN, "--out"]).arg(&out);
+    let built = bounded::output(&mut build, PLUGIN_BUILD)
         .map_err(Failure::of("cannot build the headers plugin"))?;
     if !built.status.success() {
         return Err(Failure::new(format!(
@@ -190,6 +197,20 @@ fn plugin(cli: &Cli, found: &[Found], folder: &Path) -> Result<PathBuf> {
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|ending| ending == "wasm"))
         .ok_or_else(|| Failure::new("the headers plugin was built, but is not there"))
+}
+
+/// What to say of measured proxies that are older than their sources.
+fn stale(found: &[Found]) -> BTreeSet<String> {
+    let ours = found.iter().filter(|found| found.peer.is_ours());
+    ours.filter_map(|found| {
+        let source = sources::younger_than(&found.path)?;
+        Some(format!(
+            "`{}` is older than `{}`: the results may not be those of the sources",
+            found.path.display(),
+            source.display()
+        ))
+    })
+    .collect()
 }
 
 fn start_backend(places: Places, folder: &Path) -> Result<Kept> {
@@ -229,3 +250,5 @@ fn say(message: &str) {
 
 /// The plugin's crate, in the sources that this program was built from.
 const PLUGIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/headers");
+/// The longest build of the plugin, on a busy machine and with all it depends on.
+const PLUGIN_BUILD: Duration = Duration::from_secs(600);

@@ -72,7 +72,7 @@ pub(crate) enum Section {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transport {
     Plain,
-    /// TLS 1.3; connections that are opened while it is measured make full handshakes.
+    /// TLS 1.3; connections that are opened while it is measured make full TLS handshakes.
     Tls,
     /// As `Tls`, with tickets of earlier connections.
     TlsResumed,
@@ -87,6 +87,8 @@ pub(crate) enum Body {
 /// What sluicegate wants to reach in one figure of a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Goal {
+    /// Which form of sluicegate; `None` is the first that takes part in the row.
+    pub(crate) peer: Option<&'static str>,
     pub(crate) figure: Figure,
     pub(crate) bound: Bound,
 }
@@ -148,10 +150,15 @@ pub(crate) enum Extent {
 
 impl Row {
     fn new(id: String, work: Work) -> Row {
-        let goals = GOALS.iter().filter(|(row, _, _)| *row == id);
-        let goals = goals
-            .map(|&(_, figure, bound)| Goal { figure, bound })
-            .collect();
+        let general = GOALS
+            .iter()
+            .filter(|(row, ..)| *row == id)
+            .map(|&(_, figure, bound)| Goal::new(figure, bound));
+        let of_forms = GOALS_OF_FORMS
+            .iter()
+            .filter(|(row, ..)| *row == id)
+            .map(|&(_, peer, figure, bound)| Goal::new(figure, bound).of(peer));
+        let goals = general.chain(of_forms).collect();
         Row { id, work, goals }
     }
 
@@ -226,6 +233,24 @@ impl Row {
             Work::SlowReaders { busy, slow } => busy + slow,
         };
         2 * connections as u64 + SPARE_DESCRIPTORS
+    }
+}
+
+impl Goal {
+    pub(crate) fn new(figure: Figure, bound: Bound) -> Goal {
+        Goal {
+            peer: None,
+            figure,
+            bound,
+        }
+    }
+
+    /// The same for this form of sluicegate alone.
+    pub(crate) fn of(self, peer: &'static str) -> Goal {
+        Goal {
+            peer: Some(peer),
+            ..self
+        }
     }
 }
 
@@ -440,10 +465,18 @@ const GOALS: &[(&str, Figure, Bound)] = &[
     ("idle/8000/tls", Figure::KeptMib, Bound::Most(60.0)),
     ("filter/headers", Figure::AddedCpu, Bound::Most(18.0)),
 ];
+/// The same of one form of sluicegate, where a row has several.
+const GOALS_OF_FORMS: &[(&str, &str, Figure, Bound)] = &[(
+    "filter/headers",
+    "sluicegate-wasm-reuse",
+    Figure::AddedCpu,
+    Bound::Most(4.0),
+)];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peers::PEERS;
     use std::collections::BTreeSet;
 
     #[test]
@@ -451,10 +484,15 @@ mod tests {
         let rows = rows(Extent::Whole);
         let names: BTreeSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
         assert_eq!(names.len(), rows.len());
-        for (name, figure, _) in GOALS {
-            let row = rows.iter().find(|row| row.id == *name).unwrap();
-            assert!(row.shown().contains(figure), "{name}");
+        for row in &rows {
+            for goal in &row.goals {
+                assert!(row.shown().contains(&goal.figure), "{}", row.id);
+                let known = |peer| PEERS.iter().any(|it| it.name == peer && it.is_ours());
+                assert!(goal.peer.is_none_or(known), "{}", row.id);
+            }
         }
+        let found: usize = rows.iter().map(|row| row.goals.len()).sum();
+        assert_eq!(found, GOALS.len() + GOALS_OF_FORMS.len());
     }
 
     #[test]

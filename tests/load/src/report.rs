@@ -1,10 +1,10 @@
 //! What a run has found, written down: for programs, for people, and as plots.
 
 mod json;
+mod judgement;
 pub(crate) mod markdown;
 mod plots;
 mod svg;
-mod verdict;
 
 use std::fs;
 use std::path::Path;
@@ -22,6 +22,8 @@ pub(crate) struct Report {
     pub(crate) rounds: u32,
     pub(crate) seconds: f64,
     pub(crate) pinned: bool,
+    /// Commit of the sources, as [`crate::sources::commit`] says it.
+    pub(crate) commit: Option<String>,
     /// Each peer and the version of its program.
     pub(crate) versions: Vec<(&'static str, String)>,
     /// Peers and rows that were left out, and why.
@@ -51,5 +53,32 @@ impl Report {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run of two processors that has found `rows`.
+    pub(super) fn report(rows: Vec<RowResult>) -> Report {
+        Report {
+            machine: Machine {
+                processor: "Z80".to_owned(),
+                processors: 2,
+                kernel: "6.1".to_owned(),
+            },
+            date: "2026-11-22".to_owned(),
+            rounds: 3,
+            seconds: 1.0,
+            pinned: true,
+            commit: Some("abc1234".to_owned()),
+            versions: vec![
+                ("sluicegate", "1.2".to_owned()),
+                ("nginx", "3.4".to_owned()),
+            ],
+            left_out: vec!["caddy: none".to_owned()],
+            rows,
+        }
     }
 }

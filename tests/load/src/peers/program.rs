@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use crate::bounded;
 use crate::failure::{Failure, Result};
 
 /// Whose program it is.
@@ -44,17 +46,14 @@ impl Program {
     /// The number of its version.
     ///
     /// # Errors
-    /// When it cannot be run.
+    /// When it cannot be run, or takes longer than [`ANSWER`].
     pub(crate) fn version(self, path: &Path) -> Result<String> {
         let asked = match self {
             Program::Nginx | Program::ScriptedNginx | Program::Haproxy => "-v",
             Program::Caddy => "version",
             Program::Sluicegate | Program::Envoy => "--version",
         };
-        let output = Command::new(path)
-            .arg(asked)
-            .output()
-            .map_err(Failure::of(&format!("cannot run `{}`", path.display())))?;
+        let output = bounded::output(Command::new(path).arg(asked), ANSWER)?;
         let said = [output.stdout, output.stderr].concat();
         // Envoy begins with its own path, which may hold a version of something else.
         let said = String::from_utf8_lossy(&said).replace(&path.display().to_string(), "");
@@ -124,6 +123,9 @@ fn version_in(said: &str) -> Option<&str> {
         .map(|word| word.trim_matches('.'))
         .find(|word| word.contains('.'))
 }
+
+/// A program that has not said its version by then will not.
+const ANSWER: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 use std::fmt::{Result, Write as _};
 
 use super::Report;
-use super::verdict::{self, losses, verdicts};
+use super::judgement::{self, Judgement, NOISE, judgements, losses};
 use crate::measure::series::Series;
 use crate::peers::{OURS, REFERENCE};
 use crate::plan::{Figure, Section};
@@ -40,11 +40,10 @@ fn write_circumstances(report: &Report, out: &mut String) -> Result {
     let machine = &report.machine;
     writeln!(
         out,
-        "{}, {} × {}, Linux {}. {} alternating rounds of {} s; {}. Each cell is the median, and in \
-         brackets the least and the most.\n",
+        "{}, {machine}, Linux {}. {} alternating rounds of {} s; {}. Each cell is the median, and in \
+         brackets the least and the most; the rows under Memory and Scale start a proxy of their own \
+         and run once, so they show no spread.\n",
         report.date,
-        machine.processors,
-        machine.processor,
         machine.kernel,
         report.rounds,
         report.seconds,
@@ -60,12 +59,18 @@ fn write_circumstances(report: &Report, out: &mut String) -> Result {
         .map(|(peer, version)| format!("{peer} {version}"))
         .collect();
     writeln!(out, "{}.", versions.join(", "))?;
-    let all: Vec<_> = report.rows.iter().flat_map(verdicts).collect();
+    if let Some(commit) = &report.commit {
+        writeln!(out, "\nsluicegate's sources are at commit {commit}.")?;
+    }
+    let all: Vec<_> = report.rows.iter().flat_map(judgements).collect();
     let met = all
         .iter()
-        .filter(|verdict| verdict.met == Some(true))
+        .filter(|judgement| judgement.met == Some(true))
         .count();
-    let judged = all.iter().filter(|verdict| verdict.met.is_some()).count();
+    let judged = all
+        .iter()
+        .filter(|judgement| judgement.met.is_some())
+        .count();
     if judged > 0 {
         writeln!(out, "\nGoals met: {met} of {judged}.")?;
     }
@@ -75,38 +80,47 @@ fn write_circumstances(report: &Report, out: &mut String) -> Result {
     Ok(())
 }
 
-/// One line for each figure of each row.
+/// One line for each figure of each row; ratios only where the reference takes part.
 fn write_section(rows: &[&RowResult], out: &mut String) -> Result {
     let peers: Vec<&str> = rows[0].peers.iter().map(|(peer, _)| *peer).collect();
-    writeln!(
-        out,
-        "| | | {} | ratio to {REFERENCE} | goal |",
-        peers.join(" | ")
-    )?;
-    writeln!(out, "|---|---|{}--:|---|", "--:|".repeat(peers.len()))?;
+    let with_ratio = peers.contains(&REFERENCE);
+    write!(out, "| | | {} |", peers.join(" | "))?;
+    if with_ratio {
+        write!(out, " ratio to {REFERENCE} |")?;
+    }
+    let numbers = peers.len() + usize::from(with_ratio);
+    writeln!(out, " goal |\n|---|---|{}---|", "--:|".repeat(numbers))?;
     for result in rows {
-        let verdicts = verdicts(result);
+        let judgements = judgements(result);
         for (at, &figure) in result.row.shown().iter().enumerate() {
             let name = if at == 0 { result.row.id.as_str() } else { "" };
             write!(out, "| {name} | {} |", figure.title())?;
             for (_, outcome) in &result.peers {
                 write!(out, " {} |", cell(outcome, figure))?;
             }
-            let ratio = verdict::ratio(result, figure);
-            let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
-            let goal = verdicts.iter().find(|verdict| verdict.figure == figure);
-            let goal = goal.map_or(String::new(), |goal| {
-                let met = match goal.met {
-                    Some(true) => "met",
-                    Some(false) => "**missed**",
-                    None => "not judged",
-                };
-                format!("{} {met}", goal.wanted)
-            });
-            writeln!(out, " {ratio} | {goal} |")?;
+            if with_ratio {
+                let ratio = judgement::ratio(result, figure);
+                let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
+                write!(out, " {ratio} |")?;
+            }
+            let of_it = judgements.iter().filter(|one| one.figure == figure);
+            let goals: Vec<String> = of_it.map(goal).collect();
+            writeln!(out, " {} |", goals.join("; "))?;
         }
     }
     Ok(())
+}
+
+fn goal(judgement: &Judgement) -> String {
+    let peer = judgement
+        .peer
+        .map_or(String::new(), |peer| format!("{peer} "));
+    let met = match judgement.met {
+        Some(true) => "met",
+        Some(false) => "**missed**",
+        None => "not judged",
+    };
+    format!("{peer}{} {met}", judgement.wanted)
 }
 
 fn write_rates(report: &Report, out: &mut String) -> Result {
@@ -166,7 +180,11 @@ fn write_losses(report: &Report, out: &mut String) -> Result {
     {
         return Ok(());
     }
-    writeln!(out, "\n## Where we lose\n")?;
+    writeln!(
+        out,
+        "\n## Where we lose\n\nFigures that are more than {:.0} % above those of the best peer.\n",
+        NOISE * 100.0
+    )?;
     if losses.is_empty() {
         return writeln!(out, "Nowhere in this run.");
     }
@@ -225,14 +243,12 @@ pub(super) fn short(value: f64) -> String {
 mod tests {
     use super::*;
     use crate::plan::{Bound, Goal};
-    use crate::report::verdict::tests::result;
+    use crate::report::judgement::tests::result;
+    use crate::report::tests::report;
 
     #[test]
     fn a_row_shows_each_peer_the_ratio_and_the_goal() {
-        let goal = Goal {
-            figure: Figure::Cpu,
-            bound: Bound::Ratio(0.5),
-        };
+        let goal = Goal::new(Figure::Cpu, Bound::Ratio(0.5));
         let peers = [
             (OURS, Some(60.0)),
             (REFERENCE, Some(100.0)),
@@ -245,9 +261,46 @@ mod tests {
             out.lines().last().unwrap(),
             "| life/plain | CPU µs | 60.0 | 100 | failed | 0.60 | ≤ 0.5 × nginx **missed** |"
         );
-        // All lines of a table have the same number of cells.
-        let cells: Vec<usize> = out.lines().map(|line| line.matches('|').count()).collect();
-        assert!(cells.iter().all(|count| *count == cells[0]), "{out}");
+        assert_even(&out);
+    }
+
+    #[test]
+    fn a_table_without_the_reference_has_no_ratio_but_the_goals_of_each_form() {
+        let (fresh, reused) = ("sluicegate-wasm", "sluicegate-wasm-reuse");
+        let goal = Goal::new(Figure::Cpu, Bound::Most(18.0));
+        let goals = vec![goal, Goal::new(Figure::Cpu, Bound::Most(4.0)).of(reused)];
+        let result = result(goals, &[(fresh, Some(17.0)), (reused, Some(5.0))]);
+        let mut out = String::new();
+        write_section(&[&result], &mut out).unwrap();
+        assert_eq!(
+            out.lines().last().unwrap(),
+            "| life/plain | CPU µs | 17.0 | 5.00 | ≤ 18 CPU µs met; \
+             sluicegate-wasm-reuse ≤ 4 CPU µs **missed** |"
+        );
+        assert_even(&out);
+    }
+
+    #[test]
+    fn the_report_says_what_it_rests_on_and_where_we_lose() {
+        let row = result(Vec::new(), &[(OURS, Some(12.0)), (REFERENCE, Some(10.0))]);
+        let text = render(&report(vec![row]));
+        for said in [
+            "2026-11-22, 2 processors (Z80), Linux 6.1. 3 alternating rounds of 1 s;",
+            "rows under Memory and Scale start a proxy of their own and run once",
+            "sluicegate's sources are at commit abc1234.",
+            "more than 5 % above those of the best peer.\n\n- life/plain, CPU µs: 12.0 against 10.0",
+        ] {
+            assert!(text.contains(said), "{said}: {text}");
+        }
+    }
+
+    /// All lines of a table have the same number of cells.
+    fn assert_even(table: &str) {
+        let cells: Vec<usize> = table
+            .lines()
+            .map(|line| line.matches('|').count())
+            .collect();
+        assert!(cells.iter().all(|count| *count == cells[0]), "{table}");
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Which figures become plots.
 
 use super::Report;
+use super::judgement::median;
 use super::svg::{Chart, Group, Series};
-use super::verdict::median;
 use crate::peers::{OURS, PEERS, REFERENCE};
 use crate::plan::{Bound, Figure, Section};
 use crate::run::RowResult;
 
 /// CPU per unit of every row with a goal, relative to the reference. `None` without a reference.
 pub(crate) fn cpu(report: &Report) -> Option<String> {
-    let series = proxies(report, |peer| peer != REFERENCE && peer != REFERENCE_TUNED);
+    let series = proxies(report, |peer| peer != REFERENCE);
     let with_goal = |result: &&RowResult| {
         let mut goals = result.row.goals.iter();
         goals.any(|goal| goal.figure == Figure::Cpu && matches!(goal.bound, Bound::Ratio(_)))
@@ -102,10 +102,7 @@ fn in_its_colour(peer: &str) -> Series {
 }
 
 fn circumstances(report: &Report) -> String {
-    format!(
-        "one worker each, {} × {}, {}",
-        report.machine.processors, report.machine.processor, report.date
-    )
+    format!("one worker each, {}, {}", report.machine, report.date)
 }
 
 /// The peers of the ordinary rows, ours first.
@@ -124,7 +121,28 @@ fn proxies(report: &Report, wanted: impl Fn(&str) -> bool) -> Vec<&'static str> 
     peers
 }
 
-/// The reference with larger buffers would only repeat the line.
-const REFERENCE_TUNED: &str = "nginx-32k";
 /// What costs more than this many times the reference is cut.
 const CPU_AXIS: f64 = 4.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Goal;
+    use crate::report::judgement::tests::result;
+    use crate::report::tests::report;
+
+    #[test]
+    fn costs_are_drawn_of_all_but_the_reference_which_is_the_line() {
+        let peers = [
+            (OURS, Some(6.0)),
+            (REFERENCE, Some(10.0)),
+            ("nginx-32k", Some(5.0)),
+        ];
+        let goal = Goal::new(Figure::Cpu, Bound::Ratio(0.7));
+        let svg = cpu(&report(vec![result(vec![goal], &peers)])).unwrap();
+        for value in [">0.60<", ">0.50<"] {
+            assert!(svg.contains(value), "{svg}");
+        }
+        assert!(!svg.contains(">1.00<"), "{svg}");
+    }
+}

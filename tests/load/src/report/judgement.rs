@@ -6,7 +6,9 @@ use crate::run::RowResult;
 
 /// A goal and what came of it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Verdict {
+pub(crate) struct Judgement {
+    /// The form of sluicegate that the goal names, if it names one.
+    pub(crate) peer: Option<&'static str>,
     pub(crate) figure: Figure,
     /// As `≤ 0.95 × nginx`.
     pub(crate) wanted: String,
@@ -30,12 +32,10 @@ pub(crate) fn median(result: &RowResult, peer: &str, figure: Figure) -> Option<f
     Some(outcome.as_ref().ok()?.get(&figure)?.median)
 }
 
-/// The median of a figure with sluicegate, in whichever form it took part.
+/// The median of a figure with sluicegate, in the first form that took part.
 pub(crate) fn ours(result: &RowResult, figure: Figure) -> Option<f64> {
-    let (name, _) = result
-        .peers
-        .iter()
-        .find(|(name, _)| name.starts_with(OURS))?;
+    let mut peers = result.peers.iter();
+    let (name, _) = peers.find(|(name, _)| name.starts_with(OURS))?;
     median(result, name, figure)
 }
 
@@ -44,17 +44,16 @@ pub(crate) fn ratio(result: &RowResult, figure: Figure) -> Option<f64> {
     if !figure.is_the_proxys() {
         return None;
     }
-    let reference = median(result, REFERENCE, figure).filter(|value| *value > 0.0)?;
-    Some(ours(result, figure)? / reference)
+    to_reference(result, figure, ours(result, figure)?)
 }
 
 /// What came of all goals of a row.
-pub(crate) fn verdicts(result: &RowResult) -> Vec<Verdict> {
+pub(crate) fn judgements(result: &RowResult) -> Vec<Judgement> {
     result
         .row
         .goals
         .iter()
-        .map(|goal| verdict(result, *goal))
+        .map(|goal| judgement(result, *goal))
         .collect()
 }
 
@@ -77,13 +76,21 @@ pub(crate) fn losses(result: &RowResult) -> Vec<Loss> {
         .collect()
 }
 
-fn verdict(result: &RowResult, goal: Goal) -> Verdict {
-    let Goal { figure, bound } = goal;
-    let ours = ours(result, figure);
+fn judgement(result: &RowResult, goal: Goal) -> Judgement {
+    let Goal {
+        peer,
+        figure,
+        bound,
+    } = goal;
+    let ours = match peer {
+        Some(peer) => median(result, peer, figure),
+        None => ours(result, figure),
+    };
     let (wanted, met) = match bound {
         Bound::Ratio(most) => (
             format!("≤ {most} × {REFERENCE}"),
-            ratio(result, figure).map(|ratio| ratio <= most),
+            ours.and_then(|ours| to_reference(result, figure, ours))
+                .map(|ratio| ratio <= most),
         ),
         Bound::Most(most) => (
             format!("≤ {most} {}", figure.title()),
@@ -95,11 +102,17 @@ fn verdict(result: &RowResult, goal: Goal) -> Verdict {
                 .map(|(ours, (_, theirs))| ours <= theirs),
         ),
     };
-    Verdict {
+    Judgement {
+        peer,
         figure,
         wanted,
         met,
     }
+}
+
+fn to_reference(result: &RowResult, figure: Figure, value: f64) -> Option<f64> {
+    let reference = median(result, REFERENCE, figure).filter(|value| *value > 0.0)?;
+    Some(value / reference)
 }
 
 fn best_peer(result: &RowResult, figure: Figure) -> Option<(&'static str, f64)> {
@@ -112,7 +125,7 @@ fn best_peer(result: &RowResult, figure: Figure) -> Option<(&'static str, f64)> 
 }
 
 /// Two figures that are closer than this are the same.
-const NOISE: f64 = 0.05;
+pub(crate) const NOISE: f64 = 0.05;
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -148,11 +161,8 @@ pub(super) mod tests {
     }
 
     fn met(bound: Bound, medians: &[(&'static str, Option<f64>)]) -> Option<bool> {
-        let goal = Goal {
-            figure: Figure::Cpu,
-            bound,
-        };
-        verdicts(&result(vec![goal], medians))[0].met
+        let goal = Goal::new(Figure::Cpu, bound);
+        judgements(&result(vec![goal], medians))[0].met
     }
 
     #[test]
@@ -167,6 +177,20 @@ pub(super) mod tests {
         let broken = [(OURS, None), (REFERENCE, Some(10.0))];
         assert_eq!(met(Bound::Ratio(0.9), &broken), None);
         assert_eq!(met(Bound::Most(9.0), &broken), None);
+    }
+
+    #[test]
+    fn a_goal_of_one_form_of_ours_is_judged_by_that_form() {
+        const FAST: &str = "sluicegate-wasm-reuse";
+        let goal = Goal::new(Figure::Cpu, Bound::Most(4.0));
+        let judged = |medians: &[(&'static str, Option<f64>)]| {
+            let result = result(vec![goal, goal.of(FAST)], medians);
+            let judgements = judgements(&result);
+            judgements.iter().map(|one| one.met).collect::<Vec<_>>()
+        };
+        let both = [("sluicegate-wasm", Some(17.0)), (FAST, Some(3.9))];
+        assert_eq!(judged(&both), [Some(false), Some(true)]);
+        assert_eq!(judged(&both[..1]), [Some(false), None]);
     }
 
     #[test]
