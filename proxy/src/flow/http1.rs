@@ -80,8 +80,6 @@ struct Driver {
     connection: Arc<Connection>,
     stage: Stage,
     watch: Watch,
-    /// A request has begun.
-    used: bool,
     /// The task will be woken when a drain begins.
     registered: bool,
 }
@@ -108,7 +106,6 @@ impl Driver {
             connection,
             stage: Stage::Reading,
             watch: Watch::new(snapshot),
-            used: false,
             registered: false,
         }
     }
@@ -153,7 +150,6 @@ impl Driver {
             match &mut self.stage {
                 Stage::Reading => match ready!(self.client.poll_request(cx)) {
                     Ok(Some(request)) => {
-                        self.used = true;
                         let request = request.map(Incoming::Http1);
                         let connection = Arc::clone(&self.connection);
                         self.stage = Stage::Serving(Box::pin(handle(connection, request)));
@@ -219,7 +215,7 @@ impl Driver {
 
     fn waiting(&self) -> Waiting {
         match self.stage {
-            Stage::Reading if self.used && self.client.is_between_requests() => {
+            Stage::Reading if self.connection.is_used() && self.client.is_between_requests() => {
                 Waiting::NextRequest
             }
             Stage::Reading => Waiting::Head,

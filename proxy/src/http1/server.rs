@@ -200,22 +200,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Whether another request may come after a written answer.
-    pub fn may_go_on<B>(&mut self, answer: &Answer<B>) -> bool
-    where
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    pub fn may_go_on<B>(&mut self, answer: &Answer<B>) -> bool {
         let mut io = self.io();
         answer.goes_on() && !io.lent && io.skip_body()
     }
 
     /// Whether a written answer leaves nothing to be read: the client has said that its request,
     /// which had no body, was the last. Then the stream can be closed at once (RFC 9112 §9.6).
-    pub fn is_served<B>(&self, answer: &Answer<B>) -> bool
-    where
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    pub fn is_served<B>(&self, answer: &Answer<B>) -> bool {
         answer.was_asked_as_last() && self.io().read.is_empty()
     }
 

@@ -3,6 +3,8 @@
 //! A block is looked at line by line, in order, so that the first fault is the same however the
 //! bytes were cut into reads.
 
+use std::io::Write as _;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
@@ -229,16 +231,8 @@ pub(super) fn push_field(bytes: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 
 /// The size of a chunk that goes out, as its line.
 pub(super) fn push_chunk_line(bytes: &mut Vec<u8>, size: usize) {
-    let mut digits = [0; 16];
-    let mut at = digits.len();
-    let mut left = size;
-    while at == digits.len() || left > 0 {
-        at -= 1;
-        digits[at] = HEX[left & 15];
-        left >>= 4;
-    }
-    bytes.extend_from_slice(&digits[at..]);
-    bytes.extend_from_slice(b"\r\n");
+    // A vector takes all that is written to it.
+    let _ = write!(bytes, "{size:x}\r\n");
 }
 
 /// The last chunk with its trailers (RFC 9112 §7.1.2).
@@ -278,7 +272,6 @@ const fn token_table() -> [bool; 256] {
 }
 
 static TOKEN: [bool; 256] = token_table();
-const HEX: &[u8; 16] = b"0123456789abcdef";
 const BLANK_LINE: &[u8] = b"\r\n\r\n";
 /// Bytes. What is longer may well hold many requests, and is not copied for each of them.
 const USUAL_HEAD: usize = 2048;

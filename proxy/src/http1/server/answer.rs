@@ -56,6 +56,18 @@ enum Framing {
     UntilClose,
 }
 
+impl<B> Answer<B> {
+    /// Whether the connection may carry another request after it.
+    pub(super) fn goes_on(&self) -> bool {
+        self.goes_on
+    }
+
+    /// Whether the client has said that it sends nothing behind its request.
+    pub(super) fn was_asked_as_last(&self) -> bool {
+        self.asked_as_last
+    }
+}
+
 impl<B: Body<Data = Bytes> + Unpin> Answer<B>
 where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -81,16 +93,6 @@ where
             answer.end();
         }
         answer
-    }
-
-    /// Whether the connection may carry another request after it.
-    pub(super) fn goes_on(&self) -> bool {
-        self.goes_on
-    }
-
-    /// Whether the client has said that it sends nothing behind its request.
-    pub(super) fn was_asked_as_last(&self) -> bool {
-        self.asked_as_last
     }
 
     /// Writes what there is to write; ready when all of it is out.
@@ -276,7 +278,9 @@ fn encode_head(
         push_field(&mut text, name.as_str().as_bytes(), value.as_bytes());
     }
     match framing {
-        Framing::Length(length) => push_length(&mut text, length),
+        Framing::Length(length) => {
+            push_field(&mut text, b"content-length", length.to_string().as_bytes());
+        }
         Framing::Chunked => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         Framing::Nothing | Framing::UntilClose => {}
     }
@@ -292,19 +296,6 @@ fn encode_head(
     }
     text.extend_from_slice(b"\r\n");
     (text, goes_on)
-}
-
-fn push_length(text: &mut Vec<u8>, length: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    let mut left = length;
-    while at == digits.len() || left > 0 {
-        at -= 1;
-        // A remainder of ten is one digit.
-        digits[at] = b'0' + (left % 10) as u8;
-        left /= 10;
-    }
-    push_field(text, b"content-length", &digits[at..]);
 }
 
 /// The present time as an IMF-fixdate (RFC 9110 §5.6.7), which stays the same for a second.
