@@ -33,7 +33,7 @@ mod wasm {
     pub mod bindings {
         wit_bindgen::generate!({
             world: "handshake-filter",
-            path: "wit",
+            path: "wit/0.1.0",
             runtime_path: "::sluicegate_plugin::glue::rt",
             pub_export_macro: true,
             export_macro_name: "export_bindings",

@@ -25,7 +25,7 @@ use generated::sluicegate::plugin::{clock, logging};
 mod generated {
     #![allow(clippy::all, unreachable_pub, reason = "generated")]
     wasmtime::component::bindgen!({
-        path: "../../plugin-sdk/wit",
+        path: "../../plugin-sdk/wit/0.1.0",
         world: "handshake-filter",
         exports: { default: async },
         with: {
