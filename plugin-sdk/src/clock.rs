@@ -1,15 +1,22 @@
-//! What time it is.
+//! What time it is. Natively the [`testing`](crate::testing) module can set it.
 
 use std::time::{Duration, SystemTime};
 
-/// The wall clock.
+/// The wall clock, in steps of a millisecond.
 pub fn now() -> SystemTime {
     #[cfg(target_arch = "wasm32")]
     {
         SystemTime::UNIX_EPOCH + Duration::from_millis(host::now())
     }
     #[cfg(not(target_arch = "wasm32"))]
-    SystemTime::now()
+    crate::testing::now()
+}
+
+/// The wall clock as JSON Web Tokens have it: seconds since 1970.
+pub fn unix_seconds() -> u64 {
+    now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// Time since some fixed moment; never goes back. `std::time::Instant` panics in a plugin.
@@ -19,12 +26,7 @@ pub fn monotonic() -> Duration {
         Duration::from_nanos(host::monotonic_now())
     }
     #[cfg(not(target_arch = "wasm32"))]
-    {
-        use std::sync::LazyLock;
-        use std::time::Instant;
-        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-        START.elapsed()
-    }
+    crate::testing::monotonic()
 }
 
 #[cfg(target_arch = "wasm32")]
@@ -37,5 +39,6 @@ mod tests {
         let before = super::monotonic();
         assert!(super::monotonic() >= before);
         assert!(super::now() > std::time::SystemTime::UNIX_EPOCH);
+        assert!(super::unix_seconds() > 0);
     }
 }

@@ -25,7 +25,7 @@ mod wasm {
     use std::cell::OnceCell;
 
     use super::Exported;
-    use crate::{Filter, Request, Response, Verdict};
+    use crate::{Filter, Hook, Request, Response, Verdict};
 
     pub use wit_bindgen::rt;
 
@@ -33,7 +33,7 @@ mod wasm {
     pub mod bindings {
         wit_bindgen::generate!({
             world: "handshake-filter",
-            path: "wit/0.1.0",
+            path: "wit/0.2.0",
             runtime_path: "::sluicegate_plugin::glue::rt",
             pub_export_macro: true,
             export_macro_name: "export_bindings",
@@ -49,21 +49,28 @@ mod wasm {
     }
 
     pub fn describe<P: Exported>() -> about::Description {
-        let mut hooks = vec![about::Hook::Request];
-        hooks.extend(P::ON_RESPONSE.map(|_| about::Hook::Response));
+        let hooks = hooks(true, P::ON_RESPONSE.is_some());
         about::Description {
             name: P::NAME.into(),
             version: P::VERSION.into(),
             hooks,
+            config_schema: Some(crate::config::schema::<<P::Filter as Filter>::Config>()),
         }
     }
 
-    pub fn configure<P: Exported>(json: &str) -> Result<(), String> {
-        let config = crate::config::parse(json)?;
-        let filter = P::Filter::configure(config).map_err(|e| e.to_string())?;
-        FILTER
-            .with(|cell| cell.set(Box::new(filter)))
-            .map_err(|_| "configured twice".to_owned())
+    pub fn configure<P: Exported>(json: &str) -> Result<about::Hooks, about::ConfigError> {
+        let configured = crate::config::parse(json).and_then(P::Filter::configure);
+        let filter = configured.map_err(|error| about::ConfigError {
+            pointer: error.pointer(),
+            message: error.message().into(),
+        })?;
+        let hooks = hooks(
+            filter.uses(Hook::Request),
+            P::ON_RESPONSE.is_some() && filter.uses(Hook::Response),
+        );
+        // The host configures an instance once. The boxed filter is leaked with it.
+        FILTER.with(|cell| drop(cell.set(Box::new(filter))));
+        Ok(hooks)
     }
 
     pub fn on_request<P: Exported>(req: &http::Request) -> http::Verdict {
@@ -75,6 +82,11 @@ mod wasm {
             return http::Verdict::Continue;
         };
         with_filter::<P>(|filter| hook(filter, &mut Response::lent(res))).into()
+    }
+
+    fn hooks(request: bool, response: bool) -> about::Hooks {
+        let or_none = |used, hook| if used { hook } else { about::Hooks::empty() };
+        or_none(request, about::Hooks::REQUEST) | or_none(response, about::Hooks::RESPONSE)
     }
 
     fn with_filter<P: Exported>(hook: impl FnOnce(&P::Filter) -> Verdict) -> Verdict {
@@ -104,7 +116,8 @@ macro_rules! __export_to_wasm {
                 }
                 fn configure(
                     config: ::std::string::String,
-                ) -> ::core::result::Result<(), ::std::string::String> {
+                ) -> ::core::result::Result<plugin::about::Hooks, plugin::about::ConfigError>
+                {
                     $crate::glue::configure::<$plugin>(&config)
                 }
                 fn on_request(req: &plugin::http::Request) -> plugin::http::Verdict {
@@ -115,7 +128,7 @@ macro_rules! __export_to_wasm {
                 }
             }
 
-    $crate::glue::bindings::export_bindings!($plugin with_types_in $crate::glue::bindings);
+            $crate::glue::bindings::export_bindings!($plugin with_types_in $crate::glue::bindings);
         };
         // Natively nothing is exported, but the hooks are still checked.
         #[cfg(not(target_arch = "wasm32"))]

@@ -4,6 +4,7 @@
 //! copied into the guest. Natively they are maps in memory (see `native`), under the same rules.
 
 use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
 
 use sluicegate_plugin_rules as rules;
 
@@ -25,6 +26,8 @@ pub enum EditError {
     TooLarge,
     /// The client did not offer this subprotocol.
     NotOffered,
+    /// The configuration does not allow it to this plugin (`allow`).
+    NotAllowed,
 }
 
 impl std::fmt::Display for EditError {
@@ -36,6 +39,7 @@ impl std::fmt::Display for EditError {
             EditError::TooMany => "too many fields",
             EditError::TooLarge => "too large",
             EditError::NotOffered => "not offered by the client",
+            EditError::NotAllowed => "not allowed to this plugin",
         })
     }
 }
@@ -62,6 +66,48 @@ pub struct TlsFacts {
     pub sni: Option<String>,
     /// The subject (RFC 4514) of the client certificate that the proxy verified.
     pub client_subject: Option<String>,
+}
+
+/// What filters know of the session: of a request, and of the tunnel or answer it becomes.
+macro_rules! session {
+    ($head:ty) => {
+        impl $head {
+            /// What a filter noted about the session.
+            pub fn label(&self, name: &str) -> Option<String> {
+                self.0.label(name)
+            }
+
+            /// All that filters noted.
+            pub fn labels(&self) -> Vec<(String, String)> {
+                self.0.labels()
+            }
+
+            /// Notes something about the session, like its `sub`: later filters and the access log see
+            /// it. At most 32 labels; names are `[a-z0-9_.-]{1,64}`, values at most 1 KiB.
+            ///
+            /// # Errors
+            /// `InvalidName`, `InvalidValue` (control characters), `TooMany`, `TooLarge`.
+            pub fn set_label(&mut self, name: &str, value: &str) -> Result<(), EditError> {
+                Ok(self.0.set_label(name, value)?)
+            }
+
+            /// Ends the tunnel at this moment, with the route's close code. The earliest moment that a
+            /// filter said holds.
+            pub fn expire_at(&mut self, moment: SystemTime) {
+                let since = moment.duration_since(SystemTime::UNIX_EPOCH);
+                self.0.expire_at(millis(since.unwrap_or_default()));
+            }
+
+            /// Ends the tunnel after this time, likewise.
+            pub fn limit_lifetime(&mut self, lifetime: Duration) {
+                self.0.limit_lifetime(millis(lifetime));
+            }
+        }
+    };
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A request on its way to the upstream.
@@ -139,6 +185,26 @@ impl Request {
             .unwrap_or(IpAddr::from([0, 0, 0, 0]))
     }
 
+    /// Address and port of the connection's other end: the client, or the proxy before this one.
+    pub fn peer(&self) -> String {
+        self.0.peer()
+    }
+
+    /// What the listener is bound to, as the configuration has it.
+    pub fn listener(&self) -> String {
+        self.0.listener()
+    }
+
+    /// `1.0`, `1.1` or `2`, as the client speaks it.
+    pub fn http_version(&self) -> String {
+        self.0.http_version()
+    }
+
+    /// It is the opening handshake of a WebSocket.
+    pub fn is_websocket(&self) -> bool {
+        self.0.is_websocket()
+    }
+
     /// The same id as in the access log.
     pub fn request_id(&self) -> String {
         self.0.request_id()
@@ -206,7 +272,28 @@ impl Request {
     pub fn set_subprotocols(&mut self, offered: &[String]) -> Result<(), EditError> {
         Ok(self.0.set_subprotocols(offered)?)
     }
+
+    /// The first cookie of this name.
+    pub fn cookie(&self, name: &str) -> Option<String> {
+        let fields = self.0.header_values("cookie").into_iter().map(text);
+        fields.into_iter().find_map(|field| {
+            let mut pairs = field.split(';').map(|pair| key_and_value(pair.trim()));
+            let (_, value) = pairs.find(|(key, _)| *key == name)?;
+            Some(value.to_owned())
+        })
+    }
+
+    /// Sends this request to another upstream of the configuration, one that `allow.upstreams` names.
+    ///
+    /// # Errors
+    /// `NotAllowed`.
+    pub fn set_upstream(&mut self, name: &str) -> Result<(), EditError> {
+        Ok(self.0.set_upstream(name)?)
+    }
 }
+
+session!(Request);
+session!(Response);
 
 /// The upstream's answer, before the client sees it.
 #[derive(Debug)]
@@ -260,6 +347,15 @@ impl Response {
     pub fn remove_header(&mut self, name: &str) -> Result<(), EditError> {
         Ok(self.0.remove_header(name)?)
     }
+
+    /// Answers an accepted upgrade with this subprotocol, one that the client offered; `None`: with
+    /// none.
+    ///
+    /// # Errors
+    /// `NotOffered`.
+    pub fn set_subprotocol(&mut self, chosen: Option<&str>) -> Result<(), EditError> {
+        Ok(self.0.set_subprotocol(chosen)?)
+    }
 }
 
 impl From<rules::EditError> for EditError {
@@ -271,6 +367,7 @@ impl From<rules::EditError> for EditError {
             rules::EditError::TooMany => EditError::TooMany,
             rules::EditError::TooLarge => EditError::TooLarge,
             rules::EditError::NotOffered => EditError::NotOffered,
+            rules::EditError::NotAllowed => EditError::NotAllowed,
         }
     }
 }
@@ -378,6 +475,7 @@ mod wasm {
                 http::EditError::TooMany => EditError::TooMany,
                 http::EditError::TooLarge => EditError::TooLarge,
                 http::EditError::NotOffered => EditError::NotOffered,
+                http::EditError::NotAllowed => EditError::NotAllowed,
             }
         }
     }
@@ -386,6 +484,17 @@ mod wasm {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cookies_are_found() {
+        let req = Request::builder()
+            .header("Cookie", "a=1; b=x=y;c")
+            .header("Cookie", "a=2; d=4")
+            .build();
+        let cookies = ["a", "b", "c", "d", "e"].map(|name| req.cookie(name));
+        let expect = [Some("1"), Some("x=y"), Some(""), Some("4"), None];
+        assert_eq!(cookies, expect.map(|value| value.map(str::to_owned)));
+    }
 
     #[test]
     fn queries_are_decoded_and_edited() {

@@ -1,11 +1,11 @@
 //! Write a sluicegate plugin: a struct, a typed config, one function per hook.
 //!
 //! ```
-//! use sluicegate_plugin::{ConfigError, Filter, Reply, Request, Secret, Verdict, export};
+//! use sluicegate_plugin::{ConfigError, Filter, Reply, Request, Secret, Verdict, config, export};
 //!
-//! #[derive(serde::Deserialize)]
-//! #[serde(deny_unknown_fields)]
+//! #[config]
 //! struct Config {
+//!     /// What a client must send as `X-Token`.
 //!     token: Secret,
 //! }
 //!
@@ -35,30 +35,41 @@
 //! ```
 //!
 //! # The contract
-//! - Every handshake gets a fresh instance: `configure`, then `on_request`, then `on_response` if
-//!   there is one and the upstream answered. Nothing is left from one client to the next, so a
-//!   counter in a `static` always starts anew. Only where the operator sets `reuse` does an
+//! - Every handshake gets an instance of its own, configured: `on_request` runs, then `on_response` if there
+//!   is one and the upstream answered. Nothing is left from one client to the next, so a counter in a
+//!   `static` always starts anew; [`kv`] is what lasts. Only where the operator sets `reuse` does an
 //!   instance serve several requests, one after the other; so keep nothing that is one client's.
-//! - `configure` is a pure function of the config. It runs once per handshake as well, so keep it
-//!   small; its error reaches the operator and should name the key ([`ConfigError::key`]).
-//! - A panic, too much memory or too much CPU time ends the call; the route's `on_error` then
+//! - `configure` is a pure function of the config: the proxy runs it for each handshake, or, if it takes
+//!   long, once at load, and gives every handshake the memory that it left. It may log and nothing
+//!   else; the clock, random bytes and the rest trap in it. Its error reaches the operator
+//!   with the place in the configuration ([`ConfigError::key`]).
+//! - A panic, too much memory or too much time ends the call; the route's `on_error` then
 //!   decides (by default the client gets a 500). What the call had edited is undone.
-//! - There are no files, no sockets and no environment, only [`log`](mod@log) and [`clock`].
+//! - There are no files, no sockets and no environment. What there is, is in the modules here;
+//!   [`kv`], [`outbound`] and [`Request::set_upstream`] work where the operator allows them.
 //!
 //! # Limits
-//! See [`EditError`] for edits of a head and [`Reply`] for responses; memory and CPU time are
+//! See [`EditError`] for edits of a head and [`Reply`] for responses; memory and time are
 //! the operator's choice (`[plugin.NAME]` in the configuration).
 //!
 //! # Tests
 //! On any other target than wasm, [`Request::builder`] and [`Response::builder`] make heads in
-//! memory, under the same rules as behind the proxy: test a filter with plain `cargo test`.
+//! memory, under the same rules as behind the proxy, and [`testing`] stands in for everything else: test
+//! a filter with plain `cargo test`, and the finished plugin with `sluicegate plugin test`.
 
 // The generated bindings name this crate from the outside.
 #[cfg(target_arch = "wasm32")]
 extern crate self as sluicegate_plugin;
 
 pub mod clock;
+pub mod crypto;
+pub mod kv;
 pub mod log;
+pub mod metrics;
+pub mod outbound;
+pub mod random;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
 
 // The same allocator as std's, but new enough to begin with the memory that an instance is born
 // with (`plugin build` asks the linker for it). std's grows the memory at its first allocation, which
@@ -75,17 +86,21 @@ mod head;
 mod native;
 mod verdict;
 
+#[doc(hidden)]
+pub use {schemars, serde};
+
 pub use config::{ConfigError, NoConfig, Secret};
 pub use head::{EditError, Request, Response, TlsFacts, check_header};
 #[cfg(not(target_arch = "wasm32"))]
 pub use native::{RequestBuilder, ResponseBuilder};
+pub use sluicegate_plugin_macros::config;
 pub use verdict::{Reply, Verdict};
 
 /// A filter of handshakes and ordinary requests.
 pub trait Filter: Sized + 'static {
-    /// Read from the plugin's `config` in the proxy's configuration. Say
-    /// `#[serde(deny_unknown_fields)]`, so that a misspelt key is refused; [`NoConfig`] takes none.
-    type Config: serde::de::DeserializeOwned;
+    /// Read from the plugin's `config` in the proxy's configuration: a struct under [`macro@config`], or
+    /// [`NoConfig`]. The proxy checks what the operator wrote against its JSON Schema.
+    type Config: serde::de::DeserializeOwned + schemars::JsonSchema;
 
     /// Makes the filter; a pure function of the config.
     ///
@@ -94,8 +109,25 @@ pub trait Filter: Sized + 'static {
     /// configuration.
     fn configure(config: Self::Config) -> Result<Self, ConfigError>;
 
+    /// Whether a hook does anything with this config. The proxy does not call one that doesn't, which
+    /// makes a request cheaper.
+    fn uses(&self, hook: Hook) -> bool {
+        let _ = hook;
+        true
+    }
+
     /// Decides on a request before anything of it reaches the upstream.
     fn on_request(&self, req: &mut Request) -> Verdict;
+}
+
+/// A moment at which a filter is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Hook {
+    /// [`Filter::on_request`].
+    Request,
+    /// [`ResponseFilter::on_response`].
+    Response,
 }
 
 /// The second hook: the upstream's answer, before the client sees it.

@@ -1,10 +1,14 @@
 //! Lines in the proxy's log, marked with the plugin and the route.
 //!
-//! The proxy cuts a line to 1 KiB, escapes control characters and takes at most 100 lines a
-//! second from a plugin. Natively they go to stderr, so that `cargo test` shows them on failure.
+//! The proxy cuts message and fields to 1 KiB each, escapes control characters and takes so many lines
+//! a second from a plugin (100, if the operator says nothing else). Natively they go to stderr, so that
+//! `cargo test` shows them on failure, and to [`testing::logs`](crate::testing::logs).
 //!
 //! ```
+//! use sluicegate_plugin::log::{self, Level};
+//!
 //! sluicegate_plugin::info!("{} keys", 3);
+//! log::event(Level::Warn, "token refused", &[("issuer", "idp.example.com")]);
 //! ```
 
 use std::fmt;
@@ -19,28 +23,40 @@ pub enum Level {
     Error,
 }
 
+/// Writes a line with fields of its own, at most 16.
+pub fn event(level: Level, message: &str, fields: &[(&str, &str)]) {
+    let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let fields: Vec<(String, String)> = fields.iter().map(pair).collect();
+    host::log(level.into(), message, &fields);
+}
+
 /// Writes a line; the macros [`trace!`](crate::trace), [`debug!`](crate::debug),
 /// [`info!`](crate::info), [`warn!`](crate::warn) and [`error!`](crate::error) are shorter.
 pub fn write(level: Level, message: fmt::Arguments<'_>) {
-    #[cfg(target_arch = "wasm32")]
-    {
-        use crate::glue::bindings::sluicegate::plugin::logging as host;
-        let level = match level {
+    match message.as_str() {
+        Some(text) => host::log(level.into(), text, &[]),
+        None => host::log(level.into(), &message.to_string(), &[]),
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+use crate::testing::logging as host;
+
+#[cfg(target_arch = "wasm32")]
+use crate::glue::bindings::sluicegate::plugin::logging as host;
+
+#[cfg(target_arch = "wasm32")]
+impl From<Level> for host::Level {
+    fn from(level: Level) -> Self {
+        match level {
             Level::Trace => host::Level::Trace,
             Level::Debug => host::Level::Debug,
             Level::Info => host::Level::Info,
             Level::Warn => host::Level::Warn,
             Level::Error => host::Level::Error,
-        };
-        match message.as_str() {
-            Some(text) => host::log(level, text),
-            None => host::log(level, &message.to_string()),
         }
     }
-    #[cfg(not(target_arch = "wasm32"))]
-    eprintln!("{level:?}: {message}");
 }
-
 /// Logs at [`Level::Trace`](crate::log::Level), with the arguments of `format!`.
 #[macro_export]
 macro_rules! trace {

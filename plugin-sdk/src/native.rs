@@ -1,7 +1,9 @@
 //! Heads in memory, for authors' unit tests; edits go by the rules that the host enforces.
 
+use std::time::{Duration, SystemTime};
+
 use http::{HeaderMap, HeaderName, HeaderValue};
-use sluicegate_plugin_rules as rules;
+use sluicegate_plugin_rules::{self as rules, Session};
 
 use crate::{Request, Response, TlsFacts};
 
@@ -26,12 +28,22 @@ pub(crate) struct RequestHead {
     request_id: String,
     route: String,
     tls: Option<TlsFacts>,
+    peer: String,
+    listener: String,
+    http_version: String,
+    is_websocket: bool,
+    /// Where the request goes, and where it may.
+    upstream: Option<String>,
+    upstreams: Vec<String>,
+    session: Session,
     fields: HeaderMap,
 }
 
 #[derive(Debug)]
 pub(crate) struct ResponseHead {
     status: u16,
+    offered: Vec<String>,
+    session: Session,
     fields: HeaderMap,
 }
 
@@ -48,8 +60,30 @@ impl Request {
             request_id: "0123456789abcdef0123456789abcdef".into(),
             route: "test".into(),
             tls: None,
+            peer: "192.0.2.1:49152".into(),
+            listener: ":443".into(),
+            http_version: "1.1".into(),
+            is_websocket: false,
+            upstream: None,
+            upstreams: Vec::new(),
+            session: Session::default(),
             fields: HeaderMap::new(),
         })
+    }
+
+    /// Where [`Request::set_upstream`] sent it; for unit tests.
+    pub fn upstream(&self) -> Option<&str> {
+        self.0.upstream.as_deref()
+    }
+
+    /// The earliest moment that [`Request::expire_at`] was told; for unit tests.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.0.session.expires_at()
+    }
+
+    /// The shortest time that [`Request::limit_lifetime`] was told; for unit tests.
+    pub fn lifetime(&self) -> Option<Duration> {
+        self.0.session.max_lifetime.map(Duration::from_millis)
     }
 }
 
@@ -58,8 +92,15 @@ impl Response {
     pub fn builder() -> ResponseBuilder {
         ResponseBuilder(ResponseHead {
             status: 200,
+            offered: Vec::new(),
+            session: Session::default(),
             fields: HeaderMap::new(),
         })
+    }
+
+    /// As [`Request::expires_at`].
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.0.session.expires_at()
     }
 }
 
@@ -101,6 +142,25 @@ impl RequestBuilder {
         self
     }
 
+    /// Makes it the opening handshake of a WebSocket.
+    pub fn websocket(mut self) -> Self {
+        self.0.is_websocket = true;
+        self
+    }
+
+    /// Upstreams that [`Request::set_upstream`] may choose, as `allow.upstreams` names them.
+    pub fn upstreams(mut self, allowed: &[&str]) -> Self {
+        self.0.upstreams = allowed.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
+    /// A label that an earlier filter has set.
+    pub fn label(mut self, name: &str, value: &str) -> Self {
+        let label = (name.to_owned(), value.to_owned());
+        self.0.session.labels.push(label);
+        self
+    }
+
     /// Adds a header that the client sent; protected names are fine here.
     ///
     /// # Panics
@@ -119,6 +179,12 @@ impl ResponseBuilder {
     /// 101 makes it an accepted upgrade.
     pub fn status(mut self, status: u16) -> Self {
         self.0.status = status;
+        self
+    }
+
+    /// The subprotocols that the client offered.
+    pub fn offered(mut self, subprotocols: &[&str]) -> Self {
+        self.0.offered = subprotocols.iter().map(|&name| name.to_owned()).collect();
         self
     }
 
@@ -166,6 +232,25 @@ impl RequestHead {
     pub(crate) fn route(&self) -> String {
         self.route.clone()
     }
+    pub(crate) fn peer(&self) -> String {
+        self.peer.clone()
+    }
+    pub(crate) fn listener(&self) -> String {
+        self.listener.clone()
+    }
+    pub(crate) fn http_version(&self) -> String {
+        self.http_version.clone()
+    }
+    pub(crate) fn is_websocket(&self) -> bool {
+        self.is_websocket
+    }
+    pub(crate) fn set_upstream(&mut self, name: &str) -> Result<(), rules::EditError> {
+        if !self.upstreams.iter().any(|allowed| allowed == name) {
+            return Err(rules::EditError::NotAllowed);
+        }
+        self.upstream = Some(name.to_owned());
+        Ok(())
+    }
     pub(crate) fn subprotocols(&self) -> Vec<String> {
         rules::subprotocols(&self.fields)
             .map(str::to_owned)
@@ -182,6 +267,9 @@ impl ResponseHead {
     }
     pub(crate) fn is_upgrade(&self) -> bool {
         self.status == 101
+    }
+    pub(crate) fn set_subprotocol(&mut self, chosen: Option<&str>) -> Result<(), rules::EditError> {
+        rules::set_subprotocol(&mut self.fields, &self.offered, chosen)
     }
 }
 
@@ -220,6 +308,25 @@ macro_rules! field_access {
             }
             pub(crate) fn remove_header(&mut self, name: &str) -> Result<(), rules::EditError> {
                 rules::remove(&mut self.fields, name)
+            }
+            pub(crate) fn label(&self, name: &str) -> Option<String> {
+                self.session.label(name).map(str::to_owned)
+            }
+            pub(crate) fn labels(&self) -> Vec<(String, String)> {
+                self.session.labels.clone()
+            }
+            pub(crate) fn set_label(
+                &mut self,
+                name: &str,
+                value: &str,
+            ) -> Result<(), rules::EditError> {
+                self.session.set_label(name, value)
+            }
+            pub(crate) fn expire_at(&mut self, moment: u64) {
+                self.session.expire_at(moment);
+            }
+            pub(crate) fn limit_lifetime(&mut self, milliseconds: u64) {
+                self.session.limit_lifetime(milliseconds);
             }
         }
     };

@@ -27,6 +27,7 @@ pub use diagnostic::{Diagnostic, Report, Severity};
 use model::{Bind, Config};
 use reader::Reader;
 use values::FromText;
+pub use values::did_you_mean;
 
 /// The text of a configuration and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,6 +13,7 @@ mod chain;
 mod connection;
 mod exchange;
 mod forwarding;
+mod guest_http;
 mod http1;
 mod http2;
 mod record;
@@ -243,7 +244,7 @@ async fn answer(
         let facts = exchange.admitted_facts()?;
         forward::prepare_request(&mut parts.headers, facts, &connection.facts);
     }
-    let mut chain = Chain::new(&route, connection, exchange)?;
+    let mut chain = Chain::new(&route, connection, exchange, &kind)?;
     let filtered = match chain.is_empty() {
         true => Ok(None),
         false => Box::pin(chain.filter_request(parts, exchange)).await,
@@ -258,7 +259,7 @@ async fn answer(
         failure.response(exchange.request_id())
     });
     if !chain.is_empty()
-        && let Err(failure) = Box::pin(chain.filter_response(&mut response)).await
+        && let Err(failure) = Box::pin(chain.filter_response(&mut response, exchange)).await
     {
         exchange.fail(&failure);
         response = failure.response(exchange.request_id());
@@ -321,7 +322,9 @@ async fn act(
                     .map_err(|error| Failure::internal("upstream_request").because(error))?;
                 forward::apply_edits(&route.request_headers, &mut parts.headers, &values);
             }
-            let upstream = &snapshot.upstreams[*upstream];
+            let upstream = exchange
+                .chosen_upstream(snapshot)
+                .unwrap_or(&snapshot.upstreams[*upstream]);
             let outbound = Outbound {
                 connection,
                 snapshot,

@@ -6,6 +6,7 @@
 //! plugins, TLS ticket keys, metric series. A snapshot is never changed; whoever began with one
 //! keeps it.
 
+mod config_schema;
 mod plugins;
 
 use std::sync::{Arc, OnceLock};
@@ -61,6 +62,8 @@ pub struct Route {
     pub origins: Vec<OriginPattern>,
     pub chain: Vec<ChainLink>,
     pub timeouts: RouteTimeouts,
+    /// Of a tunnel whose session has expired.
+    pub expiry_close_code: u16,
     pub metrics: RouteMetrics,
 }
 
@@ -202,6 +205,7 @@ impl Route {
             origins: route.origins.clone(),
             chain,
             timeouts: route.timeouts,
+            expiry_close_code: route.expiry_close_code,
             metrics: metrics.route(&route.name),
         }
     }

@@ -42,9 +42,18 @@ pub struct Tunnel {
     pub idle_timeout: Duration,
     /// Time that a drain gives this tunnel, from the drain's start.
     pub drain: Duration,
+    /// Boxed: most sessions have no end.
+    pub expiry: Option<Box<Expiry>>,
     pub member: Member,
     /// Where traffic is counted, from time to time and at the end.
     pub metrics: Option<RouteMetrics>,
+}
+
+/// When a session ends, and how its tunnel says so.
+#[derive(Debug, Clone, Copy)]
+pub struct Expiry {
+    pub at: Instant,
+    pub code: CloseCode,
 }
 
 /// One side of a tunnel.
@@ -76,6 +85,8 @@ pub enum Cause {
     /// A side's connection broke.
     Reset,
     IdleTimeout,
+    /// The session that a filter gave it has ended.
+    Expired,
     /// An orderly stop of the proxy.
     Drain,
     /// The proxy had no time left.
@@ -90,6 +101,7 @@ impl Cause {
             Cause::Eof => "eof",
             Cause::Reset => "reset",
             Cause::IdleTimeout => "idle_timeout",
+            Cause::Expired => "expired",
             Cause::Drain => "drain",
             Cause::Stopped => "stopped",
         }
@@ -103,6 +115,8 @@ impl Tunnel {
     pub fn run(self) -> Running {
         let tick = self.idle_timeout / QUIET_TICKS;
         let started = Instant::now();
+        let expires = self.expiry.as_ref().map(|expiry| expiry.at);
+        let first = started + tick;
         Running {
             live: Live {
                 from_downstream: Way::new(
@@ -116,6 +130,7 @@ impl Tunnel {
                 started,
                 tick,
                 drain: self.drain,
+                expiry: self.expiry,
                 member: self.member,
                 metrics: self.metrics,
                 counted: (Traffic::default(), Traffic::default()),
@@ -127,7 +142,7 @@ impl Tunnel {
                 armed: false,
                 registered: false,
             },
-            timer: sleep_until(started + tick),
+            timer: sleep_until(expires.map_or(first, |expires| first.min(expires))),
         }
     }
 }
@@ -161,6 +176,7 @@ struct Live {
     /// The idle timeout's share of which [`QUIET_TICKS`] make a whole.
     tick: Duration,
     drain: Duration,
+    expiry: Option<Box<Expiry>>,
     member: Member,
     metrics: Option<RouteMetrics>,
     /// What the metrics have been told already, from downstream and from upstream.
@@ -353,6 +369,12 @@ impl Live {
 
     fn timer_fired(&mut self, timer: Pin<&mut Sleep>) -> Option<End> {
         match self.stage {
+            Stage::Open | Stage::Leaving if self.has_expired() => {
+                let code = self.expiry.as_ref().map(|expiry| expiry.code);
+                let code = code.unwrap_or(CloseCode::POLICY);
+                self.say_close(Cause::Expired, code, "session expired", timer);
+                None
+            }
             Stage::Open => {
                 self.count_traffic();
                 self.quiet_ticks = match std::mem::take(&mut self.active) {
@@ -362,12 +384,14 @@ impl Live {
                 if self.quiet_ticks < QUIET_TICKS {
                     self.set_stage(Stage::Open, self.tick, timer);
                 } else {
-                    self.say_close(Cause::IdleTimeout, "idle timeout", timer);
+                    let code = CloseCode::GOING_AWAY;
+                    self.say_close(Cause::IdleTimeout, code, "idle timeout", timer);
                 }
                 None
             }
             Stage::Leaving => {
-                self.say_close(Cause::Drain, "server is shutting down", timer);
+                let code = CloseCode::GOING_AWAY;
+                self.say_close(Cause::Drain, code, "server is shutting down", timer);
                 None
             }
             Stage::Closing => Some(self.end(Cause::Eof, ClosedBy::Proxy)),
@@ -376,16 +400,13 @@ impl Live {
     }
 
     /// Ends the conversation from our side: a Close frame to both, at the next frame boundary.
-    fn say_close(&mut self, cause: Cause, reason: &str, timer: Pin<&mut Sleep>) {
+    fn say_close(&mut self, cause: Cause, code: CloseCode, reason: &str, timer: Pin<&mut Sleep>) {
         self.end(cause, ClosedBy::Proxy);
-        self.close_code.get_or_insert(CloseCode::GOING_AWAY);
+        self.close_code.get_or_insert(code);
         self.from_upstream
-            .interrupt(&encode_close(CloseCode::GOING_AWAY, reason, None));
-        self.from_downstream.interrupt(&encode_close(
-            CloseCode::GOING_AWAY,
-            reason,
-            Some(random_mask()),
-        ));
+            .interrupt(&encode_close(code, reason, None));
+        self.from_downstream
+            .interrupt(&encode_close(code, reason, Some(random_mask())));
         let wait = self
             .member
             .time_left(self.drain)
@@ -434,7 +455,16 @@ impl Live {
     fn set_stage(&mut self, stage: Stage, wait: Duration, timer: Pin<&mut Sleep>) {
         self.stage = stage;
         self.armed = false;
-        timer.reset(Instant::now() + wait);
+        let mut deadline = Instant::now() + wait;
+        if let (Stage::Open | Stage::Leaving, Some(expiry)) = (stage, &self.expiry) {
+            deadline = deadline.min(expiry.at);
+        }
+        timer.reset(deadline);
+    }
+
+    fn has_expired(&self) -> bool {
+        let at = self.expiry.as_ref().map(|expiry| expiry.at);
+        at.is_some_and(|at| at <= Instant::now())
     }
 
     /// The end that counts: this one, unless an earlier event began it.
@@ -501,6 +531,7 @@ mod tests {
                 compressed: false,
                 idle_timeout,
                 drain: Duration::from_secs(3),
+                expiry: None,
                 member: drain.join(),
                 metrics: None,
             };

@@ -8,8 +8,12 @@
 //!
 //! Every edit is whole or not at all.
 
+mod session;
+
 use http::header::{HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use http::{Response, StatusCode};
+
+pub use session::{MAX_LABEL_VALUE, MAX_LABELS, Session};
 
 /// Fields in a head after an edit.
 pub const MAX_FIELDS: usize = 128;
@@ -35,6 +39,8 @@ pub enum EditError {
     TooLarge,
     #[error("not among the subprotocols that the client offers")]
     NotOffered,
+    #[error("not allowed to this plugin")]
+    NotAllowed,
 }
 
 /// Why a plugin's own response cannot be sent.
@@ -168,6 +174,27 @@ pub fn set_subprotocols<S: AsRef<str>>(
         .collect::<Vec<_>>()
         .join(", ");
     let value = HeaderValue::try_from(list).map_err(|_| EditError::InvalidValue)?;
+    fields.insert(SEC_WEBSOCKET_PROTOCOL, value);
+    Ok(())
+}
+
+/// Answers an upgrade with one of the subprotocols that the client offered, or with none.
+///
+/// # Errors
+/// `NotOffered`.
+pub fn set_subprotocol<S: AsRef<str>>(
+    fields: &mut HeaderMap,
+    offered: &[S],
+    chosen: Option<&str>,
+) -> Result<(), EditError> {
+    let Some(chosen) = chosen else {
+        fields.remove(SEC_WEBSOCKET_PROTOCOL);
+        return Ok(());
+    };
+    if !offered.iter().any(|one| one.as_ref() == chosen) {
+        return Err(EditError::NotOffered);
+    }
+    let value = HeaderValue::from_str(chosen).map_err(|_| EditError::InvalidValue)?;
     fields.insert(SEC_WEBSOCKET_PROTOCOL, value);
     Ok(())
 }

@@ -6,13 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
 use sluicegate_plugin::{
-    ConfigError, EditError, Filter, Reply, Request, Secret, Verdict, check_header, export,
+    ConfigError, EditError, Filter, Reply, Request, Secret, Verdict, check_header, config, export,
 };
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[config]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Consumer name to key.
     keys: BTreeMap<String, Secret>,

@@ -4,14 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
 use sluicegate_plugin::{
     ConfigError, EditError, Filter, Reply, Request, Response, ResponseFilter, Verdict,
-    check_header, export,
+    check_header, config, export,
 };
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[config]
+#[derive(Debug, Default)]
 pub struct Config {
     #[serde(default)]
     request: Edits,
@@ -19,8 +18,8 @@ pub struct Config {
     response: Edits,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[config]
+#[derive(Debug, Default)]
 struct Edits {
     #[serde(default)]
     remove: Vec<String>,

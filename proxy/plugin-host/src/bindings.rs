@@ -1,38 +1,84 @@
-//! The interface as the host sees it: generated bindings, the state of one instance, and what a
-//! guest may call.
+//! The interface as the host sees it: generated bindings of the versions it speaks, the state of one
+//! instance, and what a guest may call (`heads`, `services`).
 //!
 //! An instance works on one head at a time, so its handles need no table: a request or response
 //! handle stands for the head that the state holds. Handles are lent for one call, and the
 //! component model does not let a guest keep them.
 
+mod heads;
+mod services;
+mod v0_1;
+
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::header::{HeaderMap, HeaderName, SEC_WEBSOCKET_PROTOCOL};
-use sluicegate_plugin_rules as rules;
-use wasmtime::ResourceLimiter;
-use wasmtime::component::{HasSelf, Linker, Resource};
+use http::header::{HeaderMap, HeaderName};
+use sluicegate_plugin_rules::{self as rules, Session};
+use wasmtime::component::{HasSelf, InstancePre, Linker, Resource};
+use wasmtime::{ResourceLimiter, Store};
 
-use crate::filter::{RequestHead, ResponseHead};
+use crate::component::Version;
+use crate::error::ConfigProblem;
+use crate::filter::{CallFacts, RequestHead, ResponseHead};
+use crate::log::escape;
 use crate::plugin::Identity;
 use crate::undo::Undo;
 
 pub(crate) use generated::sluicegate::plugin::{about, http as wit};
-pub(crate) use generated::{HandshakeFilter, HandshakeFilterPre};
 
-use generated::sluicegate::plugin::{clock, logging};
+use generated::{HandshakeFilter, HandshakeFilterPre};
 
 mod generated {
     #![allow(clippy::all, unreachable_pub, reason = "generated")]
     wasmtime::component::bindgen!({
-        path: "../../plugin-sdk/wit/0.1.0",
+        path: "../../plugin-sdk/wit/0.2.0",
         world: "handshake-filter",
+        imports: {
+            "sluicegate:plugin/clock.now": trappable,
+            "sluicegate:plugin/clock.monotonic-now": trappable,
+            "sluicegate:plugin/random.bytes": trappable,
+            "sluicegate:plugin/metrics.count": trappable,
+            "sluicegate:plugin/metrics.gauge": trappable,
+            "sluicegate:plugin/metrics.observe": trappable,
+            "sluicegate:plugin/crypto.hash": trappable,
+            "sluicegate:plugin/crypto.hmac": trappable,
+            "sluicegate:plugin/crypto.verify-hmac": trappable,
+            "sluicegate:plugin/crypto.verify": trappable,
+            "sluicegate:plugin/crypto.constant-time-equal": trappable,
+            "sluicegate:plugin/crypto.verify-password": async | trappable,
+            "sluicegate:plugin/kv.get": async | trappable,
+            "sluicegate:plugin/kv.set": async | trappable,
+            "sluicegate:plugin/kv.add": async | trappable,
+            "sluicegate:plugin/kv.compare-and-set": async | trappable,
+            "sluicegate:plugin/kv.increment": async | trappable,
+            "sluicegate:plugin/kv.delete": async | trappable,
+            "sluicegate:plugin/outbound.send": async | trappable,
+        },
         exports: { default: async },
         with: {
             "sluicegate:plugin/http.request": super::RequestHandle,
             "sluicegate:plugin/http.response": super::ResponseHandle,
         },
     });
+}
+
+/// A component that fits one of the versions of the interface, linked.
+#[derive(Clone)]
+pub(crate) enum Pre {
+    Current(HandshakeFilterPre<State>),
+    V0_1(v0_1::HandshakeFilterPre<State>),
+}
+
+/// The exports of an instance.
+pub(crate) enum Exports {
+    Current(HandshakeFilter),
+    V0_1(v0_1::HandshakeFilter),
+}
+
+/// The hooks that do something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hooks {
+    pub(crate) request: bool,
+    pub(crate) response: bool,
 }
 
 /// Stands for [`State::request`].
@@ -52,6 +98,10 @@ pub(crate) struct State {
     route: Arc<str>,
     pub(crate) request: Option<Box<RequestHead>>,
     pub(crate) response: Option<Box<ResponseHead>>,
+    /// Of the request that was lent last.
+    pub(crate) facts: Option<Arc<CallFacts>>,
+    /// `configure` is running, which may only log.
+    pub(crate) configuring: bool,
     /// What this call has edited.
     undo: Undo,
     /// Epoch ticks left to this call.
@@ -76,6 +126,8 @@ impl State {
             route,
             request: None,
             response: None,
+            facts: None,
+            configuring: false,
             undo: Undo::default(),
             ticks: 0,
             hit: None,
@@ -90,10 +142,36 @@ impl State {
             self.undo.forget();
         } else if let Some(response) = &mut self.response {
             self.undo.fields(&mut response.headers);
+            self.undo.session(&mut response.session);
         } else if let Some(request) = &mut self.request {
             self.undo.fields(&mut request.headers);
             self.undo.query(&mut request.query);
+            self.undo.upstream(&mut request.upstream);
+            self.undo.session(&mut request.session);
         }
+    }
+
+    /// The session, as filters know it so far.
+    fn session(&self) -> &Session {
+        match (&self.response, &self.request) {
+            (Some(response), _) => &response.session,
+            (None, Some(request)) => &request.session,
+            (None, None) => &NO_SESSION,
+        }
+    }
+
+    /// Edits the session in a way that can be undone. A guest that has a handle has a head.
+    fn edit_session(
+        &mut self,
+        edit: impl FnOnce(&mut Session) -> Result<(), rules::EditError>,
+    ) -> Result<(), wit::EditError> {
+        let session = match (&mut self.response, &mut self.request) {
+            (Some(response), _) => &mut response.session,
+            (None, Some(request)) => &mut request.session,
+            (None, None) => return Ok(()),
+        };
+        self.undo.note_session(session);
+        edit(session).map_err(Into::into)
     }
 
     /// Edits a field of the request, having seen to it that this can be undone.
@@ -135,192 +213,112 @@ impl State {
 
 /// Gives a linker everything that a guest may import.
 pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    HandshakeFilter::add_to_linker::<_, HasSelf<State>>(linker, |state| state)
+    HandshakeFilter::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
+    v0_1::link(linker)
+}
+
+impl Pre {
+    /// Finds the exports of a component that was made for this version.
+    pub(crate) fn new(version: Version, pre: InstancePre<State>) -> wasmtime::Result<Self> {
+        Ok(match version {
+            Version::Current => Pre::Current(HandshakeFilterPre::new(pre)?),
+            Version::V0_1 => Pre::V0_1(v0_1::HandshakeFilterPre::new(pre)?),
+        })
+    }
+
+    pub(crate) async fn instantiate(&self, store: &mut Store<State>) -> wasmtime::Result<Exports> {
+        Ok(match self {
+            Pre::Current(pre) => Exports::Current(pre.instantiate_async(store).await?),
+            Pre::V0_1(pre) => Exports::V0_1(pre.instantiate_async(store).await?),
+        })
+    }
+}
+
+impl Exports {
+    pub(crate) async fn describe(
+        &self,
+        store: &mut Store<State>,
+    ) -> wasmtime::Result<about::Description> {
+        match self {
+            Exports::Current(exports) => exports.call_describe(store).await,
+            Exports::V0_1(exports) => exports.call_describe(store).await.map(v0_1::description),
+        }
+    }
+
+    /// The hooks that this config uses, or the guest's refusal.
+    pub(crate) async fn configure(
+        &self,
+        store: &mut Store<State>,
+        config: &str,
+    ) -> wasmtime::Result<Result<Hooks, ConfigProblem>> {
+        store.data_mut().configuring = true;
+        let configured = match self {
+            Exports::Current(exports) => {
+                let configured = exports.call_configure(&mut *store, config).await?;
+                configured.map(Hooks::from).map_err(ConfigProblem::from)
+            }
+            Exports::V0_1(exports) => {
+                let configured = exports.call_configure(&mut *store, config).await?;
+                let both = Hooks {
+                    request: true,
+                    response: true,
+                };
+                configured.map(|()| both).map_err(|text| ConfigProblem {
+                    pointer: String::new(),
+                    message: escape(&text),
+                })
+            }
+        };
+        store.data_mut().configuring = false;
+        Ok(configured)
+    }
+
+    pub(crate) async fn on_request(
+        &self,
+        store: &mut Store<State>,
+    ) -> wasmtime::Result<wit::Verdict> {
+        let handle = Resource::<RequestHandle>::new_borrow(0);
+        match self {
+            Exports::Current(exports) => exports.call_on_request(store, handle).await,
+            Exports::V0_1(exports) => {
+                let verdict = exports.call_on_request(store, handle).await;
+                verdict.map(v0_1::verdict)
+            }
+        }
+    }
+
+    pub(crate) async fn on_response(
+        &self,
+        store: &mut Store<State>,
+    ) -> wasmtime::Result<wit::Verdict> {
+        let handle = Resource::<ResponseHandle>::new_borrow(0);
+        match self {
+            Exports::Current(exports) => exports.call_on_response(store, handle).await,
+            Exports::V0_1(exports) => {
+                let verdict = exports.call_on_response(store, handle).await;
+                verdict.map(v0_1::verdict)
+            }
+        }
+    }
 }
 
 impl about::Host for State {}
-impl wit::Host for State {}
 
-impl wit::HostRequest for State {
-    fn method(&mut self, _: Resource<RequestHandle>) -> String {
-        self.read(|head| head.method.as_str().to_owned())
-    }
-    fn path(&mut self, _: Resource<RequestHandle>) -> String {
-        self.read(|head| head.path.as_ref().to_owned())
-    }
-    fn query(&mut self, _: Resource<RequestHandle>) -> Option<String> {
-        self.read(|head| head.query.as_deref().map(str::to_owned))
-    }
-    fn set_query(
-        &mut self,
-        _: Resource<RequestHandle>,
-        query: Option<String>,
-    ) -> Result<(), wit::EditError> {
-        query.as_deref().map_or(Ok(()), rules::check_query)?;
-        if let Some(head) = &mut self.request {
-            self.undo.note_query(head.query.as_ref());
-            head.query = query.map(Into::into);
+impl From<about::Hooks> for Hooks {
+    fn from(hooks: about::Hooks) -> Self {
+        Hooks {
+            request: hooks.contains(about::Hooks::REQUEST),
+            response: hooks.contains(about::Hooks::RESPONSE),
         }
-        Ok(())
-    }
-    fn scheme(&mut self, _: Resource<RequestHandle>) -> String {
-        self.read(|head| head.facts.scheme.to_owned())
-    }
-    fn host(&mut self, _: Resource<RequestHandle>) -> String {
-        self.read(|head| head.facts.host.as_ref().to_owned())
-    }
-    fn client_ip(&mut self, _: Resource<RequestHandle>) -> String {
-        self.read(|head| head.facts.client_ip.to_string())
-    }
-    fn request_id(&mut self, _: Resource<RequestHandle>) -> String {
-        self.read(|head| head.facts.request_id.as_ref().to_owned())
-    }
-    fn route(&mut self, _: Resource<RequestHandle>) -> String {
-        self.read(|head| head.facts.route.as_ref().to_owned())
-    }
-    fn tls(&mut self, _: Resource<RequestHandle>) -> Option<wit::TlsFacts> {
-        self.read(|head| {
-            head.facts.tls.as_ref().map(|tls| wit::TlsFacts {
-                version: tls.version.to_owned(),
-                cipher: tls.cipher.to_owned(),
-                sni: tls.sni.as_deref().map(str::to_owned),
-                client_subject: tls.client_subject.as_deref().map(str::to_owned),
-            })
-        })
-    }
-    fn header(&mut self, _: Resource<RequestHandle>, name: String) -> Option<Vec<u8>> {
-        self.read(|head| first(&head.headers, &name))
-    }
-    fn header_values(&mut self, _: Resource<RequestHandle>, name: String) -> Vec<Vec<u8>> {
-        self.read(|head| all(&head.headers, &name))
-    }
-    fn headers(&mut self, _: Resource<RequestHandle>) -> Vec<(String, Vec<u8>)> {
-        self.read(|head| pairs(&head.headers))
-    }
-    fn set_header(
-        &mut self,
-        _: Resource<RequestHandle>,
-        name: String,
-        value: Vec<u8>,
-    ) -> Result<(), wit::EditError> {
-        let name = rules::writable_name(&name)?;
-        self.edit_request(name, |fields, name| rules::set_named(fields, name, &value))
-    }
-    fn add_header(
-        &mut self,
-        _: Resource<RequestHandle>,
-        name: String,
-        value: Vec<u8>,
-    ) -> Result<(), wit::EditError> {
-        let name = rules::writable_name(&name)?;
-        self.edit_request(name, |fields, name| rules::add_named(fields, name, &value))
-    }
-    fn remove_header(
-        &mut self,
-        _: Resource<RequestHandle>,
-        name: String,
-    ) -> Result<(), wit::EditError> {
-        let name = rules::writable_name(&name)?;
-        self.edit_request(name, |fields, name| {
-            fields.remove(name);
-            Ok(())
-        })
-    }
-    fn subprotocols(&mut self, _: Resource<RequestHandle>) -> Vec<String> {
-        self.read(|head| {
-            rules::subprotocols(&head.headers)
-                .map(str::to_owned)
-                .collect()
-        })
-    }
-    fn set_subprotocols(
-        &mut self,
-        _: Resource<RequestHandle>,
-        offered: Vec<String>,
-    ) -> Result<(), wit::EditError> {
-        self.edit_request(SEC_WEBSOCKET_PROTOCOL, |fields, _| {
-            rules::set_subprotocols(fields, &offered)
-        })
-    }
-    fn drop(&mut self, _: Resource<RequestHandle>) -> wasmtime::Result<()> {
-        Ok(())
     }
 }
 
-impl wit::HostResponse for State {
-    fn status(&mut self, _: Resource<ResponseHandle>) -> u16 {
-        self.read_response(|head| head.status.as_u16())
-    }
-    fn is_upgrade(&mut self, _: Resource<ResponseHandle>) -> bool {
-        self.read_response(|head| head.is_upgrade)
-    }
-    fn header(&mut self, _: Resource<ResponseHandle>, name: String) -> Option<Vec<u8>> {
-        self.read_response(|head| first(&head.headers, &name))
-    }
-    fn header_values(&mut self, _: Resource<ResponseHandle>, name: String) -> Vec<Vec<u8>> {
-        self.read_response(|head| all(&head.headers, &name))
-    }
-    fn headers(&mut self, _: Resource<ResponseHandle>) -> Vec<(String, Vec<u8>)> {
-        self.read_response(|head| pairs(&head.headers))
-    }
-    fn set_header(
-        &mut self,
-        _: Resource<ResponseHandle>,
-        name: String,
-        value: Vec<u8>,
-    ) -> Result<(), wit::EditError> {
-        let name = rules::writable_name(&name)?;
-        self.edit_response(name, |fields, name| rules::set_named(fields, name, &value))
-    }
-    fn add_header(
-        &mut self,
-        _: Resource<ResponseHandle>,
-        name: String,
-        value: Vec<u8>,
-    ) -> Result<(), wit::EditError> {
-        let name = rules::writable_name(&name)?;
-        self.edit_response(name, |fields, name| rules::add_named(fields, name, &value))
-    }
-    fn remove_header(
-        &mut self,
-        _: Resource<ResponseHandle>,
-        name: String,
-    ) -> Result<(), wit::EditError> {
-        let name = rules::writable_name(&name)?;
-        self.edit_response(name, |fields, name| {
-            fields.remove(name);
-            Ok(())
-        })
-    }
-    fn drop(&mut self, _: Resource<ResponseHandle>) -> wasmtime::Result<()> {
-        Ok(())
-    }
-}
-
-impl logging::Host for State {
-    fn log(&mut self, level: logging::Level, message: String) {
-        let level = match level {
-            logging::Level::Trace => tracing::Level::TRACE,
-            logging::Level::Debug => tracing::Level::DEBUG,
-            logging::Level::Info => tracing::Level::INFO,
-            logging::Level::Warn => tracing::Level::WARN,
-            logging::Level::Error => tracing::Level::ERROR,
-        };
-        self.plugin
-            .log
-            .write(level, &self.plugin.name, &self.route, &message);
-    }
-}
-
-impl clock::Host for State {
-    fn now(&mut self) -> u64 {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-    }
-    fn monotonic_now(&mut self) -> u64 {
-        u64::try_from(self.plugin.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+impl From<about::ConfigError> for ConfigProblem {
+    fn from(error: about::ConfigError) -> Self {
+        ConfigProblem {
+            pointer: error.pointer,
+            message: escape(&error.message),
+        }
     }
 }
 
@@ -351,37 +349,11 @@ impl ResourceLimiter for State {
     }
 }
 
-impl From<rules::EditError> for wit::EditError {
-    fn from(error: rules::EditError) -> Self {
-        match error {
-            rules::EditError::InvalidName => wit::EditError::InvalidName,
-            rules::EditError::InvalidValue => wit::EditError::InvalidValue,
-            rules::EditError::Protected => wit::EditError::Protected,
-            rules::EditError::TooMany => wit::EditError::TooMany,
-            rules::EditError::TooLarge => wit::EditError::TooLarge,
-            rules::EditError::NotOffered => wit::EditError::NotOffered,
-        }
-    }
-}
-
-fn first(fields: &HeaderMap, name: &str) -> Option<Vec<u8>> {
-    fields.get(name).map(|value| value.as_bytes().to_vec())
-}
-
-fn all(fields: &HeaderMap, name: &str) -> Vec<Vec<u8>> {
-    fields
-        .get_all(name)
-        .iter()
-        .map(|value| value.as_bytes().to_vec())
-        .collect()
-}
-
-fn pairs(fields: &HeaderMap) -> Vec<(String, Vec<u8>)> {
-    fields
-        .iter()
-        .map(|(name, value)| (name.as_str().into(), value.as_bytes().into()))
-        .collect()
-}
-
 /// Elements of one table; the pool reserves as many.
 pub(crate) const MAX_TABLE_ELEMENTS: usize = 20_000;
+
+static NO_SESSION: Session = Session {
+    labels: Vec::new(),
+    expires_at: None,
+    max_lifetime: None,
+};

@@ -9,6 +9,7 @@ use wit_parser::decoding::DecodedWasm;
 use wit_parser::{WorldItem, WorldKey};
 
 use crate::error::LoadError;
+use crate::grants::Grants;
 
 /// What a WebAssembly file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,21 +74,41 @@ pub fn inspect(wasm: &[u8]) -> Result<Inspection, LoadError> {
     })
 }
 
-/// A component that imports only what there is and exports all that is called.
-pub(crate) fn plugin_component(wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
+/// A version of the interface that this host speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    V0_1,
+    Current,
+}
+
+/// A component that imports only what there is and is granted, and exports all that is called.
+pub(crate) fn plugin_component(
+    wasm: &[u8],
+    grants: &Grants,
+) -> Result<(Vec<u8>, Version), LoadError> {
     let component = componentize(wasm)?;
     let Surface { imports, exports } = surface(&component)?;
+    let mut version = Version::Current;
     for import in imports {
         let ours = import
             .strip_prefix(PACKAGE)
             .map(|rest| rest.split_once('@').unwrap_or((rest, "")));
         match ours {
-            Some((interface, VERSION)) if INTERFACES.contains(&interface) => {}
-            Some((interface, version)) if INTERFACES.contains(&interface) => {
-                return Err(LoadError::Version {
-                    found: format!("{PACKAGE}{interface}@{version}"),
-                    expected: format!("{PACKAGE}{interface}@{VERSION}"),
-                });
+            Some((interface, found)) if INTERFACES.contains(&interface) => {
+                let spoken = VERSIONS.iter().find(|(spoken, _)| *spoken == found);
+                let Some((_, spoken)) = spoken else {
+                    return Err(LoadError::Version {
+                        found: import,
+                        spoken: VERSIONS.map(|(version, _)| version).join(" and "),
+                    });
+                };
+                version = *spoken;
+                grants
+                    .allows(interface)
+                    .map_err(|key| LoadError::NotGranted {
+                        interface: interface.to_owned(),
+                        key: key.to_owned(),
+                    })?;
             }
             _ => return Err(LoadError::UnknownImport(import)),
         }
@@ -97,7 +118,7 @@ pub(crate) fn plugin_component(wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
             return Err(LoadError::MissingExport(needed.to_owned()));
         }
     }
-    Ok(component)
+    Ok((component, version))
 }
 
 fn validated(wasm: &[u8]) -> Result<Kind, LoadError> {
@@ -203,8 +224,10 @@ fn producers(component: &[u8]) -> Vec<String> {
 /// A plugin's file, bytes.
 pub(crate) const MAX_SIZE: usize = 32 << 20;
 const MAX_PRODUCERS: usize = 32;
-/// The interface this host speaks; `plugin-sdk/wit` says the same.
-const VERSION: &str = "0.1.0";
+/// The versions of the interface that this host speaks, the latest last; `plugin-sdk/wit` has them.
+const VERSIONS: [(&str, Version); 2] = [("0.1.0", Version::V0_1), ("0.2.0", Version::Current)];
 const PACKAGE: &str = "sluicegate:plugin/";
-const INTERFACES: [&str; 4] = ["about", "clock", "http", "logging"];
+const INTERFACES: [&str; 9] = [
+    "about", "clock", "crypto", "http", "kv", "logging", "metrics", "outbound", "random",
+];
 const EXPORTS: [&str; 4] = ["describe", "configure", "on-request", "on-response"];

@@ -1,8 +1,11 @@
 //! Everything that can go wrong, by the moment it does: start, load, configure, call.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use sluicegate_plugin_rules::ReplyError;
+
+use crate::log::escape;
 
 /// Why the host did not start.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +15,8 @@ pub enum HostError {
     Pool(String),
     #[error("`{0}` plugin instances are more than this host can reserve; the most is {max}", max = crate::host::MAX_INSTANCES)]
     TooManyInstances(u32),
+    #[error("the system has no random bytes: {0}")]
+    Random(#[source] std::io::Error),
     #[error("the epoch thread does not start: {0}")]
     Ticker(#[source] std::io::Error),
     #[error("plugin cache `{path}`: {problem}", path = path.display())]
@@ -34,8 +39,14 @@ pub enum LoadError {
     UnknownImport(String),
     #[error("does not export `{0}`")]
     MissingExport(String),
-    #[error("made for `{found}`, this is `{expected}`; rebuild the plugin with the matching SDK")]
-    Version { found: String, expected: String },
+    #[error(
+        "made for `{found}`; this sluicegate speaks {spoken}: rebuild the plugin with one of its SDKs, or run the sluicegate that it was made for"
+    )]
+    Version { found: String, spoken: String },
+    #[error(
+        "imports `{interface}`, which the configuration does not grant; write `allow = {{ {key} }}`"
+    )]
+    NotGranted { interface: String, key: String },
     #[error("does not fit the interface: {0}")]
     Interface(String),
     #[error("does not compile: {0}")]
@@ -52,13 +63,35 @@ pub enum LoadError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigureError {
-    /// The guest's own words, escaped and at most 1 KiB.
+    /// In the guest's own words.
     #[error("{0}")]
-    Rejected(String),
+    Rejected(ConfigProblem),
     #[error("configure took longer than `configure_timeout`")]
     Timeout,
     #[error("configure failed: {0}")]
     Failed(#[source] FilterError),
+}
+
+/// What a guest has against a config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigProblem {
+    /// The place as the guest tells it, a JSON pointer (RFC 6901); empty: the config as a whole.
+    pub pointer: String,
+    /// Escaped, at most 1 KiB.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.pointer.is_empty() {
+            return f.write_str(&self.message);
+        }
+        let keys = self.pointer.split('/').skip(1);
+        let keys: Vec<_> = keys
+            .map(|key| key.replace("~1", "/").replace("~0", "~"))
+            .collect();
+        write!(f, "`{}`: {}", escape(&keys.join(".")), self.message)
+    }
 }
 
 /// Why a call gave no verdict. The head is as it was before the call.
@@ -76,7 +109,7 @@ pub enum FilterError {
     NoInstance,
     /// It had accepted this very config when it was loaded.
     #[error("rejected its config in a fresh instance: {0}")]
-    Configure(String),
+    Configure(ConfigProblem),
     #[error("gave a response that cannot be sent: {0}")]
     BadReply(#[source] ReplyError),
 }

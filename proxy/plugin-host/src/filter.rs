@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -17,12 +17,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
+use sluicegate_plugin_rules::Session;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use crate::bindings::Hooks;
 use crate::error::FilterError;
 use crate::instance::Instance;
-use crate::plugin::{Limits, Plugin};
+use crate::outbound::Outbound;
+use crate::plugin::{Description, Limits, Plugin};
 use crate::shelf::Shelf;
 
 /// A plugin with one route's config. Cheap to clone; clones reuse the same instances.
@@ -33,6 +36,8 @@ pub struct Filter(Arc<Parts>);
 struct Parts {
     plugin: Arc<Plugin>,
     config: Arc<str>,
+    /// What does something with this config.
+    hooks: Hooks,
     /// `None`: each request gets an instance of its own.
     shelf: Option<Arc<Shelf>>,
 }
@@ -46,6 +51,10 @@ pub struct RequestHead {
     /// Without the `?`.
     pub query: Option<Arc<str>>,
     pub headers: HeaderMap,
+    /// The upstream that a filter chose instead of the route's.
+    pub upstream: Option<Arc<str>>,
+    /// What the filters before noted.
+    pub session: Session,
     pub facts: Arc<CallFacts>,
 }
 
@@ -56,6 +65,10 @@ pub struct ResponseHead {
     /// It accepts the upgrade.
     pub is_upgrade: bool,
     pub headers: HeaderMap,
+    /// The subprotocols that the client offered.
+    pub offered: Arc<[String]>,
+    /// What the filters before noted.
+    pub session: Session,
 }
 
 /// What is known about a request and cannot be changed.
@@ -70,6 +83,16 @@ pub struct CallFacts {
     /// The route's name.
     pub route: Arc<str>,
     pub tls: Option<TlsFacts>,
+    /// The other end of the connection; `None`: a unix socket's.
+    pub peer: Option<SocketAddr>,
+    /// What the listener is bound to, as configured.
+    pub listener: Arc<str>,
+    /// `1.0`, `1.1` or `2`.
+    pub http_version: &'static str,
+    /// An opening handshake.
+    pub is_websocket: bool,
+    /// The way to the upstreams, for requests of the guests' own.
+    pub outbound: Option<Arc<dyn Outbound>>,
 }
 
 /// What the TLS handshake settled.
@@ -93,20 +116,31 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct RequestOutcome {
     pub verdict: Verdict,
-    /// The same instance, for the upstream's answer; `None` where the plugin has no such hook
-    /// or has responded itself. It counts against `instances` until it is dropped.
+    /// For the upstream's answer; `None` where the plugin makes nothing of answers with this config, or
+    /// has responded itself. The instance in it counts against `instances` until it is dropped.
     pub response_hook: Option<ResponseFilter>,
 }
 
-/// An instance that waits for the upstream's answer.
+/// A filter that waits for the upstream's answer.
 pub struct ResponseFilter {
-    instance: Box<Instance>,
+    /// The one that saw the request; `None` where its config makes nothing of requests.
+    instance: Option<Box<Instance>>,
     filter: Filter,
+    facts: Arc<CallFacts>,
 }
 
 impl Filter {
-    pub(crate) fn new(plugin: Arc<Plugin>, config: &str) -> Self {
+    pub(crate) fn new(plugin: Arc<Plugin>, config: &str, hooks: Hooks) -> Self {
+        let Description {
+            request_hook,
+            response_hook,
+            ..
+        } = *plugin.description();
         Filter(Arc::new(Parts {
+            hooks: Hooks {
+                request: hooks.request && request_hook,
+                response: hooks.response && response_hook,
+            },
             plugin,
             config: config.into(),
             shelf: None,
@@ -129,6 +163,11 @@ impl Filter {
         }))
     }
 
+    /// Whether it may send requests of its own.
+    pub fn sends_requests(&self) -> bool {
+        !self.0.plugin.identity.grants.http.is_empty()
+    }
+
     pub fn plugin(&self) -> &Arc<Plugin> {
         &self.0.plugin
     }
@@ -144,31 +183,31 @@ impl Filter {
         &self,
         head: Box<RequestHead>,
     ) -> (Box<RequestHead>, Result<RequestOutcome, FilterError>) {
-        let limits = &self.0.plugin.limits;
-        let mut instance = match self.0.shelf.as_ref().and_then(|shelf| shelf.take()) {
-            Some(instance) => instance,
-            None => {
-                // Boxed: a request that reuses an instance holds no room for the making of one.
-                let mut made = Box::pin(self.configured(&head.facts.route));
-                let waited = within_wall(limits, made.as_mut()).await;
-                drop(made);
-                match waited {
-                    Ok(instance) => instance,
-                    Err(error) => return (head, Err(error)),
-                }
-            }
+        let Parts { plugin, hooks, .. } = &*self.0;
+        let limits = &plugin.limits;
+        let waiting = |instance, facts: &Arc<CallFacts>| ResponseFilter {
+            instance,
+            filter: self.clone(),
+            facts: Arc::clone(facts),
+        };
+        if !hooks.request {
+            let outcome = RequestOutcome {
+                verdict: Verdict::Continue,
+                response_hook: hooks.response.then(|| waiting(None, &head.facts)),
+            };
+            return (head, Ok(outcome));
+        }
+        let mut instance = match self.instance(&head.facts).await {
+            Ok(instance) => instance,
+            Err(error) => return (head, Err(error)),
         };
         instance.lend_request(head);
         let verdict = within_wall(limits, pin!(instance.on_request(limits))).await;
         let head = instance.take_request(verdict.is_ok());
-        let answers = self.0.plugin.description().response_hook;
         let outcome = match verdict {
-            Ok(Verdict::Continue) if answers => Ok(RequestOutcome {
+            Ok(Verdict::Continue) if hooks.response => Ok(RequestOutcome {
                 verdict: Verdict::Continue,
-                response_hook: Some(ResponseFilter {
-                    instance,
-                    filter: self.clone(),
-                }),
+                response_hook: Some(waiting(Some(instance), &head.facts)),
             }),
             verdict => {
                 self.put_back(instance);
@@ -179,6 +218,16 @@ impl Filter {
             }
         };
         (head, outcome)
+    }
+
+    /// One that served others before, or a fresh one.
+    async fn instance(&self, facts: &CallFacts) -> Result<Box<Instance>, FilterError> {
+        if let Some(instance) = self.0.shelf.as_ref().and_then(|shelf| shelf.take()) {
+            return Ok(instance);
+        }
+        // Boxed: a request that reuses an instance holds no room for the making of one.
+        let mut made = Box::pin(self.configured(&facts.route));
+        within_wall(&self.0.plugin.limits, made.as_mut()).await
     }
 
     /// A pristine instance that has this filter's config.
@@ -226,14 +275,21 @@ impl ResponseFilter {
     /// # Errors
     /// See [`FilterError`]; the head then comes back as it was.
     pub async fn on_response(
-        mut self,
+        self,
         head: Box<ResponseHead>,
     ) -> (Box<ResponseHead>, Result<Verdict, FilterError>) {
         let limits = &self.filter.0.plugin.limits;
-        self.instance.lend_response(head);
-        let verdict = within_wall(limits, pin!(self.instance.on_response(limits))).await;
-        let head = self.instance.take_response(verdict.is_ok());
-        self.filter.put_back(self.instance);
+        let mut instance = match self.instance {
+            Some(instance) => instance,
+            None => match self.filter.instance(&self.facts).await {
+                Ok(instance) => instance,
+                Err(error) => return (head, Err(error)),
+            },
+        };
+        instance.lend_response(head, self.facts);
+        let verdict = within_wall(limits, pin!(instance.on_response(limits))).await;
+        let head = instance.take_response(verdict.is_ok());
+        self.filter.put_back(instance);
         (head, verdict)
     }
 

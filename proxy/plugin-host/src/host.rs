@@ -4,8 +4,10 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
+use sluicegate_plugin_services::clock::{Clock, SystemClock};
+use sluicegate_plugin_services::crypto::Passwords;
+use sluicegate_plugin_services::kv::{KvLimits, MemoryStore};
 use tokio::sync::Semaphore;
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, component::Linker,
@@ -14,6 +16,7 @@ use wasmtime::{
 use crate::bindings::{self, State};
 use crate::cache::Cache;
 use crate::error::{HostError, LoadError};
+use crate::grants::Grants;
 use crate::plugin::{Limits, Plugin};
 use crate::shelf::Shelves;
 use crate::ticker::Ticker;
@@ -28,6 +31,10 @@ pub struct HostSettings {
     pub cache_dir: Option<PathBuf>,
     /// The most that a plugin's own memory limit may be, bytes.
     pub max_memory: u64,
+    /// What plugins may keep in the store that workers share.
+    pub kv: KvLimits,
+    /// The time as plugins see it.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Default for HostSettings {
@@ -36,6 +43,8 @@ impl Default for HostSettings {
             instances: 1024,
             cache_dir: None,
             max_memory: 256 << 20,
+            kv: KvLimits::default(),
+            clock: Arc::new(SystemClock::new()),
         }
     }
 }
@@ -55,7 +64,9 @@ pub struct Host {
     /// One plugin compiles and describes itself at a time: it takes all cores as it is.
     pub(crate) loading: Mutex<()>,
     pub(crate) max_memory: u64,
-    pub(crate) started: Instant,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) store: MemoryStore,
+    pub(crate) passwords: Arc<Passwords>,
 }
 
 impl Host {
@@ -84,7 +95,11 @@ impl Host {
             configuring: tokio::sync::Mutex::new(()),
             loading: Mutex::new(()),
             max_memory: settings.max_memory,
-            started: Instant::now(),
+            store: MemoryStore::new(settings.kv, Arc::clone(&settings.clock)),
+            passwords: Arc::new(
+                Passwords::new(Arc::clone(&settings.clock)).map_err(HostError::Random)?,
+            ),
+            clock: settings.clock,
         }))
     }
 
@@ -94,14 +109,15 @@ impl Host {
     /// thread, under a timeout of the caller's own.
     ///
     /// # Errors
-    /// See [`LoadError`]; it names the import or export that is wrong.
+    /// See [`LoadError`]; it names the import or export that is wrong, or what is not granted.
     pub fn load(
         self: &Arc<Self>,
         name: &str,
         wasm: &[u8],
         limits: Limits,
+        grants: &Grants,
     ) -> Result<Arc<Plugin>, LoadError> {
-        Plugin::load(self, name, wasm, limits)
+        Plugin::load(self, name, wasm, limits, grants)
     }
 }
 

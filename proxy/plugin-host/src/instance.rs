@@ -10,14 +10,11 @@ use bytes::Bytes;
 use http::Response;
 use sluicegate_plugin_rules as rules;
 use tokio::sync::OwnedSemaphorePermit;
-use wasmtime::component::Resource;
 use wasmtime::{Store, UpdateDeadline, WasmBacktrace};
 
-use crate::bindings::{
-    HandshakeFilter, HandshakeFilterPre, Hit, RequestHandle, ResponseHandle, State, about, wit,
-};
+use crate::bindings::{Exports, Hit, Hooks, Pre, State, about, wit};
 use crate::error::FilterError;
-use crate::filter::{RequestHead, ResponseHead, Verdict};
+use crate::filter::{CallFacts, RequestHead, ResponseHead, Verdict};
 use crate::host::Host;
 use crate::log::escape;
 use crate::plugin::{Identity, Limits};
@@ -26,7 +23,7 @@ use crate::ticker::Ticker;
 /// An instance of a plugin and everything it holds on to: too much to be moved around.
 pub(crate) struct Instance {
     store: Store<State>,
-    bindings: HandshakeFilter,
+    exports: Exports,
     ticker: Arc<Ticker>,
     /// No call is under way, and none has failed.
     sound: bool,
@@ -41,7 +38,7 @@ impl Instance {
     pub(crate) async fn setup(
         host: &Host,
         identity: &Arc<Identity>,
-        pre: &HandshakeFilterPre<State>,
+        pre: &Pre,
         limits: &Limits,
     ) -> Result<Box<Self>, FilterError> {
         Self::new(host, identity, pre, limits, &Arc::from(""), None).await
@@ -51,7 +48,7 @@ impl Instance {
     pub(crate) async fn new(
         host: &Host,
         identity: &Arc<Identity>,
-        pre: &HandshakeFilterPre<State>,
+        pre: &Pre,
         limits: &Limits,
         route: &Arc<str>,
         permits: Option<[OwnedSemaphorePermit; 2]>,
@@ -76,14 +73,14 @@ impl Instance {
         });
         allow(&mut store, limits);
         let ticker = Arc::clone(&host.ticker);
-        let bindings = {
+        let exports = {
             let _running = ticker.running();
-            pre.instantiate_async(&mut store).await
+            pre.instantiate(&mut store).await
         };
-        match bindings {
-            Ok(bindings) => Ok(Box::new(Instance {
+        match exports {
+            Ok(exports) => Ok(Box::new(Instance {
                 store,
-                bindings,
+                exports,
                 ticker,
                 sound: true,
                 requests: 0,
@@ -110,7 +107,7 @@ impl Instance {
         let _running = self.ticker.running();
         self.sound = false;
         allow(&mut self.store, limits);
-        let result = self.bindings.call_describe(&mut self.store).await;
+        let result = self.exports.describe(&mut self.store).await;
         let description = result.map_err(|error| failure(&self.store, &error))?;
         self.sound = true;
         Ok(description)
@@ -121,16 +118,16 @@ impl Instance {
         &mut self,
         config: &str,
         limits: &Limits,
-    ) -> Result<(), FilterError> {
+    ) -> Result<Hooks, FilterError> {
         let _running = self.ticker.running();
         self.sound = false;
         allow(&mut self.store, limits);
-        match self.bindings.call_configure(&mut self.store, config).await {
-            Ok(Ok(())) => {
+        match self.exports.configure(&mut self.store, config).await {
+            Ok(Ok(hooks)) => {
                 self.sound = true;
-                Ok(())
+                Ok(hooks)
             }
-            Ok(Err(text)) => Err(FilterError::Configure(escape(&text))),
+            Ok(Err(problem)) => Err(FilterError::Configure(problem)),
             Err(error) => Err(failure(&self.store, &error)),
         }
     }
@@ -140,10 +137,9 @@ impl Instance {
         self.sound = false;
         self.requests = self.requests.saturating_add(1);
         allow(&mut self.store, limits);
-        let handle = Resource::<RequestHandle>::new_borrow(0);
         let result = {
             let _running = self.ticker.running();
-            self.bindings.call_on_request(&mut self.store, handle).await
+            self.exports.on_request(&mut self.store).await
         };
         self.judged(result)
     }
@@ -151,21 +147,23 @@ impl Instance {
     pub(crate) async fn on_response(&mut self, limits: &Limits) -> Result<Verdict, FilterError> {
         self.sound = false;
         allow(&mut self.store, limits);
-        let handle = Resource::<ResponseHandle>::new_borrow(0);
         let result = {
             let _running = self.ticker.running();
-            let call = self.bindings.call_on_response(&mut self.store, handle);
-            call.await
+            self.exports.on_response(&mut self.store).await
         };
         self.judged(result)
     }
 
     pub(crate) fn lend_request(&mut self, head: Box<RequestHead>) {
-        self.store.data_mut().request = Some(head);
+        let state = self.store.data_mut();
+        state.facts = Some(Arc::clone(&head.facts));
+        state.request = Some(head);
     }
 
-    pub(crate) fn lend_response(&mut self, head: Box<ResponseHead>) {
-        self.store.data_mut().response = Some(head);
+    pub(crate) fn lend_response(&mut self, head: Box<ResponseHead>, facts: Arc<CallFacts>) {
+        let state = self.store.data_mut();
+        state.facts = Some(facts);
+        state.response = Some(head);
     }
 
     /// Ends the call: its edits stand, or the head is again as it was.

@@ -23,18 +23,23 @@ mod cache;
 mod component;
 mod error;
 mod filter;
+mod grants;
 mod host;
 mod instance;
 mod log;
+mod outbound;
 mod plugin;
 mod shelf;
 mod ticker;
 mod undo;
 
 pub use component::{Inspection, Kind, componentize, inspect};
-pub use error::{ConfigureError, FilterError, HostError, LoadError};
+pub use error::{ConfigProblem, ConfigureError, FilterError, HostError, LoadError};
 pub use filter::{
     CallFacts, Filter, RequestHead, RequestOutcome, ResponseFilter, ResponseHead, TlsFacts, Verdict,
 };
+pub use grants::Grants;
 pub use host::{Host, HostSettings};
+pub use outbound::{Outbound, OutboundError, OutboundFuture, OutboundRequest, OutboundResponse};
 pub use plugin::{Description, Limits, Plugin};
+pub use sluicegate_plugin_rules::Session;

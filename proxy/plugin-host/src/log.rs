@@ -43,7 +43,14 @@ impl LogGate {
 
     /// Writes a line of a guest, or counts it as suppressed. The number of suppressed lines
     /// comes with the first line of a later second.
-    pub(crate) fn write(&self, level: Level, plugin: &str, route: &str, message: &str) {
+    pub(crate) fn write(
+        &self,
+        level: Level,
+        plugin: &str,
+        route: &str,
+        message: &str,
+        fields: &[(String, String)],
+    ) {
         if !enabled(level) {
             return;
         }
@@ -56,12 +63,14 @@ impl LogGate {
             return;
         }
         let message = escape(message);
+        let fields = told(fields);
+        let fields = fields.as_deref();
         match level {
-            Level::TRACE => tracing::trace!(target: TARGET, plugin, route, "{message}"),
-            Level::DEBUG => tracing::debug!(target: TARGET, plugin, route, "{message}"),
-            Level::INFO => tracing::info!(target: TARGET, plugin, route, "{message}"),
-            Level::WARN => tracing::warn!(target: TARGET, plugin, route, "{message}"),
-            Level::ERROR => tracing::error!(target: TARGET, plugin, route, "{message}"),
+            Level::TRACE => tracing::trace!(target: TARGET, plugin, route, fields, "{message}"),
+            Level::DEBUG => tracing::debug!(target: TARGET, plugin, route, fields, "{message}"),
+            Level::INFO => tracing::info!(target: TARGET, plugin, route, fields, "{message}"),
+            Level::WARN => tracing::warn!(target: TARGET, plugin, route, fields, "{message}"),
+            Level::ERROR => tracing::error!(target: TARGET, plugin, route, fields, "{message}"),
         }
     }
 
@@ -87,6 +96,16 @@ impl LogGate {
             suppressed,
         }
     }
+}
+
+/// A guest's fields as one, `name=value` each; `None` where it has none.
+fn told(fields: &[(String, String)]) -> Option<String> {
+    if fields.is_empty() {
+        return None;
+    }
+    let fields = fields.iter().take(MAX_LOG_FIELDS);
+    let pairs = fields.map(|(name, value)| format!("{}={:?}", escape(name), escape(value)));
+    Some(pairs.collect::<Vec<_>>().join(" "))
 }
 
 /// A guest's text as part of one line: control and direction characters escaped, at most 1 KiB.
@@ -121,6 +140,8 @@ fn enabled(level: Level) -> bool {
 const TARGET: &str = "sluicegate::plugin";
 const WINDOW: Duration = Duration::from_secs(1);
 const LINES_PER_WINDOW: u32 = 100;
+/// Fields of one line.
+const MAX_LOG_FIELDS: usize = 16;
 /// Bytes of one line.
 const MAX_LINE: usize = 1024;
 /// The longest escape, `\u{10ffff}`.

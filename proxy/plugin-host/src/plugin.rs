@@ -8,14 +8,18 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use sluicegate_plugin_services::clock::Clock;
+use sluicegate_plugin_services::crypto::Passwords;
+use sluicegate_plugin_services::kv::KvStore;
 use tokio::sync::Semaphore;
 use wasmtime::component::Component;
 
-use crate::bindings::{HandshakeFilterPre, State, about};
+use crate::bindings::{Pre, about};
 use crate::cache::sha256_hex;
 use crate::component::plugin_component;
 use crate::error::{ConfigureError, FilterError, LoadError};
 use crate::filter::Filter;
+use crate::grants::Grants;
 use crate::host::Host;
 use crate::instance::Instance;
 use crate::log::{LogGate, escape};
@@ -32,6 +36,10 @@ pub struct Limits {
     pub configure_timeout: Duration,
     /// Instances alive at once in the whole process; further handshakes wait.
     pub instances: NonZeroU32,
+    /// One HTTP request of the plugin's own, from connecting to the end of the answer.
+    pub http_timeout: Duration,
+    /// The body of an answer to one, bytes.
+    pub http_body: usize,
 }
 
 impl Default for Limits {
@@ -41,6 +49,8 @@ impl Default for Limits {
             call_timeout: Duration::from_millis(50),
             configure_timeout: Duration::from_secs(5),
             instances: const { NonZeroU32::new(256).unwrap() },
+            http_timeout: Duration::from_secs(5),
+            http_body: 1 << 20,
         }
     }
 }
@@ -52,13 +62,15 @@ pub struct Description {
     pub version: String,
     pub request_hook: bool,
     pub response_hook: bool,
+    /// The JSON Schema of its config, as text, if it has one.
+    pub config_schema: Option<Arc<str>>,
 }
 
 /// A compiled plugin that fits the interface.
 pub struct Plugin {
     pub(crate) host: Arc<Host>,
     pub(crate) identity: Arc<Identity>,
-    pub(crate) pre: HandshakeFilterPre<State>,
+    pub(crate) pre: Pre,
     pub(crate) limits: Limits,
     pub(crate) permits: Arc<Semaphore>,
     description: Description,
@@ -72,8 +84,12 @@ pub(crate) struct Identity {
     /// As the configuration names it.
     pub(crate) name: Arc<str>,
     pub(crate) log: LogGate,
-    /// Where the guest's monotonic clock begins.
-    pub(crate) started: Instant,
+    pub(crate) limits: Limits,
+    pub(crate) grants: Grants,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Its part of the store.
+    pub(crate) kv: Arc<dyn KvStore>,
+    pub(crate) passwords: Arc<Passwords>,
 }
 
 impl Plugin {
@@ -82,6 +98,7 @@ impl Plugin {
         name: &str,
         wasm: &[u8],
         limits: Limits,
+        grants: &Grants,
     ) -> Result<Arc<Self>, LoadError> {
         if limits.memory > host.max_memory {
             return Err(LoadError::MemoryLimit {
@@ -91,15 +108,19 @@ impl Plugin {
         }
         let _one_at_a_time = host.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
-        let binary = plugin_component(wasm)?;
+        let (binary, version) = plugin_component(wasm, grants)?;
         let (component, from_cache) = compile(host, &binary)?;
         let unfit = |e: wasmtime::Error| LoadError::Interface(format!("{e:#}"));
         let pre = host.linker.instantiate_pre(&component).map_err(unfit)?;
-        let pre = HandshakeFilterPre::new(pre).map_err(unfit)?;
+        let pre = Pre::new(version, pre).map_err(unfit)?;
         let identity = Arc::new(Identity {
             name: name.into(),
             log: LogGate::new(),
-            started: host.started,
+            limits,
+            grants: grants.clone(),
+            clock: Arc::clone(&host.clock),
+            kv: host.store.part(name),
+            passwords: Arc::clone(&host.passwords),
         });
         let description = block_on(async {
             let mut instance = Instance::setup(host, &identity, &pre, &limits).await?;
@@ -137,8 +158,8 @@ impl Plugin {
             instance.configure(config_json, &limits).await
         };
         match tokio::time::timeout(self.limits.configure_timeout, attempt).await {
-            Ok(Ok(())) => Ok(Filter::new(Arc::clone(self), config_json)),
-            Ok(Err(FilterError::Configure(text))) => Err(ConfigureError::Rejected(text)),
+            Ok(Ok(hooks)) => Ok(Filter::new(Arc::clone(self), config_json, hooks)),
+            Ok(Err(FilterError::Configure(problem))) => Err(ConfigureError::Rejected(problem)),
             Err(_) | Ok(Err(FilterError::Timeout)) => Err(ConfigureError::Timeout),
             Ok(Err(error)) => Err(ConfigureError::Failed(error)),
         }
@@ -204,6 +225,7 @@ fn checked(description: about::Description) -> Result<Description, LoadError> {
         name,
         version,
         hooks,
+        config_schema,
     } = description;
     for (what, text) in [("name", &name), ("version", &version)] {
         if text.is_empty() || text.len() > MAX_WORD || !text.bytes().all(|b| b.is_ascii_graphic()) {
@@ -216,8 +238,9 @@ fn checked(description: about::Description) -> Result<Description, LoadError> {
     Ok(Description {
         name,
         version,
-        request_hook: hooks.contains(&about::Hook::Request),
-        response_hook: hooks.contains(&about::Hook::Response),
+        request_hook: hooks.contains(about::Hooks::REQUEST),
+        response_hook: hooks.contains(about::Hooks::RESPONSE),
+        config_schema: config_schema.map(Into::into),
     })
 }
 
@@ -246,11 +269,11 @@ mod tests {
     fn descriptions_are_short_and_visible() {
         #[track_caller]
         fn check(name: &str, version: &str, ok: bool) {
-            let hooks = vec![about::Hook::Response];
             let description = about::Description {
                 name: name.into(),
                 version: version.into(),
-                hooks,
+                hooks: about::Hooks::RESPONSE,
+                config_schema: None,
             };
             match checked(description) {
                 Ok(description) => {

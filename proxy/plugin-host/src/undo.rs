@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use sluicegate_plugin_rules::Session;
 
 /// What a call has changed so far.
 #[derive(Debug, Default)]
@@ -18,6 +19,10 @@ pub(crate) struct Undo {
     whole: Option<HeaderMap>,
     /// The query, if it was changed.
     query: Option<Option<Arc<str>>>,
+    /// The chosen upstream, if it was changed.
+    upstream: Option<Option<Arc<str>>>,
+    /// The session, if it was changed.
+    session: Option<Session>,
 }
 
 impl Undo {
@@ -41,11 +46,23 @@ impl Undo {
         self.query.get_or_insert_with(|| query.cloned());
     }
 
+    /// Remembers the upstream that is about to be chosen.
+    pub(crate) fn note_upstream(&mut self, upstream: Option<&Arc<str>>) {
+        self.upstream.get_or_insert_with(|| upstream.cloned());
+    }
+
+    /// Remembers the session that is about to be edited.
+    pub(crate) fn note_session(&mut self, session: &Session) {
+        self.session.get_or_insert_with(|| session.clone());
+    }
+
     /// The edits stand.
     pub(crate) fn forget(&mut self) {
         self.steps.clear();
         self.whole = None;
         self.query = None;
+        self.upstream = None;
+        self.session = None;
     }
 
     /// Takes back all edits of fields.
@@ -60,6 +77,20 @@ impl Undo {
     pub(crate) fn query(&mut self, query: &mut Option<Arc<str>>) {
         if let Some(before) = self.query.take() {
             *query = before;
+        }
+    }
+
+    /// Takes back the choice of an upstream.
+    pub(crate) fn upstream(&mut self, upstream: &mut Option<Arc<str>>) {
+        if let Some(before) = self.upstream.take() {
+            *upstream = before;
+        }
+    }
+
+    /// Takes back all edits of the session.
+    pub(crate) fn session(&mut self, session: &mut Session) {
+        if let Some(before) = self.session.take() {
+            *session = before;
         }
     }
 

@@ -4,7 +4,9 @@ mod build;
 
 use std::path::{Path, PathBuf};
 
-use sluicegate_plugin_host::{Description, Host, HostSettings, Inspection, Kind, Limits, inspect};
+use sluicegate_plugin_host::{
+    Description, Grants, Host, HostSettings, Inspection, Kind, Limits, inspect,
+};
 
 use super::{Failure, print, size};
 pub(super) use build::{Built, Profile, compile, write};
@@ -79,7 +81,7 @@ fn show(file: &Path) -> Result<(), Failure> {
     };
     let plugin = Host::new(host)
         .map_err(Failure::runtime)?
-        .load("inspected", &bytes, Limits::default())
+        .load("inspected", &bytes, Limits::default(), &Grants::all())
         .map_err(|error| failed(format!("this proxy cannot run it: {error}")))?;
     print(&description(plugin.description()))
 }

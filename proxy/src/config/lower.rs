@@ -39,7 +39,7 @@ pub(super) fn lower(
     let (timeouts, route_timeouts) = timeouts(file.timeouts.value());
     let limits = limits(file.limits.value(), &mut cx);
     let mut upstreams = Upstreams::lower(file, &mut cx);
-    let mut plugins = Plugins::lower(file, &mut cx);
+    let mut plugins = Plugins::lower(file, &mut upstreams, &mut cx);
     let routes = routes::lower(file, route_timeouts, &mut upstreams, &mut plugins, &mut cx);
 
     // Only a sound file is searched for what it does not use: a misspelt name leaves its upstream

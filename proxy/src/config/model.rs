@@ -4,6 +4,7 @@
 //! opens a socket or compiles a plugin. Values that only IO can judge (certificates, plugins,
 //! secrets) are [`Located`], so that `Snapshot::build` can still point into the file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -175,8 +176,25 @@ pub struct Plugin {
     pub wasm: Located<PathBuf>,
     /// The config of routes that give none of their own.
     pub config: PluginConfig,
+    pub allow: Allow,
     pub limits: PluginLimits,
     pub span: Span,
+}
+
+/// What one plugin may ask of the proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allow {
+    pub log: bool,
+    pub metrics: bool,
+    pub clock: bool,
+    pub random: bool,
+    pub crypto: bool,
+    pub kv: bool,
+    pub wasi: bool,
+    /// Names of upstreams that there are.
+    pub http: Vec<Arc<str>>,
+    /// As `http`.
+    pub upstreams: Vec<Arc<str>>,
 }
 
 /// What one plugin may use.
@@ -190,6 +208,10 @@ pub struct PluginLimits {
     pub configure_timeout: Duration,
     /// Instances alive at once in the whole process; further handshakes wait.
     pub instances: NonZeroU32,
+    /// An HTTP request of the plugin's own, whole.
+    pub http_timeout: Duration,
+    /// Body of the answer to one, bytes.
+    pub http_body: u64,
 }
 
 /// A plugin's config as JSON, with the places where secrets go.
@@ -198,7 +220,16 @@ pub struct PluginConfig {
     /// An object; secrets still hold what the user wrote (`env:NAME`).
     pub json: serde_json::Value,
     pub secrets: Vec<SecretRef>,
+    /// Where each key and item of `json` stands in the file, by its JSON pointer.
+    pub places: BTreeMap<String, Place>,
     pub span: Span,
+}
+
+/// Where a key and its value stand; an item of an array is both.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub key: Span,
+    pub value: Span,
 }
 
 /// A string in a plugin's config that stands for a secret.
@@ -235,6 +266,8 @@ pub struct Route {
     pub origins: Vec<OriginPattern>,
     pub plugins: Vec<PluginUse>,
     pub timeouts: RouteTimeouts,
+    /// One that may be sent.
+    pub expiry_close_code: u16,
     pub span: Span,
 }
 

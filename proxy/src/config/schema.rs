@@ -190,8 +190,37 @@ table! {
             /// The plugin's own keys; a route may lay others over them. A string `env:NAME` or
             /// `file:PATH` stands for a secret.
             config: PluginJson,
+            /// What the plugin may ask of the proxy.
+            allow: Allow,
             /// What the plugin may use.
             limits: PluginLimits,
+        }
+    }
+}
+
+table! {
+    /// What one plugin may ask of the proxy; a plugin that imports more is refused when it is loaded.
+    Allow "the `allow` of a plugin" {
+        required {}
+        optional {
+            /// Lines in the proxy's log. Default true.
+            log: bool,
+            /// Figures among the proxy's metrics. Default true.
+            metrics: bool,
+            /// What time it is. Default true.
+            clock: bool,
+            /// Random bytes. Default true.
+            random: bool,
+            /// Signatures, hashes, password checks. Default true.
+            crypto: bool,
+            /// A store that all workers share. Default false.
+            kv: bool,
+            /// A stub of WASI, for plugins in languages that need one. Default false.
+            wasi: bool,
+            /// Upstreams that it may send HTTP requests of its own to. Default none.
+            http: OneOrMany<Text<Name>>,
+            /// Upstreams that it may send the client's request to instead of the route's. Default none.
+            upstreams: OneOrMany<Text<Name>>,
         }
     }
 }
@@ -209,6 +238,10 @@ table! {
             configure_timeout: Text<Duration>,
             /// Instances alive at once. Default 256.
             instances: Whole<1, 100_000>,
+            /// An HTTP request of the plugin's own, from connecting to the end of the answer. Default `5s`.
+            http_timeout: Text<Duration>,
+            /// Body of the answer to one. Default `1MiB`.
+            http_body: Text<ByteSize>,
         }
     }
 }
@@ -258,6 +291,9 @@ table! {
             idle_timeout: Text<Duration>,
             /// Overrides `timeouts.drain`.
             drain: Text<Duration>,
+            /// Close code (RFC 6455 section 7.4) of a tunnel whose session has expired: a plugin's word.
+            /// Default 1008.
+            expiry_close_code: Whole<1000, 4999>,
         }
     }
 }
@@ -470,6 +506,7 @@ const TABLES: &[(&str, &[&str])] = &[
     (UpstreamTls::TITLE, UpstreamTls::KEYS),
     (Health::TITLE, Health::KEYS),
     (Plugin::TITLE, Plugin::KEYS),
+    (Allow::TITLE, Allow::KEYS),
     (PluginLimits::TITLE, PluginLimits::KEYS),
     (Route::TITLE, Route::KEYS),
     (Respond::TITLE, Respond::KEYS),

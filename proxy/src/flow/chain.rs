@@ -10,14 +10,16 @@ use std::time::Instant;
 use http::request::Parts;
 use http::{Response, StatusCode};
 use sluicegate_plugin_host::{
-    CallFacts, FilterError, RequestHead, ResponseFilter, ResponseHead, TlsFacts, Verdict,
+    CallFacts, FilterError, RequestHead, ResponseFilter, ResponseHead, Session, TlsFacts, Verdict,
 };
 
 use crate::body::ResponseBody;
 use crate::config::model::OnError;
 use crate::error::{Failure, Side};
+use crate::facts::Peer;
 use crate::flow::connection::Connection;
 use crate::flow::exchange::Exchange;
+use crate::handshake::Kind;
 use crate::snapshot::{ChainLink, Route};
 
 /// A route's filters at work on one request.
@@ -25,6 +27,8 @@ pub(super) struct Chain<'a> {
     route: &'a Route,
     /// `None` without filters: then nothing is gathered for them either.
     facts: Option<Arc<CallFacts>>,
+    /// The subprotocols that the client offered.
+    offered: Arc<[String]>,
     /// The instances that wait for the response, in the order of the route.
     waiting: Vec<(&'a ChainLink, ResponseFilter)>,
 }
@@ -34,15 +38,22 @@ impl<'a> Chain<'a> {
         route: &'a Route,
         connection: &Connection,
         exchange: &Exchange,
+        kind: &Kind,
     ) -> Result<Chain<'a>, Failure> {
         let facts = if route.chain.is_empty() {
             None
         } else {
-            Some(Arc::new(call_facts(route, connection, exchange)?))
+            Some(Arc::new(call_facts(route, connection, exchange, kind)?))
         };
         Ok(Chain {
             route,
             facts,
+            offered: match kind {
+                Kind::WebSocket(offer) if !route.chain.is_empty() => {
+                    offer.subprotocols.as_slice().into()
+                }
+                _ => Arc::default(),
+            },
             waiting: Vec::new(),
         })
     }
@@ -67,6 +78,8 @@ impl<'a> Chain<'a> {
             path: Arc::clone(&facts.path),
             query: facts.query.clone(),
             headers: std::mem::take(&mut parts.headers),
+            upstream: None,
+            session: Session::default(),
             facts: Arc::clone(call_facts),
         });
         let verdict = 'links: {
@@ -98,6 +111,7 @@ impl<'a> Chain<'a> {
         if let Some(facts) = exchange.facts_mut() {
             facts.query = head.query;
         }
+        exchange.filtered(head.session, head.upstream);
         verdict
     }
 
@@ -105,6 +119,7 @@ impl<'a> Chain<'a> {
     pub(super) async fn filter_response(
         &mut self,
         response: &mut Response<ResponseBody>,
+        exchange: &mut Exchange,
     ) -> Result<(), Failure> {
         while let Some((link, waiting)) = self.waiting.pop() {
             let started = Instant::now();
@@ -112,9 +127,12 @@ impl<'a> Chain<'a> {
                 status: response.status(),
                 is_upgrade: response.status() == StatusCode::SWITCHING_PROTOCOLS,
                 headers: std::mem::take(response.headers_mut()),
+                offered: Arc::clone(&self.offered),
+                session: exchange.take_session(),
             });
             let (head, verdict) = waiting.on_response(head).await;
             *response.headers_mut() = head.headers;
+            exchange.put_session(head.session);
             match verdict {
                 Ok(verdict) => {
                     link.metrics
@@ -168,8 +186,10 @@ fn call_facts(
     route: &Route,
     connection: &Connection,
     exchange: &Exchange,
+    kind: &Kind,
 ) -> Result<CallFacts, Failure> {
     let facts = exchange.admitted_facts()?;
+    let sends = route.chain.iter().any(|link| link.filter.sends_requests());
     Ok(CallFacts {
         client_ip: facts.client_ip,
         scheme: facts.scheme,
@@ -182,6 +202,14 @@ fn call_facts(
             sni: tls.sni.clone(),
             client_subject: tls.client_subject.clone(),
         }),
+        peer: match connection.facts.peer {
+            Peer::Ip(address) => Some(address),
+            Peer::Unix => None,
+        },
+        listener: Arc::clone(&connection.facts.listener),
+        http_version: exchange.http_version(),
+        is_websocket: matches!(kind, Kind::WebSocket(_)),
+        outbound: sends.then(|| exchange.outbound()),
     })
 }
 

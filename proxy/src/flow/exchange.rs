@@ -7,10 +7,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
 use http::{Method, Response, StatusCode, Version};
+use sluicegate_plugin_host::{Outbound, Session};
 use tokio::time::Instant;
 
 use crate::body::{OnEnd, ResponseBody, ResponseEnd, UpstreamConnection};
@@ -18,13 +19,16 @@ use crate::error::{Failure, Side};
 use crate::facts::RequestFacts;
 use crate::flow::connection::{Connection, InFlight};
 use crate::flow::forwarding::Loan;
+use crate::flow::guest_http::GuestHttp;
 use crate::flow::record::{RequestRecord, TunnelRecord};
 use crate::flow::websocket::Upgrade;
 use crate::request;
-use crate::snapshot::{Route, Snapshot};
+use crate::snapshot::{Route, Snapshot, UpstreamEntry};
 use crate::telemetry::access_log::{self, ErrorLabel, RequestEvent, WsOpenEvent};
 use crate::telemetry::metrics::RouteMetrics;
+use crate::tunnel::Expiry;
 use crate::upstream::Endpoint;
+use crate::ws::CloseCode;
 
 /// A request under way.
 pub(super) struct Exchange {
@@ -54,6 +58,10 @@ pub(super) struct Exchange {
     /// Why the answer did not go out whole.
     cut: Option<(Side, &'static str)>,
     sent: u64,
+    /// What filters noted; the tunnel obeys it.
+    session: Session,
+    /// The upstream that a filter chose instead of the route's.
+    chosen: Option<Arc<str>>,
     /// A verified upgrade whose 101 is still to be sent.
     upgrade: Option<Upgrade>,
     /// The tunnel writes its own events: nothing is left to say.
@@ -94,6 +102,8 @@ impl Exchange {
             failure: None,
             cut: None,
             sent: 0,
+            session: Session::default(),
+            chosen: None,
             upgrade: None,
             told: false,
         })
@@ -177,6 +187,63 @@ impl Exchange {
         self.failure.get_or_insert((failure.side, failure.label));
     }
 
+    /// What the request's filters came to.
+    pub(super) fn filtered(&mut self, session: Session, upstream: Option<Arc<str>>) {
+        self.session = session;
+        self.chosen = upstream;
+    }
+
+    pub(super) fn take_session(&mut self) -> Session {
+        std::mem::take(&mut self.session)
+    }
+
+    /// When and how the tunnel must end, as filters said.
+    pub(super) fn expiry(&self) -> Option<Box<Expiry>> {
+        let now = Instant::now();
+        let until = self.session.expires_at().map(|moment| {
+            let left = moment.duration_since(SystemTime::now());
+            left.unwrap_or_default()
+        });
+        let lifetime = self.session.max_lifetime.map(Duration::from_millis);
+        let left = until.into_iter().chain(lifetime).min()?;
+        let code = self.route.as_ref()?.expiry_close_code;
+        Some(Box::new(Expiry {
+            // Beyond what the clock can say is never.
+            at: now.checked_add(left)?,
+            code: CloseCode(code),
+        }))
+    }
+
+    pub(super) fn put_session(&mut self, session: Session) {
+        self.session = session;
+    }
+
+    /// The upstream that a filter chose, which the configuration has seen to be there.
+    pub(super) fn chosen_upstream<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s UpstreamEntry> {
+        let chosen = self.chosen.as_ref()?;
+        let mut upstreams = snapshot.upstreams.iter();
+        upstreams.find(|entry| entry.upstream.name() == chosen)
+    }
+
+    /// The way to the upstreams of this generation, for guests.
+    pub(super) fn outbound(&self) -> Arc<dyn Outbound> {
+        let client = self.facts.as_ref().map(|facts| facts.client_ip);
+        Arc::new(GuestHttp {
+            worker: Arc::clone(&self.connection.worker),
+            snapshot: Arc::clone(&self.snapshot),
+            client: client.unwrap_or_else(|| self.connection.facts.peer.ip()),
+        })
+    }
+
+    /// As the client speaks it.
+    pub(super) fn http_version(&self) -> &'static str {
+        match self.version {
+            Version::HTTP_10 => "1.0",
+            Version::HTTP_2 => "2",
+            _ => "1.1",
+        }
+    }
+
     pub(super) fn upgrades(&mut self, upgrade: Upgrade) {
         self.upgrade = Some(upgrade);
     }
@@ -242,6 +309,7 @@ impl Exchange {
             route: self.route.as_ref().map(|route| &*route.name),
             upstream: self.upstream.as_deref(),
             endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.name()),
+            labels: &self.session.labels,
         }
     }
 
@@ -328,6 +396,7 @@ pub(super) fn log_refused_head(connection: &Connection, status: StatusCode, labe
                 route: None,
                 upstream: None,
                 endpoint: None,
+                labels: &[],
             },
             status: status.as_u16(),
             duration: Duration::ZERO,

@@ -31,6 +31,7 @@ pub(super) struct RequestRecord {
     /// Where the first three end.
     ends: [u32; 3],
     has_query: bool,
+    labels: Box<[(String, String)]>,
 }
 
 impl TunnelRecord {
@@ -59,6 +60,7 @@ impl TunnelRecord {
                 route: self.route.as_ref().map(|route| &*route.name),
                 upstream: self.upstream.as_deref(),
                 endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.name()),
+                labels: &request.labels,
             },
             duration: summary.duration,
             from_client: summary.from_downstream,
@@ -84,6 +86,7 @@ impl From<&Exchange<'_>> for RequestRecord {
             // A head of 4 GiB is refused long before.
             ends: [id, host, path].map(|end| u32::try_from(end).unwrap_or(0)),
             has_query: event.query.is_some(),
+            labels: event.labels.into(),
         }
     }
 }

@@ -125,6 +125,7 @@ impl Pending {
         self.exchange.begin_tunnel(upgrade.subprotocol.as_deref());
         let metrics = self.exchange.route_metrics();
         let open = metrics.as_ref().map(RouteMetrics::websocket_open);
+        let expiry = self.exchange.expiry();
         let record = self.exchange.record();
         let leased = upgrade.leased;
         let tunnel = Tunnel {
@@ -136,6 +137,7 @@ impl Pending {
             compressed: upgrade.compressed,
             idle_timeout: upgrade.idle_timeout,
             drain: upgrade.drain,
+            expiry,
             metrics,
             member,
         };

@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::Value;
-use sluicegate_plugin_host::{ConfigureError, Filter, Limits, Plugin};
+use sluicegate_plugin_host::{ConfigureError, Filter, Grants, Limits, Plugin};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::config_schema::{ConfigSchema, place};
 use super::{ChainLink, Snapshot, Workshop};
 use crate::config::Diagnostic;
 use crate::config::model::{self, Config, PluginConfig, SecretSource};
@@ -25,6 +26,7 @@ use crate::config::model::{self, Config, PluginConfig, SecretSource};
 /// A compiled plugin and the filters that routes have made of it.
 pub struct LoadedPlugin {
     pub plugin: Arc<Plugin>,
+    allow: model::Allow,
     limits: model::PluginLimits,
     /// By the config with its secrets, as JSON text.
     filters: HashMap<String, Filter>,
@@ -114,10 +116,12 @@ async fn load(
             before.plugin.name() == &*plugin.name
                 && before.plugin.content_hash() == hash
                 && before.limits == plugin.limits
+                && before.allow == plugin.allow
         });
     if let Some(before) = unchanged {
         return Ok(LoadedPlugin {
             plugin: Arc::clone(&before.plugin),
+            allow: plugin.allow.clone(),
             limits: plugin.limits,
             filters: HashMap::new(),
         });
@@ -129,11 +133,13 @@ async fn load(
             .map_err(|error| fail(format!("cannot start the plugin host: {error}")))?;
         let (host, name) = (Arc::clone(host), Arc::clone(&plugin.name));
         let limits = host_limits(&plugin.limits);
-        spawn_blocking(move || host.load(&name, &bytes, limits))
+        let grants = grants(&plugin.allow);
+        spawn_blocking(move || host.load(&name, &bytes, limits, &grants))
     };
     match timeout(COMPILE_TIMEOUT, compiling).await {
         Ok(Ok(Ok(compiled))) => Ok(LoadedPlugin {
             plugin: compiled,
+            allow: plugin.allow.clone(),
             limits: plugin.limits,
             filters: HashMap::new(),
         }),
@@ -164,6 +170,7 @@ async fn filter(
     config: &PluginConfig,
     previous: Option<&Snapshot>,
 ) -> Result<Filter, Vec<Diagnostic>> {
+    check_schema(loaded, config)?;
     let json = resolve_secrets(config)?.to_string();
     if let Some(filter) = loaded.filters.get(&json) {
         return Ok(filter.clone());
@@ -179,9 +186,9 @@ async fn filter(
             Ok(filter) => filter,
             Err(error) => {
                 let name = loaded.plugin.name();
-                let reason = told_without_secrets(&loaded.plugin, config, error).await;
+                let (pointer, reason) = told_without_secrets(&loaded.plugin, config, error).await;
                 let message = format!("plugin `{name}` does not take this config: {reason}");
-                return Err(vec![Diagnostic::error(config.span.clone(), message)]);
+                return Err(vec![Diagnostic::error(place(config, &pointer), message)]);
             }
         },
     };
@@ -189,25 +196,48 @@ async fn filter(
     Ok(filter)
 }
 
-/// Why a guest refuses a config, in words that it found without knowing the secrets: guests quote
+fn check_schema(loaded: &LoadedPlugin, config: &PluginConfig) -> Result<(), Vec<Diagnostic>> {
+    let Some(text) = &loaded.plugin.description().config_schema else {
+        return Ok(());
+    };
+    let name = loaded.plugin.name();
+    let schema = ConfigSchema::new(text).map_err(|why| {
+        let message = format!("plugin `{name}` describes its config by no usable schema: {why}");
+        vec![Diagnostic::error(config.span.clone(), message)]
+    })?;
+    let mistakes = schema.mistakes(name, config);
+    if mistakes.is_empty() {
+        Ok(())
+    } else {
+        Err(mistakes)
+    }
+}
+
+/// Where and why a guest refuses a config, in words that it found without knowing the secrets: guests quote
 /// what they do not like.
 async fn told_without_secrets(
     plugin: &Arc<Plugin>,
     config: &PluginConfig,
     error: ConfigureError,
-) -> String {
-    if config.secrets.is_empty() || !matches!(error, ConfigureError::Rejected(_)) {
-        return error.to_string();
+) -> (String, String) {
+    let ConfigureError::Rejected(problem) = error else {
+        return (String::new(), error.to_string());
+    };
+    if config.secrets.is_empty() {
+        return (problem.pointer.clone(), problem.to_string());
     }
     match plugin.configure(&config.json.to_string()).await {
-        Err(ConfigureError::Rejected(text)) => text,
+        Err(ConfigureError::Rejected(problem)) => (problem.pointer.clone(), problem.to_string()),
         _ => {
             let keys = config.secrets.iter().map(|secret| {
                 let key = secret.pointer.trim_start_matches('/').replace('/', ".");
                 format!("`{key}`")
             });
             let keys = keys.collect::<Vec<_>>().join(", ");
-            format!("it refuses the value of a secret ({keys})")
+            let secret = config.secrets.first();
+            let pointer = secret.map(|secret| secret.pointer.clone());
+            let reason = format!("it refuses the value of a secret ({keys})");
+            (pointer.unwrap_or_default(), reason)
         }
     }
 }
@@ -264,6 +294,33 @@ fn host_limits(limits: &model::PluginLimits) -> Limits {
         call_timeout: limits.call_timeout,
         configure_timeout: limits.configure_timeout,
         instances: limits.instances,
+        http_timeout: limits.http_timeout,
+        http_body: usize::try_from(limits.http_body).unwrap_or(usize::MAX),
+    }
+}
+
+fn grants(allow: &model::Allow) -> Grants {
+    let model::Allow {
+        log,
+        metrics,
+        clock,
+        random,
+        crypto,
+        kv,
+        wasi,
+        http,
+        upstreams,
+    } = allow.clone();
+    Grants {
+        log,
+        metrics,
+        clock,
+        random,
+        crypto,
+        kv,
+        wasi,
+        http,
+        upstreams,
     }
 }
 

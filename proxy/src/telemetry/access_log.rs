@@ -45,6 +45,8 @@ pub struct Exchange<'a> {
     pub route: Option<&'a str>,
     pub upstream: Option<&'a str>,
     pub endpoint: Option<&'a str>,
+    /// What filters noted about the session.
+    pub labels: &'a [(String, String)],
 }
 
 /// An ordinary request was answered, or any request was refused.
@@ -244,6 +246,7 @@ fn write_exchange(exchange: &Exchange<'_>, query: bool, line: &mut dyn Line) {
     line.text("upstream", exchange.upstream.unwrap_or_default());
     line.text("endpoint", exchange.endpoint.unwrap_or_default());
     line.text("request_id", exchange.request_id);
+    line.labels(exchange.labels);
 }
 
 thread_local! {

@@ -120,6 +120,14 @@ impl Endpoint {
         &self.name
     }
 
+    /// Host and port as a `Host` field has them; `localhost` on a unix socket.
+    pub fn authority(&self) -> &str {
+        match self.address {
+            ServerAddress::Unix(_) => "localhost",
+            _ => self.name.strip_prefix("https://").unwrap_or(&self.name),
+        }
+    }
+
     /// Leases held now: requests and live tunnels.
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)

@@ -2,13 +2,12 @@
 
 use std::cell::Cell;
 
-use serde::Deserialize;
 use sluicegate_plugin::{
-    ConfigError, Filter, Reply, Request, Response, ResponseFilter, Verdict, export,
+    ConfigError, Filter, Reply, Request, Response, ResponseFilter, Verdict, config, export,
 };
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[config]
+#[derive(Debug)]
 pub struct Config {
     #[serde(default)]
     request: Act,
@@ -20,7 +19,8 @@ pub struct Config {
 }
 
 /// What a hook does.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[config]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Act {
     #[default]

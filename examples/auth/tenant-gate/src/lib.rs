@@ -1,10 +1,9 @@
 //! Lets in known tenants only: the first label of the host names the tenant, and the upstream
 //! learns it from `X-Tenant`.
 
-use sluicegate_plugin::{ConfigError, Filter, Reply, Request, Verdict, export};
+use sluicegate_plugin::{ConfigError, Filter, Reply, Request, Verdict, config, export};
 
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[config]
 pub struct Config {
     tenants: Vec<String>,
 }

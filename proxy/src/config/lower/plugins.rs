@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Context, number};
+use super::upstreams::Upstreams;
+use super::{Context, entries, number};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::model::{
-    Located, OnError, Plugin, PluginConfig, PluginLimits, PluginUse, SecretRef, SecretSource, Span,
+    Allow, Located, OnError, Plugin, PluginConfig, PluginLimits, PluginUse, SecretRef,
+    SecretSource, Span,
 };
-use crate::config::reader::{Either, Field};
+use crate::config::reader::{Either, Field, OneOrMany, Text};
 use crate::config::schema;
 use crate::config::values::{Name, PluginJson, Secret, did_you_mean};
 
@@ -34,7 +36,11 @@ struct Entry {
 }
 
 impl Plugins {
-    pub(super) fn lower(file: &schema::File, cx: &mut Context<'_>) -> Self {
+    pub(super) fn lower(
+        file: &schema::File,
+        upstreams: &mut Upstreams,
+        cx: &mut Context<'_>,
+    ) -> Self {
         let mut plugins = Plugins {
             entries: Vec::new(),
             by_name: HashMap::new(),
@@ -48,7 +54,8 @@ impl Plugins {
                 .by_name
                 .insert(name.value.0.clone(), plugins.entries.len());
             plugins.entries.push(Entry {
-                plugin: written.and_then(|written| lower_plugin(name, written, &config, cx)),
+                plugin: written
+                    .and_then(|written| lower_plugin(name, written, &config, upstreams, cx)),
                 name: name.clone(),
                 config,
                 used: false,
@@ -133,9 +140,11 @@ fn lower_plugin(
     name: &Located<Name>,
     written: &schema::Plugin,
     config: &PluginJson,
+    upstreams: &mut Upstreams,
     cx: &mut Context<'_>,
 ) -> Option<Plugin> {
     let limits = lower_limits(written.limits.value(), cx);
+    let allow = lower_allow(written.allow.value(), upstreams, cx);
     let config_span = match &written.config {
         Field::Absent => name.span.clone(),
         Field::Mistaken => return None,
@@ -145,8 +154,38 @@ fn lower_plugin(
         name: Arc::from(name.value.0.as_str()),
         wasm: cx.path(&written.wasm)?,
         config: located(config, config_span, cx),
+        allow: allow?,
         limits: limits?,
         span: name.span.clone(),
+    })
+}
+
+fn lower_allow(
+    written: Option<&schema::Allow>,
+    upstreams: &mut Upstreams,
+    cx: &mut Context<'_>,
+) -> Option<Allow> {
+    let nothing = schema::Allow::default();
+    let written = written.unwrap_or(&nothing);
+    let or = |field: &Field<bool>, default| field.value().copied().unwrap_or(default);
+    let mut named = |field: &Field<OneOrMany<Text<Name>>>| -> Option<Vec<Arc<str>>> {
+        let named: Vec<_> = entries(field)?
+            .iter()
+            .map(|name| upstreams.named(name.given()?, cx))
+            .collect();
+        named.into_iter().collect()
+    };
+    let (http, elsewhere) = (named(&written.http), named(&written.upstreams));
+    Some(Allow {
+        log: or(&written.log, true),
+        metrics: or(&written.metrics, true),
+        clock: or(&written.clock, true),
+        random: or(&written.random, true),
+        crypto: or(&written.crypto, true),
+        kv: or(&written.kv, false),
+        wasi: or(&written.wasi, false),
+        http: http?,
+        upstreams: elsewhere?,
     })
 }
 
@@ -179,6 +218,12 @@ fn lower_limits(
             .unwrap_or(CONFIGURE_TIMEOUT),
         instances: NonZeroU32::new(number(&written.instances, INSTANCES))
             .unwrap_or(NonZeroU32::MIN),
+        http_timeout: written
+            .http_timeout
+            .value()
+            .copied()
+            .unwrap_or(HTTP_TIMEOUT),
+        http_body: written.http_body.value().map_or(HTTP_BODY, |size| size.0),
     })
 }
 
@@ -194,9 +239,23 @@ fn overlay(default: &PluginJson, own: &PluginJson) -> PluginJson {
         .secrets
         .iter()
         .filter(|secret| !own.json.contains_key(&secret.top_key));
+    let top_key = |pointer: &str| pointer.split('/').nth(1).map(str::to_owned);
+    let replaced: Vec<_> = own
+        .places
+        .keys()
+        .filter_map(|place| top_key(place))
+        .collect();
+    let kept_places = default
+        .places
+        .iter()
+        .filter(|(pointer, _)| top_key(pointer).is_none_or(|key| !replaced.contains(&key)));
     PluginJson {
         json,
         secrets: kept.chain(&own.secrets).cloned().collect(),
+        places: kept_places
+            .chain(&own.places)
+            .map(|(pointer, place)| (pointer.clone(), place.clone()))
+            .collect(),
     }
 }
 
@@ -212,6 +271,7 @@ fn located(config: &PluginJson, span: Span, cx: &Context<'_>) -> PluginConfig {
     PluginConfig {
         json: Value::Object(config.json.clone()),
         secrets: config.secrets.iter().map(secret).collect(),
+        places: config.places.clone(),
         span,
     }
 }
@@ -222,3 +282,5 @@ const MAX_MEMORY: u64 = 4 << 30;
 const CALL_TIMEOUT: Duration = Duration::from_millis(50);
 const CONFIGURE_TIMEOUT: Duration = Duration::from_secs(5);
 const INSTANCES: u32 = 256;
+const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
+const HTTP_BODY: u64 = 1 << 20;

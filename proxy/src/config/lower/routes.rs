@@ -14,7 +14,7 @@ use crate::config::model::{
     Action, HeaderEdits, HeaderMatch, HostPattern, Located, PathPattern, Rewrite, Route,
     RouteTimeouts, Span, Template,
 };
-use crate::config::reader::{Field, Named, Read, Text};
+use crate::config::reader::{Field, Named, Read, Text, Whole};
 use crate::config::schema;
 use crate::config::values::{HeaderTemplate, NormalPath};
 
@@ -95,8 +95,24 @@ fn lower_route(
                 .unwrap_or(defaults.idle_timeout),
             drain: written.drain.value().copied().unwrap_or(defaults.drain),
         },
+        expiry_close_code: expiry_close_code(&written.expiry_close_code, cx)?,
         span: span.clone(),
     })
+}
+
+fn expiry_close_code(written: &Field<Whole<1000, 4999>>, cx: &mut Context<'_>) -> Option<u16> {
+    let code = number(written, EXPIRY_CLOSE_CODE);
+    // Others are reserved, or would blame somebody (RFC 6455 §7.4).
+    let sensible = matches!(code, 1000 | 1001 | 1008 | 1011..=1014 | 3000..=4999);
+    if let Some(given) = written.given()
+        && !sensible
+    {
+        let message = format!("`{code}` does not say that a session has expired");
+        let hint = "1008, or one of your own from 4000 to 4999".to_owned();
+        cx.report(Diagnostic::error(given.span.clone(), message).hint(hint));
+        return None;
+    }
+    u16::try_from(code).ok()
 }
 
 /// Every entry of an array that, if it is there, says something.
@@ -495,6 +511,8 @@ pub(super) fn show_host(host: &HostPattern) -> String {
 }
 
 const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
+/// Policy violation.
+const EXPIRY_CLOSE_CODE: u32 = 1008;
 const REDIRECTS: &[u32] = &[301, 302, 303, 307, 308];
 /// Fields of one connection or of the message's framing (RFC 9110 §7.6.1, RFC 9112 §6).
 const PROTECTED: &[&str] = &[

@@ -81,6 +81,23 @@ impl Upstreams {
         None
     }
 
+    /// A declared upstream by its name, which then counts as used.
+    pub(super) fn named(&mut self, name: &Located<Name>, cx: &mut Context<'_>) -> Option<Arc<str>> {
+        if let Some(index) = self.by_name.get(name.value.0.as_str()) {
+            let entry = &mut self.entries[*index];
+            entry.used = true;
+            return Some(Arc::clone(&entry.name.value));
+        }
+        if !self.unreadable {
+            let names = self.entries.iter().map(|entry| &*entry.name.value);
+            let hint = did_you_mean(&name.value.0, names)
+                .unwrap_or_else(|| format!("declare `[upstream.{}]`", name.value.0));
+            let message = format!("there is no upstream `{}`", name.value.0);
+            cx.report(Diagnostic::error(name.span.clone(), message).hint(hint));
+        }
+        None
+    }
+
     /// Warns of unused ones; `None` if one of them had mistakes.
     pub(super) fn finish(self, cx: &mut Context<'_>) -> Option<Vec<Upstream>> {
         for entry in self.entries.iter().filter(|entry| !entry.used) {

@@ -3,6 +3,7 @@
 //! A string that begins with `env:` or `file:` stands for a secret. Only its place and source are
 //! noted here; the secret itself is read when the plugin is configured.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -10,7 +11,7 @@ use serde_json::{Map, Value};
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use crate::config::diagnostic::Diagnostic;
-use crate::config::model::{SecretSource, Span};
+use crate::config::model::{Place, SecretSource, Span};
 use crate::config::reader::{Node, Read, Reader, inline_schema};
 
 /// The config of a plugin, in one of the places where it can be written.
@@ -18,6 +19,8 @@ use crate::config::reader::{Node, Read, Reader, inline_schema};
 pub(in crate::config) struct PluginJson {
     pub(in crate::config) json: Map<String, Value>,
     pub(in crate::config) secrets: Vec<Secret>,
+    /// Where each key and item stands in the file, by its JSON pointer.
+    pub(in crate::config) places: BTreeMap<String, Place>,
 }
 
 /// A secret in a [`PluginJson`].
@@ -41,12 +44,22 @@ impl Read for PluginJson {
         let mut walk = Walk {
             reader,
             secrets: Vec::new(),
+            places: BTreeMap::new(),
             path: Vec::new(),
             sound: true,
         };
         let json = walk.object(table);
-        let (secrets, sound) = (walk.secrets, walk.sound);
-        sound.then_some(PluginJson { json, secrets })
+        let Walk {
+            secrets,
+            places,
+            sound,
+            ..
+        } = walk;
+        sound.then_some(PluginJson {
+            json,
+            secrets,
+            places,
+        })
     }
 }
 
@@ -55,6 +68,7 @@ inline_schema!([] PluginJson, |_generator| json_schema!({ "type": "object" }));
 struct Walk<'w, 's> {
     reader: &'w mut Reader<'s>,
     secrets: Vec<Secret>,
+    places: BTreeMap<String, Place>,
     path: Vec<String>,
     /// Nothing was reported yet.
     sound: bool,
@@ -99,7 +113,7 @@ impl Walk<'_, '_> {
                 let items = nodes.iter().enumerate();
                 Value::Array(
                     items
-                        .map(|(at, node)| self.child(at.to_string(), node))
+                        .map(|(at, node)| self.child(at.to_string(), node.span(), node))
                         .collect(),
                 )
             }
@@ -113,14 +127,19 @@ impl Walk<'_, '_> {
             .map(|(key, node)| {
                 (
                     key.get_ref().to_string(),
-                    self.child(key.get_ref().to_string(), node),
+                    self.child(key.get_ref().to_string(), key.span(), node),
                 )
             })
             .collect()
     }
 
-    fn child(&mut self, key: String, node: &Node<'_>) -> Value {
+    fn child(&mut self, key: String, key_span: Span, node: &Node<'_>) -> Value {
         self.path.push(key);
+        let place = Place {
+            key: key_span,
+            value: node.span(),
+        };
+        self.places.insert(self.pointer(), place);
         let value = self.value(node);
         self.path.pop();
         value
@@ -146,11 +165,7 @@ impl Walk<'_, '_> {
         } else {
             return;
         };
-        let escaped = self
-            .path
-            .iter()
-            .map(|key| key.replace('~', "~0").replace('/', "~1"));
-        let pointer = escaped.map(|key| format!("/{key}")).collect();
+        let pointer = self.pointer();
         let top_key = self.path.first().cloned().unwrap_or_default();
         self.secrets.push(Secret {
             top_key,
@@ -158,6 +173,15 @@ impl Walk<'_, '_> {
             source,
             span,
         });
+    }
+
+    /// Where the walk is, as a JSON pointer.
+    fn pointer(&self) -> String {
+        let escaped = self
+            .path
+            .iter()
+            .map(|key| key.replace('~', "~0").replace('/', "~1"));
+        escaped.map(|key| format!("/{key}")).collect()
     }
 
     fn refuse(&mut self, node: &Node<'_>, message: String, hint: &str) -> Value {

@@ -12,6 +12,8 @@ pub(super) trait Line {
     fn display(&mut self, key: &'static str, value: &dyn Display);
     fn number(&mut self, key: &'static str, value: u64);
     fn millis(&mut self, key: &'static str, value: Duration);
+    /// `"labels":{"sub":"…"}`, or `label.sub=…`; nothing where there are none.
+    fn labels(&mut self, labels: &[(String, String)]);
 }
 
 /// `{"ts":"…","event":"request","status":200,…}`
@@ -54,6 +56,20 @@ impl Line for JsonLine<'_> {
     fn millis(&mut self, key: &'static str, value: Duration) {
         put(self.0, format_args!(r#","{key}":{}"#, Millis(value)));
     }
+
+    fn labels(&mut self, labels: &[(String, String)]) {
+        for (at, (name, value)) in labels.iter().enumerate() {
+            self.0
+                .push_str(if at == 0 { r#","labels":{""# } else { r#",""# });
+            escape(self.0, name);
+            self.0.push_str(r#"":""#);
+            escape(self.0, value);
+            self.0.push('"');
+        }
+        if !labels.is_empty() {
+            self.0.push('}');
+        }
+    }
 }
 
 impl<'a> TextLine<'a> {
@@ -65,6 +81,18 @@ impl<'a> TextLine<'a> {
     pub(super) fn end(self) {
         self.0.push('\n');
     }
+
+    fn value(&mut self, value: &str) {
+        let quote = if value.contains([' ', '"', '\\', '=']) {
+            "\""
+        } else {
+            ""
+        };
+        self.0.push('=');
+        self.0.push_str(quote);
+        escape(self.0, value);
+        self.0.push_str(quote);
+    }
 }
 
 impl Line for TextLine<'_> {
@@ -72,15 +100,8 @@ impl Line for TextLine<'_> {
         if value.is_empty() {
             return;
         }
-        let quote = value.contains([' ', '"', '\\', '=']);
-        put(self.0, format_args!(" {key}="));
-        if quote {
-            self.0.push('"');
-        }
-        escape(self.0, value);
-        if quote {
-            self.0.push('"');
-        }
+        put(self.0, format_args!(" {key}"));
+        self.value(value);
     }
 
     fn display(&mut self, key: &'static str, value: &dyn Display) {
@@ -93,6 +114,14 @@ impl Line for TextLine<'_> {
 
     fn millis(&mut self, key: &'static str, value: Duration) {
         put(self.0, format_args!(" {key}={}", Millis(value)));
+    }
+
+    fn labels(&mut self, labels: &[(String, String)]) {
+        for (name, value) in labels {
+            self.0.push_str(" label.");
+            escape(self.0, name);
+            self.value(value);
+        }
     }
 }
 

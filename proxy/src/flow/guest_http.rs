@@ -1,0 +1,204 @@
+//! Requests of the plugins' own: to upstreams of the generation that serves the client's request, over
+//! the worker's pool.
+//!
+//! What may be asked, how long and how much, the plugin host has judged. Health, balance and connection
+//! limits are the upstream's as for any request. A request that may be repeated and has no body is sent
+//! once more where a kept-alive connection was closed under it.
+
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::{fmt, future::poll_fn};
+
+use bytes::{Bytes, BytesMut};
+use http::header::HOST;
+use http::{HeaderValue, Method, request};
+use http_body::Body;
+use http_body_util::Full;
+use sluicegate_plugin_host::{
+    Outbound, OutboundError, OutboundFuture, OutboundRequest, OutboundResponse,
+};
+use tokio::time::{Instant, sleep_until};
+
+use crate::body::UpstreamConnection;
+use crate::flow::forwarding::RESPONSE_HEAD;
+use crate::forward;
+use crate::http1::Framing;
+use crate::http1::client::{Fault, Progress, Upload};
+use crate::snapshot::{Snapshot, UpstreamEntry};
+use crate::upstream::{Lease, Outcome};
+use crate::worker::Worker;
+
+/// The way to the upstreams for the guests of one request.
+pub(super) struct GuestHttp {
+    pub(super) worker: Arc<Worker>,
+    pub(super) snapshot: Arc<Snapshot>,
+    /// For a balance by address: the guest asks on its client's behalf.
+    pub(super) client: IpAddr,
+}
+
+impl Outbound for GuestHttp {
+    fn send(&self, request: OutboundRequest) -> OutboundFuture {
+        let way = GuestHttp {
+            worker: Arc::clone(&self.worker),
+            snapshot: Arc::clone(&self.snapshot),
+            client: self.client,
+        };
+        Box::pin(async move { way.exchange(request).await })
+    }
+}
+
+impl fmt::Debug for GuestHttp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuestHttp").finish_non_exhaustive()
+    }
+}
+
+impl GuestHttp {
+    async fn exchange(self, asked: OutboundRequest) -> Result<OutboundResponse, OutboundError> {
+        let mut upstreams = self.snapshot.upstreams.iter();
+        let entry = upstreams
+            .find(|entry| *entry.upstream.name() == asked.upstream)
+            .ok_or(OutboundError::NotAllowed)?;
+        let unreachable = |why: &dyn fmt::Display| OutboundError::Unreachable(why.to_string());
+        let lease = entry.upstream.pick(self.client, &[]);
+        let mut lease = lease.map_err(|error| unreachable(&error))?;
+        let metrics = &entry.metrics[lease.index()];
+        let _counted = metrics.lease();
+        let now = Instant::now();
+        let pooled = self.worker.pool.take(lease.endpoint(), now);
+        if let Some(pooled) = pooled {
+            match self.attempt(pooled, &asked, entry, &lease).await {
+                Err(Missed::Closed { repeatable: true }) => {}
+                done => return done.map_err(OutboundError::from),
+            }
+        }
+        let timer = pin!(sleep_until(now + asked.timeout));
+        match lease.endpoint().connect(timer).await {
+            Ok(stream) => {
+                metrics.connected(now.elapsed());
+                let fresh = UpstreamConnection::new(stream);
+                let answered = self.attempt(fresh, &asked, entry, &lease).await;
+                lease.report(match answered {
+                    Ok(_) | Err(Missed::TooLarge) => Outcome::Success,
+                    Err(_) => Outcome::Failure,
+                });
+                metrics.set_up(lease.endpoint().is_up());
+                answered.map_err(OutboundError::from)
+            }
+            Err(error) => {
+                metrics.connect_error(error.kind.label());
+                lease.report(Outcome::Failure);
+                metrics.set_up(lease.endpoint().is_up());
+                Err(unreachable(&error))
+            }
+        }
+    }
+
+    /// One request and its whole answer; a connection that is still good goes back to the pool.
+    async fn attempt(
+        &self,
+        mut connection: UpstreamConnection,
+        asked: &OutboundRequest,
+        entry: &UpstreamEntry,
+        lease: &Lease,
+    ) -> Result<OutboundResponse, Missed> {
+        let (head, mut upload) = request_of(asked, lease)?;
+        connection.begin(&head, &mut upload);
+        let answer = poll_fn(|cx| connection.poll_answer(&mut upload, RESPONSE_HEAD, cx)).await;
+        let parts = answer.map_err(|fault| missed(&fault, connection.progress(), asked))?;
+        let mut body = connection.into_body(upload);
+        let mut whole = BytesMut::new();
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            let frame = frame.map_err(|fault| Missed::Broken(fault.to_string()))?;
+            if let Ok(data) = frame.into_data() {
+                if whole.len() + data.len() > asked.max_body {
+                    return Err(Missed::TooLarge);
+                }
+                whole.extend_from_slice(&data);
+            }
+        }
+        if let Some(connection) = body.into_connection() {
+            let upstream = &entry.upstream;
+            self.worker.pool.put_back(
+                lease.endpoint(),
+                connection,
+                upstream.keep_alive(),
+                upstream.keep_alive_connections(),
+            );
+        }
+        Ok(OutboundResponse {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: whole.freeze(),
+        })
+    }
+}
+
+/// Why an attempt brought no answer.
+enum Missed {
+    /// The connection was closed before an answer came.
+    Closed {
+        repeatable: bool,
+    },
+    TooLarge,
+    Broken(String),
+}
+
+impl From<Missed> for OutboundError {
+    fn from(missed: Missed) -> Self {
+        match missed {
+            Missed::Closed { .. } => {
+                OutboundError::Broken("the server closed before it answered".to_owned())
+            }
+            Missed::TooLarge => OutboundError::TooLarge,
+            Missed::Broken(why) => OutboundError::Broken(why),
+        }
+    }
+}
+
+fn missed<E>(fault: &Fault<E>, progress: Progress, asked: &OutboundRequest) -> Missed {
+    match fault {
+        Fault::Closed | Fault::Io(_) if progress < Progress::Answered => {
+            let safe = matches!(asked.method, Method::GET | Method::HEAD | Method::OPTIONS);
+            Missed::Closed {
+                repeatable: progress == Progress::Nothing || safe && asked.body.is_empty(),
+            }
+        }
+        Fault::Closed => Missed::Broken("the answer's head broke off".to_owned()),
+        Fault::Io(error) => Missed::Broken(error.to_string()),
+        Fault::Head(fault) => Missed::Broken(format!("its head is refused: {fault}")),
+        Fault::Upload(_) => Missed::Broken("the request broke off".to_owned()),
+    }
+}
+
+/// The head as it goes on the wire, and the body behind it.
+fn request_of(
+    asked: &OutboundRequest,
+    lease: &Lease,
+) -> Result<(crate::http1::client::RequestHead, Upload<Full<Bytes>>), Missed> {
+    let broken = |why: &dyn fmt::Display| Missed::Broken(format!("it cannot be sent: {why}"));
+    let mut parts = request::Request::new(()).into_parts().0;
+    parts.method = asked.method.clone();
+    parts.headers = asked.headers.clone();
+    if !parts.headers.contains_key(HOST) {
+        let host = HeaderValue::from_str(lease.endpoint().authority());
+        parts
+            .headers
+            .insert(HOST, host.map_err(|error| broken(&error))?);
+    }
+    let usual = matches!(asked.method, Method::POST | Method::PUT | Method::PATCH);
+    let length = asked.body.len() as u64;
+    let framing = (length > 0 || usual).then_some(Framing::Length(length));
+    let (path, query) = match asked.path.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (asked.path.as_str(), None),
+    };
+    let head =
+        forward::request_head(&parts, path, query, framing).map_err(|error| broken(&error))?;
+    let upload = match length {
+        0 => Upload::none(),
+        _ => Upload::of(Full::new(asked.body.clone()), Framing::Length(length)),
+    };
+    Ok((head, upload))
+}
