@@ -20,13 +20,16 @@
 
 mod bindings;
 mod cache;
+pub mod clock;
 mod component;
 mod error;
 mod filter;
 mod host;
 mod instance;
+pub mod kv;
 mod log;
 mod plugin;
+pub mod random;
 mod shelf;
 mod ticker;
 mod undo;
