@@ -22,6 +22,7 @@ mod bindings;
 mod cache;
 pub mod clock;
 mod component;
+pub mod crypto;
 mod error;
 mod filter;
 mod host;
