@@ -14,6 +14,7 @@ use wasmtime::{
 use crate::bindings::{self, State};
 use crate::cache::Cache;
 use crate::error::{HostError, LoadError};
+use crate::metrics::Registry;
 use crate::plugin::{Limits, Plugin};
 use crate::shelf::Shelves;
 use crate::ticker::Ticker;
@@ -56,6 +57,7 @@ pub struct Host {
     pub(crate) loading: Mutex<()>,
     pub(crate) max_memory: u64,
     pub(crate) started: Instant,
+    metrics: Arc<Registry>,
 }
 
 impl Host {
@@ -85,7 +87,13 @@ impl Host {
             loading: Mutex::new(()),
             max_memory: settings.max_memory,
             started: Instant::now(),
+            metrics: Arc::default(),
         }))
+    }
+
+    /// What plugins count for themselves.
+    pub fn metrics(&self) -> &Arc<Registry> {
+        &self.metrics
     }
 
     /// Makes a plugin of a component, or of the core module that cargo wrote.

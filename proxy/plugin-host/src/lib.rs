@@ -29,6 +29,7 @@ mod host;
 mod instance;
 pub mod kv;
 mod log;
+pub mod metrics;
 mod plugin;
 pub mod random;
 mod shelf;
