@@ -128,7 +128,7 @@ macro_rules! __export_to_wasm {
                 }
             }
 
-            $crate::glue::bindings::export_bindings!($plugin with_types_in $crate::glue::bindings);
+    $crate::glue::bindings::export_bindings!($plugin with_types_in $crate::glue::bindings);
         };
         // Natively nothing is exported, but the hooks are still checked.
         #[cfg(not(target_arch = "wasm32"))]

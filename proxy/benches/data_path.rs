@@ -168,6 +168,7 @@ fn start_tunnel() -> (UnixStream, UnixStream) {
         compressed: false,
         idle_timeout: Duration::from_secs(3600),
         drain: Duration::from_secs(30),
+        expiry: None,
         member: Drain::default().join(),
         metrics: None,
     };

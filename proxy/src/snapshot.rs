@@ -115,7 +115,10 @@ impl Workshop {
             (self.progress)(&format!("compiled plugins are not kept: {error}"));
             Host::new(HostSettings::default())
         })?;
-        Ok(self.host.get_or_init(|| host))
+        Ok(self.host.get_or_init(|| {
+            self.metrics.export_plugins(Arc::clone(host.metrics()));
+            host
+        }))
     }
 }
 

@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use sluicegate_plugin_host::{
-    CallFacts, Filter, Host, HostSettings, Limits, RequestHead, ResponseHead, Verdict,
+    CallFacts, Filter, Grants, Host, HostSettings, Limits, RequestHead, ResponseHead, Session,
+    Verdict,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -102,7 +103,7 @@ async fn exchanges(chain: &[&Filter], n: u64) -> Duration {
 fn filter(runtime: &Runtime, package: &str, config: &str) -> Filter {
     let host = Host::new(HostSettings::default()).expect("a host");
     let wasm = std::fs::read(plugins::wasm(package)).expect("cargo wrote it");
-    let plugin = host.load(package, &wasm, Limits::default());
+    let plugin = host.load(package, &wasm, Limits::default(), &Grants::default());
     let plugin = plugin.expect("it loads");
     runtime
         .block_on(plugin.configure(config))
@@ -141,6 +142,8 @@ fn request() -> Box<RequestHead> {
         path: "/".into(),
         query: None,
         headers: map(&fields),
+        upstream: None,
+        session: Session::default(),
         facts: Arc::new(CallFacts {
             client_ip: [192, 0, 2, 7].into(),
             scheme: "https",
@@ -148,6 +151,11 @@ fn request() -> Box<RequestHead> {
             request_id: "0123456789abcdef".into(),
             route: "www".into(),
             tls: None,
+            peer: None,
+            listener: ":443".into(),
+            http_version: "1.1",
+            is_websocket: true,
+            outbound: None,
         }),
     })
 }
@@ -161,6 +169,8 @@ fn response() -> Box<ResponseHead> {
     Box::new(ResponseHead {
         status: StatusCode::OK,
         is_upgrade: false,
+        offered: Arc::default(),
+        session: Session::default(),
         headers: map(&fields),
     })
 }

@@ -17,6 +17,7 @@ use crate::bindings::{self, State};
 use crate::cache::Cache;
 use crate::error::{HostError, LoadError};
 use crate::grants::Grants;
+use crate::metrics::Registry;
 use crate::plugin::{Limits, Plugin};
 use crate::shelf::Shelves;
 use crate::ticker::Ticker;
@@ -67,6 +68,7 @@ pub struct Host {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) store: MemoryStore,
     pub(crate) passwords: Arc<Passwords>,
+    metrics: Arc<Registry>,
 }
 
 impl Host {
@@ -100,7 +102,13 @@ impl Host {
                 Passwords::new(Arc::clone(&settings.clock)).map_err(HostError::Random)?,
             ),
             clock: settings.clock,
+            metrics: Arc::default(),
         }))
+    }
+
+    /// What plugins count for themselves.
+    pub fn metrics(&self) -> &Arc<Registry> {
+        &self.metrics
     }
 
     /// Makes a plugin of a component, or of the core module that cargo wrote.

@@ -23,6 +23,7 @@ use crate::grants::Grants;
 use crate::host::Host;
 use crate::instance::Instance;
 use crate::log::{LogGate, escape};
+use crate::metrics::PluginMetrics;
 
 /// What one plugin may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +91,8 @@ pub(crate) struct Identity {
     /// Its part of the store.
     pub(crate) kv: Arc<dyn KvStore>,
     pub(crate) passwords: Arc<Passwords>,
+    /// What it counts for itself.
+    pub(crate) metrics: Arc<PluginMetrics>,
 }
 
 impl Plugin {
@@ -121,6 +124,7 @@ impl Plugin {
             clock: Arc::clone(&host.clock),
             kv: host.store.part(name),
             passwords: Arc::clone(&host.passwords),
+            metrics: host.metrics().plugin(name),
         });
         let description = block_on(async {
             let mut instance = Instance::setup(host, &identity, &pre, &limits).await?;

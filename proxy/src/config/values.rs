@@ -88,7 +88,7 @@ impl Mistake {
 }
 
 /// The hint of a misspelt name, where one is close.
-pub(super) fn did_you_mean<'a>(
+pub fn did_you_mean<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<String> {

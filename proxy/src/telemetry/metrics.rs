@@ -5,18 +5,20 @@
 //! it. A new snapshot asks for its handles while the old one is still alive, so routes that stay
 //! keep their counts over a reload; a removed route's series leave with its last tunnel.
 //!
-//! Labels are names from the configuration or `&'static str`; nothing a client sends becomes one.
+//! Labels are names from the configuration or `&'static str`; nothing a client sends becomes one. Only the
+//! plugins' own metrics have labels of the plugins' making, so many and no more.
 
 mod collect;
 pub mod series;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{Method, StatusCode};
 use prometheus_client::registry::Registry;
+use sluicegate_plugin_host::metrics::Registry as PluginRegistry;
 
 use crate::ws::CloseCode;
 use series::{Histogram, LabelledCounter};
@@ -114,6 +116,8 @@ struct Shared {
     endpoints: Live<(String, String), EndpointSeries>,
     /// By plugin and route.
     plugins: Live<(String, String), PluginSeries>,
+    /// What plugins count for themselves, once there is a host for them.
+    plugins_own: OnceLock<Arc<PluginRegistry>>,
     rejected: LabelledCounter,
     reloads: LabelledCounter,
     last_reload_success: AtomicU64,
@@ -136,6 +140,7 @@ impl Metrics {
             routes: Live::default(),
             endpoints: Live::default(),
             plugins: Live::default(),
+            plugins_own: OnceLock::new(),
             rejected: LabelledCounter::default(),
             reloads: LabelledCounter::default(),
             last_reload_success: AtomicU64::new(0),
@@ -207,6 +212,11 @@ impl Metrics {
         self.shared
             .draining
             .store(i64::from(draining), Ordering::Relaxed);
+    }
+
+    /// Exports what plugins count for themselves; the first call's registry stays.
+    pub fn export_plugins(&self, registry: Arc<PluginRegistry>) {
+        self.shared.plugins_own.get_or_init(|| registry);
     }
 
     /// Exports a count of log lines dropped on `stream`; call once per stream.
@@ -588,6 +598,56 @@ mod tests {
         let fresh = metrics.route("chat");
         assert!(!metrics.encode().contains(line));
         drop(fresh);
+    }
+
+    #[test]
+    fn plugins_count_for_themselves() {
+        let metrics = Metrics::new();
+        let registry = Arc::new(PluginRegistry::new());
+        metrics.export_plugins(Arc::clone(&registry));
+        let auth = registry.plugin("my-auth");
+        let reason = [("reason".to_owned(), "no \"key\"\n".to_owned())];
+        auth.count("refused_total", &reason, 3).unwrap();
+        auth.gauge("keys", &[], 2.5).unwrap();
+        auth.observe("lookup_seconds", &[], 0.002).unwrap();
+        check(
+            &metrics,
+            &[
+                "# TYPE sluicegate_plugin_my_auth_refused counter",
+                r#"sluicegate_plugin_my_auth_refused_total{plugin="my-auth",reason="no \"key\"\n"} 3"#,
+                "# TYPE sluicegate_plugin_my_auth_keys gauge",
+                r#"sluicegate_plugin_my_auth_keys{plugin="my-auth"} 2.5"#,
+                r#"sluicegate_plugin_my_auth_lookup_seconds_bucket{le="0.001",plugin="my-auth"} 0"#,
+                r#"sluicegate_plugin_my_auth_lookup_seconds_bucket{le="0.0025",plugin="my-auth"} 1"#,
+                r#"sluicegate_plugin_my_auth_lookup_seconds_bucket{le="+Inf",plugin="my-auth"} 1"#,
+                r#"sluicegate_plugin_my_auth_lookup_seconds_count{plugin="my-auth"} 1"#,
+                r#"sluicegate_plugin_my_auth_lookup_seconds_sum{plugin="my-auth"} 0.002"#,
+            ],
+        );
+    }
+
+    /// Those that begin with `plugin_` are all told to the plugins' registry.
+    #[test]
+    fn no_plugin_can_take_the_name_of_a_family_of_ours() {
+        let metrics = Metrics::new();
+        let own = metrics.plugin("p", "route");
+        own.call("continue", Duration::ZERO);
+        let text = metrics.encode();
+        let mut found = 0;
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix("# TYPE sluicegate_plugin_") {
+                let (name, _) = name.split_once(' ').unwrap();
+                let full = format!("plugin_{name}");
+                assert!(collect::OWN.iter().any(|(own, _)| *own == full), "{full}");
+                found += 1;
+            }
+        }
+        assert_eq!(found, collect::OWN.len());
+        let registry = Arc::new(PluginRegistry::new());
+        let call = registry.plugin("call");
+        call.observe("duration_seconds", &[], 1.0).unwrap();
+        metrics.export_plugins(registry);
+        assert!(!metrics.encode().contains(r#"plugin="call""#), "left out");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use wasmtime::format_err;
 
 use super::State;
 use super::generated::sluicegate::plugin::{clock, crypto, kv, logging, metrics, outbound, random};
+use crate::metrics::MetricError;
 use crate::outbound::{Asked, OutboundError};
 
 impl State {
@@ -58,6 +59,41 @@ impl random::Host for State {
         self.serving("random")?;
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         Ok(services::random::bytes(len.min(services::random::MAX_LEN))?)
+    }
+}
+
+impl metrics::Host for State {
+    fn count(
+        &mut self,
+        name: String,
+        labels: metrics::Labels,
+        by: u64,
+    ) -> wasmtime::Result<Result<(), metrics::MetricError>> {
+        self.serving("metrics")?;
+        let counted = self.plugin.metrics.count(&name, &labels, by);
+        Ok(counted.map_err(Into::into))
+    }
+
+    fn gauge(
+        &mut self,
+        name: String,
+        labels: metrics::Labels,
+        value: f64,
+    ) -> wasmtime::Result<Result<(), metrics::MetricError>> {
+        self.serving("metrics")?;
+        let set = self.plugin.metrics.gauge(&name, &labels, value);
+        Ok(set.map_err(Into::into))
+    }
+
+    fn observe(
+        &mut self,
+        name: String,
+        labels: metrics::Labels,
+        value: f64,
+    ) -> wasmtime::Result<Result<(), metrics::MetricError>> {
+        self.serving("metrics")?;
+        let taken = self.plugin.metrics.observe(&name, &labels, value);
+        Ok(taken.map_err(Into::into))
     }
 }
 
@@ -245,6 +281,17 @@ fn millis(ttl: Option<u64>) -> Option<Duration> {
     ttl.map(Duration::from_millis)
 }
 
+impl From<MetricError> for metrics::MetricError {
+    fn from(error: MetricError) -> Self {
+        match error {
+            MetricError::InvalidName => metrics::MetricError::InvalidName,
+            MetricError::InvalidLabel => metrics::MetricError::InvalidLabel,
+            MetricError::Mismatch => metrics::MetricError::Mismatch,
+            MetricError::TooMany => metrics::MetricError::TooMany,
+        }
+    }
+}
+
 impl From<services::kv::KvError> for kv::KvError {
     fn from(error: services::kv::KvError) -> Self {
         match error {
@@ -304,32 +351,5 @@ impl From<OutboundError> for outbound::OutboundError {
             OutboundError::TooLarge => outbound::OutboundError::TooLarge,
             OutboundError::Broken(why) => outbound::OutboundError::Broken(why),
         }
-    }
-}
-
-impl metrics::Host for State {
-    fn count(
-        &mut self,
-        _: String,
-        _: metrics::Labels,
-        _: u64,
-    ) -> wasmtime::Result<Result<(), metrics::MetricError>> {
-        Ok(Ok(()))
-    }
-    fn gauge(
-        &mut self,
-        _: String,
-        _: metrics::Labels,
-        _: f64,
-    ) -> wasmtime::Result<Result<(), metrics::MetricError>> {
-        Ok(Ok(()))
-    }
-    fn observe(
-        &mut self,
-        _: String,
-        _: metrics::Labels,
-        _: f64,
-    ) -> wasmtime::Result<Result<(), metrics::MetricError>> {
-        Ok(Ok(()))
     }
 }

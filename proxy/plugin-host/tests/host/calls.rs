@@ -121,7 +121,7 @@ async fn a_refused_config_says_which_key() {
         ("{", "EOF while parsing an object"),
     ] {
         match guest.configure(config).await {
-            Err(ConfigureError::Rejected(text)) => assert_eq!(text, expect),
+            Err(ConfigureError::Rejected(problem)) => assert_eq!(problem.to_string(), expect),
             other => panic!("{other:?}"),
         }
     }

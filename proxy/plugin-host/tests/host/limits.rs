@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sluicegate_plugin_host::{ConfigureError, Filter, FilterError, Limits, RequestHead, Verdict};
+use sluicegate_plugin_host::{
+    ConfigureError, Filter, FilterError, Grants, Limits, RequestHead, Verdict,
+};
 
 use crate::support::{GUEST, guest, host, plugin, request, response};
 
@@ -112,7 +114,9 @@ async fn configure_has_its_own_deadline() {
         configure_timeout: Duration::from_millis(50),
         ..Limits::default()
     };
-    let plugin = host(1).load("guest", &GUEST, limits).expect("it loads");
+    let plugin = host(1)
+        .load("guest", &GUEST, limits, &Grants::default())
+        .expect("it loads");
     let began = Instant::now();
     let result = plugin.configure(r#"{"configure":"loop"}"#).await;
     assert!(matches!(result, Err(ConfigureError::Timeout)), "{result:?}");
@@ -130,7 +134,9 @@ async fn more_handshakes_than_instances_wait_their_turn() {
         instances: NonZeroU32::new(2).expect("not zero"),
         ..Limits::default()
     };
-    let plugin = host(8).load("guest", &GUEST, limits).expect("it loads");
+    let plugin = host(8)
+        .load("guest", &GUEST, limits, &Grants::default())
+        .expect("it loads");
     let filter = plugin
         .configure(r#"{"request":"count"}"#)
         .await
@@ -167,7 +173,9 @@ async fn a_client_that_leaves_in_mid_call_frees_the_instance() {
         call_timeout: Duration::from_secs(60),
         ..Limits::default()
     };
-    let plugin = host(1).load("guest", &GUEST, limits).expect("it loads");
+    let plugin = host(1)
+        .load("guest", &GUEST, limits, &Grants::default())
+        .expect("it loads");
     let looping = plugin
         .configure(r#"{"request":"loop"}"#)
         .await

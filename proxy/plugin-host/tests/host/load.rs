@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use sluicegate_plugin_host::{
-    Host, HostError, HostSettings, Kind, Limits, LoadError, componentize, inspect,
+    Grants, Host, HostError, HostSettings, Kind, Limits, LoadError, componentize, inspect,
 };
 
 use crate::support::{GUEST, host, request};
@@ -16,7 +16,7 @@ fn what_is_no_plugin_is_refused_by_name() {
     #[track_caller]
     fn check(host: &std::sync::Arc<Host>, wasm: &[u8], expect: &str) {
         let error = host
-            .load("p", wasm, Limits::default())
+            .load("p", wasm, Limits::default(), &Grants::default())
             .expect_err("refused")
             .to_string();
         assert!(error.contains(expect), "{error}");
@@ -57,7 +57,7 @@ fn what_is_no_plugin_is_refused_by_name() {
         ..Limits::default()
     };
     assert!(matches!(
-        host.load("p", &GUEST, limits),
+        host.load("p", &GUEST, limits, &Grants::default()),
         Err(LoadError::MemoryLimit { .. })
     ));
 }
@@ -86,7 +86,7 @@ fn a_plugin_can_be_inspected_and_componentized() {
     assert_eq!(componentize(&component).expect("still valid"), component);
     assert_eq!(inspect(&component).expect("valid").kind, Kind::Component);
     let plugin = host(1)
-        .load("p", &component, Limits::default())
+        .load("p", &component, Limits::default(), &Grants::default())
         .expect("it loads");
     assert_eq!(plugin.description().name, "sluicegate-test-guests");
     assert!(plugin.description().request_hook && plugin.description().response_hook);
@@ -98,9 +98,12 @@ async fn the_cache_gives_the_same_plugin_and_ignores_what_is_broken() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = folder.path().join("cache");
     for round in 0..4 {
-        let plugin = cached_host(&cache)
-            .expect("a host")
-            .load("p", &GUEST, Limits::default());
+        let plugin = cached_host(&cache).expect("a host").load(
+            "p",
+            &GUEST,
+            Limits::default(),
+            &Grants::default(),
+        );
         let plugin = plugin.expect("it loads");
         assert_eq!(plugin.from_cache(), matches!(round, 1 | 3), "round {round}");
         let filter = plugin
@@ -124,9 +127,12 @@ async fn the_cache_gives_the_same_plugin_and_ignores_what_is_broken() {
     }
     // An empty or truncated file is no reason to fail either.
     fs::write(only_file(&cache), b"").expect("writable");
-    let plugin = cached_host(&cache)
-        .expect("a host")
-        .load("p", &GUEST, Limits::default());
+    let plugin = cached_host(&cache).expect("a host").load(
+        "p",
+        &GUEST,
+        Limits::default(),
+        &Grants::default(),
+    );
     assert!(!plugin.expect("it loads").from_cache());
 }
 

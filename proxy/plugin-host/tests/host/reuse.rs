@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use sluicegate_plugin_host::{Filter, FilterError, Host, Limits, ResponseFilter};
+use sluicegate_plugin_host::{Filter, FilterError, Grants, Host, Limits, ResponseFilter};
 
 use crate::support::{GUEST, host, plugin, request, response};
 
@@ -97,7 +97,9 @@ async fn whoever_waits_gets_the_place_of_one_that_would_be_kept() {
         instances: requests(1),
         ..Limits::default()
     };
-    let plugin = host(8).load("guest", &GUEST, limits).expect("it loads");
+    let plugin = host(8)
+        .load("guest", &GUEST, limits, &Grants::default())
+        .expect("it loads");
     let config = plugin.configure("{}").await.expect("config");
     let one = config.reusing(requests(100));
     let (_, held) = one.on_request(request(&[])).await;

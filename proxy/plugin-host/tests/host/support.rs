@@ -4,7 +4,8 @@ use std::sync::{Arc, LazyLock};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use sluicegate_plugin_host::{
-    CallFacts, Filter, Host, HostSettings, Limits, Plugin, RequestHead, ResponseHead,
+    CallFacts, Filter, Grants, Host, HostSettings, Limits, Plugin, RequestHead, ResponseHead,
+    Session,
 };
 
 #[allow(unreachable_pub, reason = "a library of another crate")]
@@ -29,7 +30,7 @@ pub(crate) fn host(instances: u32) -> Arc<Host> {
 }
 
 pub(crate) fn plugin(host: &Arc<Host>, wasm: &[u8]) -> Arc<Plugin> {
-    host.load("guest", wasm, Limits::default())
+    host.load("guest", wasm, Limits::default(), &Grants::default())
         .expect("it loads")
 }
 
@@ -47,6 +48,8 @@ pub(crate) fn request(headers: &[(&str, &str)]) -> Box<RequestHead> {
         path: "/ws".into(),
         query: Some("a=1".into()),
         headers: fields(headers),
+        upstream: None,
+        session: Session::default(),
         facts: Arc::new(CallFacts {
             client_ip: [192, 0, 2, 7].into(),
             scheme: "https",
@@ -54,6 +57,11 @@ pub(crate) fn request(headers: &[(&str, &str)]) -> Box<RequestHead> {
             request_id: "id-1".into(),
             route: "the-route".into(),
             tls: None,
+            peer: None,
+            listener: ":443".into(),
+            http_version: "1.1",
+            is_websocket: true,
+            outbound: None,
         }),
     })
 }
@@ -64,6 +72,8 @@ pub(crate) fn response(headers: &[(&str, &str)]) -> Box<ResponseHead> {
         status,
         is_upgrade: true,
         headers: fields(headers),
+        offered: Arc::default(),
+        session: Session::default(),
     })
 }
 

@@ -34,6 +34,7 @@ fn exchange<'a>(connection: &'a ConnectionFacts, path: &'a str) -> Exchange<'a> 
         protocol: "HTTP/1.1",
         route: Some("chat"),
         upstream: Some("backend"),
+        labels: &[],
         endpoint: Some("10.0.0.11:3000"),
     }
 }

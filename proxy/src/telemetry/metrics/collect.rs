@@ -11,6 +11,7 @@ use std::time::UNIX_EPOCH;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use sluicegate_plugin_host::metrics::{MetricKind, Value};
 
 use super::series::{Histogram, LabelledCounter};
 use super::{METHODS, STATUS_CLASSES, Shared, lock};
@@ -28,6 +29,7 @@ impl Collector for Shared {
         self.routes(&mut families)?;
         self.endpoints(&mut families)?;
         self.plugins(&mut families)?;
+        self.plugins_own(&mut families)?;
         self.process(&mut families)
     }
 }
@@ -181,6 +183,34 @@ impl Shared {
         )
     }
 
+    /// What plugins count for themselves.
+    fn plugins_own(&self, families: &mut Families<'_>) -> fmt::Result {
+        let Some(registry) = self.plugins_own.get() else {
+            return Ok(());
+        };
+        for family in registry.families(OWN) {
+            let (kind, help) = match family.kind {
+                MetricKind::Counter => (MetricType::Counter, "Counted by a plugin"),
+                MetricKind::Gauge => (MetricType::Gauge, "Set by a plugin"),
+                MetricKind::Histogram => (MetricType::Histogram, "Measured by a plugin"),
+            };
+            let encoder = &mut families.0;
+            let mut series = encoder.encode_descriptor(&family.name, help, None, kind)?;
+            for sample in &family.series {
+                let mut line = series.encode_family(&sample.labels)?;
+                match &sample.value {
+                    Value::Counter(n) => line.encode_counter::<NoLabelSet, u64, u64>(n, None),
+                    Value::Gauge(value) => line.encode_gauge(value),
+                    Value::Histogram { buckets, sum } => {
+                        let count = buckets.iter().map(|(_, n)| n).sum();
+                        line.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)
+                    }
+                }?;
+            }
+        }
+        Ok(())
+    }
+
     fn process(&self, families: &mut Families<'_>) -> fmt::Result {
         families.counter(
             "requests_rejected",
@@ -242,6 +272,12 @@ impl Shared {
         )
     }
 }
+
+/// Families of ours that a plugin's own could run into.
+pub(super) const OWN: &[(&str, MetricKind)] = &[
+    ("plugin_calls", MetricKind::Counter),
+    ("plugin_call_duration_seconds", MetricKind::Histogram),
+];
 
 /// Writes whole families; the registry adds the `sluicegate_` prefix.
 struct Families<'a>(DescriptorEncoder<'a>);
