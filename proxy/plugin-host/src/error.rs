@@ -10,7 +10,7 @@ use sluicegate_plugin_rules::ReplyError;
 pub enum HostError {
     #[error("the instance pool cannot be made: {0}")]
     Pool(String),
-    #[error("`{0}` plugin instances are more than this host can reserve; the most is {max}", max = crate::host::MAX_INSTANCES)]
+    #[error("`{0}` plugin instances are more than this host can reserve; the most is {max}", max = crate::machine::MAX_INSTANCES)]
     TooManyInstances(u32),
     #[error("the epoch thread does not start: {0}")]
     Ticker(#[source] std::io::Error),

@@ -4,19 +4,21 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::pin::pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use wasmtime::component::Component;
 
 use crate::bindings::{HandshakeFilterPre, State, about};
-use crate::cache::sha256_hex;
+use crate::cache::{What, sha256_hex};
 use crate::component::plugin_component;
 use crate::error::{ConfigureError, FilterError, LoadError};
-use crate::filter::Filter;
+use crate::filter::{Filter, Start};
 use crate::host::Host;
+use crate::image;
 use crate::instance::Instance;
 use crate::log::{LogGate, escape};
 
@@ -46,7 +48,7 @@ impl Default for Limits {
 }
 
 /// What a plugin says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     pub name: String,
     pub version: String,
@@ -61,6 +63,10 @@ pub struct Plugin {
     pub(crate) pre: HandshakeFilterPre<State>,
     pub(crate) limits: Limits,
     pub(crate) permits: Arc<Semaphore>,
+    /// The file, for images.
+    pub(crate) wasm: Box<[u8]>,
+    /// What images are made with, once one is wanted; it belongs to another engine.
+    pub(crate) mould: OnceLock<HandshakeFilterPre<State>>,
     description: Description,
     load_time: Duration,
     from_cache: bool,
@@ -91,28 +97,24 @@ impl Plugin {
         }
         let _one_at_a_time = host.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
-        let binary = plugin_component(wasm)?;
-        let (component, from_cache) = compile(host, &binary)?;
-        let unfit = |e: wasmtime::Error| LoadError::Interface(format!("{e:#}"));
-        let pre = host.linker.instantiate_pre(&component).map_err(unfit)?;
-        let pre = HandshakeFilterPre::new(pre).map_err(unfit)?;
         let identity = Arc::new(Identity {
             name: name.into(),
             log: LogGate::new(),
             started: host.started,
         });
-        let description = block_on(async {
-            let mut instance = Instance::setup(host, &identity, &pre, &limits).await?;
-            instance.describe(&limits).await
-        });
-        let description = checked(description.map_err(LoadError::Describe)?)?;
+        let (loaded, from_cache) = match known(host, wasm)? {
+            Some(loaded) => (loaded, true),
+            None => (compile(host, &identity, &limits, wasm)?, false),
+        };
         Ok(Arc::new(Plugin {
             host: Arc::clone(host),
             identity,
-            pre,
+            pre: loaded.pre,
             limits,
             permits: Arc::new(Semaphore::new(limits.instances.get() as usize)),
-            description,
+            wasm: wasm.into(),
+            mould: OnceLock::new(),
+            description: loaded.description,
             load_time: began.elapsed(),
             from_cache,
             content_hash: sha256_hex(wasm),
@@ -122,26 +124,81 @@ impl Plugin {
     /// Proves that the plugin takes this config (a JSON object), in an instance of its own that
     /// does not count against `instances`.
     ///
+    /// A dear config gets an image of the memory that it makes, on a thread for blocking work, which
+    /// takes some tenths of a second. Where that cannot be done, a line in the log says why, and
+    /// `configure` runs in every instance.
+    ///
     /// # Errors
     /// The guest's refusal, or what became of it; within `configure_timeout`. The wait for
     /// another plugin that is being configured counts.
     pub async fn configure(self: &Arc<Self>, config_json: &str) -> Result<Filter, ConfigureError> {
-        let limits = Limits {
+        let cost =
+            match tokio::time::timeout(self.limits.configure_timeout, self.try_out(config_json))
+                .await
+            {
+                Ok(Ok(cost)) => cost,
+                Ok(Err(FilterError::Configure(text))) => {
+                    return Err(ConfigureError::Rejected(text));
+                }
+                Err(_) | Ok(Err(FilterError::Timeout)) => return Err(ConfigureError::Timeout),
+                Ok(Err(error)) => return Err(ConfigureError::Failed(error)),
+            };
+        let start = if cost <= self.host.cheap_configure {
+            Start::Configure(config_json.into())
+        } else {
+            match image::of(self, config_json).await {
+                Ok(image) => Start::Image(Arc::new(image)),
+                Err(refusal) => {
+                    let plugin = self.name();
+                    tracing::warn!(
+                        target: "sluicegate::plugin",
+                        plugin,
+                        "configure takes {cost:.1?} in each instance, as its memory cannot be kept: {refusal}"
+                    );
+                    Start::Configure(config_json.into())
+                }
+            }
+        };
+        Ok(Filter::new(Arc::clone(self), start))
+    }
+
+    /// Runs `configure` in fresh instances; says what it costs in one whose code and memory are warm.
+    async fn try_out(&self, config_json: &str) -> Result<Duration, FilterError> {
+        let limits = self.configure_limits();
+        let quiet = self.quiet_identity();
+        let _one_at_a_time = self.host.configuring.lock().await;
+        let mut least = Duration::MAX;
+        for run in 0..TRIALS {
+            let identity = if run == 0 { &self.identity } else { &quiet };
+            let machine = &self.host.machine;
+            let mut instance = Instance::setup(machine, identity, &self.pre, &limits).await?;
+            let began = Instant::now();
+            instance.configure(config_json, &limits).await?;
+            // Whatever disturbs a run makes it longer, so the shortest says most.
+            least = least.min(began.elapsed());
+            let cheap = self.host.cheap_configure;
+            if least <= cheap || least > cheap.saturating_mul(SURELY_DEAR) {
+                break;
+            }
+        }
+        Ok(least)
+    }
+
+    /// What `configure` may use when the plugin is loaded.
+    pub(crate) fn configure_limits(&self) -> Limits {
+        Limits {
             call_timeout: self.limits.configure_timeout,
             ..self.limits
-        };
-        let attempt = async {
-            let _one_at_a_time = self.host.configuring.lock().await;
-            let mut instance =
-                Instance::setup(&self.host, &self.identity, &self.pre, &limits).await?;
-            instance.configure(config_json, &limits).await
-        };
-        match tokio::time::timeout(self.limits.configure_timeout, attempt).await {
-            Ok(Ok(())) => Ok(Filter::new(Arc::clone(self), config_json)),
-            Ok(Err(FilterError::Configure(text))) => Err(ConfigureError::Rejected(text)),
-            Err(_) | Ok(Err(FilterError::Timeout)) => Err(ConfigureError::Timeout),
-            Ok(Err(error)) => Err(ConfigureError::Failed(error)),
         }
+    }
+
+    /// For instances that repeat what was done, and logged, before.
+    pub(crate) fn quiet_identity(&self) -> Arc<Identity> {
+        Arc::new(Identity {
+            name: Arc::clone(&self.identity.name),
+            log: LogGate::silent(),
+            started: self.identity.started,
+        })
     }
 
     /// The name in the configuration.
@@ -183,19 +240,53 @@ impl fmt::Debug for Plugin {
     }
 }
 
-/// Compiles a component, or takes it from the cache; says which.
-fn compile(host: &Host, binary: &[u8]) -> Result<(Component, bool), LoadError> {
-    if let Some(cache) = &host.cache
-        && let Some(component) = cache.get(&host.engine, binary)
-    {
-        return Ok((component, true));
-    }
-    let component = Component::from_binary(&host.engine, binary)
+/// What comes of a file.
+struct Loaded {
+    pre: HandshakeFilterPre<State>,
+    description: Description,
+}
+
+/// A plugin that was here before.
+fn known(host: &Host, wasm: &[u8]) -> Result<Option<Loaded>, LoadError> {
+    let engine = &host.machine.engine;
+    let found = host
+        .cache
+        .as_ref()
+        .and_then(|cache| cache.get(engine, What::Plugin, wasm))
+        .and_then(|(note, component)| Some((serde_json::from_slice(&note).ok()?, component)));
+    let Some((description, component)) = found else {
+        return Ok(None);
+    };
+    let pre = host.machine.link(&component).map_err(|e| unfit(&e))?;
+    Ok(Some(Loaded { pre, description }))
+}
+
+/// Checks and compiles a plugin, asks it about itself, and puts it into the cache.
+fn compile(
+    host: &Host,
+    identity: &Arc<Identity>,
+    limits: &Limits,
+    wasm: &[u8],
+) -> Result<Loaded, LoadError> {
+    let Host { machine, cache, .. } = host;
+    let component = Component::from_binary(&machine.engine, &plugin_component(wasm)?)
         .map_err(|e| LoadError::Compile(format!("{e:#}")))?;
-    if let Some(cache) = &host.cache {
-        cache.put(&host.engine, binary, &component);
+    let pre = machine.link(&component).map_err(|e| unfit(&e))?;
+    let description = block_on(async {
+        let mut instance = Instance::setup(machine, identity, &pre, limits).await?;
+        instance.describe(limits).await
+    });
+    let description = checked(description.map_err(LoadError::Describe)?)?;
+    if let Some(cache) = cache
+        && let Ok(note) = serde_json::to_vec(&description)
+    {
+        cache.put(&machine.engine, What::Plugin, wasm, &note, &component);
     }
-    Ok((component, false))
+    Ok(Loaded { pre, description })
+}
+
+fn unfit(error: &wasmtime::Error) -> LoadError {
+    LoadError::Interface(format!("{error:#}"))
 }
 
 /// A description fit for banners, log lines and metrics.
@@ -222,7 +313,7 @@ fn checked(description: about::Description) -> Result<Description, LoadError> {
 }
 
 /// Drives a future on this thread; meant for guests in set-up, which never wait for anything.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     loop {
         match future
@@ -235,6 +326,10 @@ fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
+/// Runs of `configure` until its cost is known.
+const TRIALS: u32 = 5;
+/// So many times what is cheap needs no second run to be called dear.
+const SURELY_DEAR: u32 = 20;
 /// A plugin's name and version, characters each.
 const MAX_WORD: usize = 64;
 
