@@ -37,18 +37,30 @@ async fn what_is_no_usable_plugin_stops_the_start_with_code_3_and_its_place() {
             "4:8",
             "imports `wasi_snapshot_preview1.fd_write`, which sluicegate does not offer",
         ),
-        (Some(&api_key), "{}", "5:10", "missing field `keys`"),
+        (Some(&api_key), "{}", "5:10", "needs the key `keys`"),
         (
             Some(&api_key),
             "{ keys = {} }",
-            "5:10",
+            "5:19",
             "`keys`: names no consumer",
         ),
         (
             Some(&api_key),
             r#"{ keys = { ci = "k" }, haeder = "X" }"#,
-            "5:10",
-            "unknown field `haeder`",
+            "5:33",
+            "plugin `filter` has no key `haeder`",
+        ),
+        (
+            Some(&api_key),
+            r#"{ keys = { ci = "k" }, haeder = "X" }"#,
+            "5:33",
+            "did you mean `header`?",
+        ),
+        (
+            Some(&api_key),
+            "{ keys = { ci = 3 } }",
+            "5:26",
+            "plugin `filter` expects a value of type string here",
         ),
         (
             Some(&api_key),
@@ -86,7 +98,7 @@ async fn a_routes_own_config_is_reported_at_the_route() {
     assert_eq!(proxy.wait().await.code(), Some(3));
     let report = proxy.stderr_to_end().await;
     assert!(report.contains("`query`: is empty"), "{report}");
-    assert!(report.contains("sluicegate.toml:8:39"), "{report}");
+    assert!(report.contains("sluicegate.toml:8:49"), "{report}");
 }
 
 #[tokio::test]
@@ -151,7 +163,7 @@ async fn a_reload_takes_a_changed_wasm_and_keeps_the_old_one_when_it_is_broken()
         let reason = match broken {
             "truncated" => "truncated WebAssembly",
             "missing" => "cannot read",
-            _ => "missing field `keys`",
+            _ => "needs the key `keys`",
         };
         proxy
             .log_line("the reason", |line| line.contains(reason))

@@ -74,7 +74,7 @@ impl LogGate {
         }
         let message = escape(message);
         let fields = told(fields);
-        let fields = fields.as_deref();
+        let fields = fields.as_deref().map(tracing::field::display);
         match level {
             Level::TRACE => tracing::trace!(target: TARGET, plugin, route, fields, "{message}"),
             Level::DEBUG => tracing::debug!(target: TARGET, plugin, route, fields, "{message}"),
@@ -114,7 +114,7 @@ fn told(fields: &[(String, String)]) -> Option<String> {
         return None;
     }
     let fields = fields.iter().take(MAX_LOG_FIELDS);
-    let pairs = fields.map(|(name, value)| format!("{}={:?}", escape(name), escape(value)));
+    let pairs = fields.map(|(name, value)| format!("{}=\"{}\"", escape(name), escape(value)));
     Some(pairs.collect::<Vec<_>>().join(" "))
 }
 
