@@ -90,6 +90,30 @@ async fn what_is_no_usable_plugin_stops_the_start_with_code_3_and_its_place() {
 }
 
 #[tokio::test]
+async fn a_plugin_of_the_version_before_goes_on_running() {
+    let upstream = Upstream::describing("main").await;
+    let dir = TempDir::new().unwrap();
+    copy("sluicegate-old-guest", dir.path());
+    let config = config_to(&upstream.addr.to_string(), "{}", "");
+    let proxy = Proxy::start_in(dir, &config).await;
+    let (head, body) = client::get(proxy.addr(0), "/?refuse").await;
+    assert_eq!((head.status, body.as_slice()), (418, &b"GET"[..]));
+    assert_eq!(head.get("x-by"), Some("old"));
+    let (head, body) = client::get(proxy.addr(0), "/").await;
+    assert_eq!(head.status, 200);
+    assert_eq!(head.get("x-old-answer"), Some("200"));
+    let body = String::from_utf8(body).unwrap();
+    assert!(body.contains("protected"), "{body}");
+    proxy
+        .log_line("its line", |line| line.contains("old plugin at 1"))
+        .await;
+    proxy.rewrite_config(&config_to(&upstream.addr.to_string(), "{ a = 1 }", ""));
+    assert!(!proxy.reload().await);
+    let told = "does not take this config: takes no config";
+    proxy.log_line(told, |line| line.contains(told)).await;
+}
+
+#[tokio::test]
 async fn a_routes_own_config_is_reported_at_the_route() {
     let dir = TempDir::new().unwrap();
     copy("sluicegate-api-key", dir.path());
