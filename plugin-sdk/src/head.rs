@@ -55,6 +55,14 @@ pub fn check_header(name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError
     Ok(rules::check_field(name, value.as_ref())?)
 }
 
+/// Judges a label's name likewise.
+///
+/// # Errors
+/// What [`Request::set_label`] would say.
+pub fn check_label(name: &str) -> Result<(), EditError> {
+    Ok(rules::Session::default().set_label(name, "")?)
+}
+
 /// What the TLS handshake settled.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TlsFacts {
