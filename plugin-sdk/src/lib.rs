@@ -91,7 +91,9 @@ mod verdict;
 pub use {schemars, serde};
 
 pub use config::{ConfigError, NoConfig, Secret};
-pub use head::{EditError, Request, Response, TlsFacts, check_header, check_label};
+pub use head::{
+    EditError, Request, Response, TlsFacts, check_header, check_label, check_subprotocol,
+};
 pub use interval::Interval;
 #[cfg(not(target_arch = "wasm32"))]
 pub use native::{RequestBuilder, ResponseBuilder};
