@@ -98,7 +98,7 @@ pub(crate) struct State {
     route: Arc<str>,
     pub(crate) request: Option<Box<RequestHead>>,
     pub(crate) response: Option<Box<ResponseHead>>,
-    /// Of the request that was lent last.
+    /// Of the request whose head is lent.
     pub(crate) facts: Option<Arc<CallFacts>>,
     /// `configure` is running, which may only log.
     pub(crate) configuring: bool,
@@ -138,6 +138,9 @@ impl State {
 
     /// Ends a call: its edits stand, or the head is again as it was.
     pub(crate) fn end_call(&mut self, keep_edits: bool) {
+        // They lead to the generation that the request began with, which an idle instance must not
+        // keep alive.
+        self.facts = None;
         if keep_edits {
             self.undo.forget();
         } else if let Some(response) = &mut self.response {
