@@ -97,7 +97,9 @@ impl Origin {
             false => "origin refused",
         };
         let origin = String::from_utf8_lossy(origin);
-        log::event(Level::Warn, message, &[("why", why), ("origin", &origin)]);
+        let fields = [("why", why), ("origin", &*origin)];
+        let known = if origin.is_empty() { 1 } else { 2 };
+        log::event(Level::Warn, message, &fields[..known]);
         // The figure is a convenience: the verdict stands without it.
         metrics::count("refused", &[("why", why)], 1).ok();
         if self.report_only {
