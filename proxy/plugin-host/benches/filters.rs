@@ -17,6 +17,7 @@
 
 use std::hint::black_box;
 use std::num::NonZeroU32;
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ fn filters(c: &mut Criterion) {
         b.iter_custom(|n| runtime.block_on(exchanges(&[&headers], n)));
     });
     group.bench_function("api-key: request", |b| {
-        b.iter_custom(|n| runtime.block_on(requests(&[api_key.clone()], n)));
+        b.iter_custom(|n| runtime.block_on(requests(from_ref(&api_key), n)));
     });
     group.finish();
 
@@ -51,7 +52,7 @@ fn filters(c: &mut Criterion) {
         b.iter_custom(|n| runtime.block_on(exchanges(&[&headers_kept], n)));
     });
     group.bench_function("api-key: request", |b| {
-        b.iter_custom(|n| runtime.block_on(requests(&[api_key_kept.clone()], n)));
+        b.iter_custom(|n| runtime.block_on(requests(from_ref(&api_key_kept), n)));
     });
     group.finish();
 
@@ -78,7 +79,7 @@ fn images(c: &mut Criterion) {
             let filter = filter(&runtime, DEAR, config, cheap);
             assert_eq!(filter.has_image(), cheap.is_zero());
             group.bench_function(*name, |b| {
-                b.iter_custom(|n| runtime.block_on(requests(&[filter.clone()], n)));
+                b.iter_custom(|n| runtime.block_on(requests(from_ref(&filter), n)));
             });
         }
         group.finish();

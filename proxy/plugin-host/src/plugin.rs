@@ -252,7 +252,7 @@ fn known(host: &Host, wasm: &[u8]) -> Result<Option<Loaded>, LoadError> {
     let found = host
         .cache
         .as_ref()
-        .and_then(|cache| cache.get(engine, What::Plugin, wasm))
+        .and_then(|cache| cache.component(engine, What::Plugin, wasm))
         .and_then(|(note, component)| Some((serde_json::from_slice(&note).ok()?, component)));
     let Some((description, component)) = found else {
         return Ok(None);
@@ -269,8 +269,10 @@ fn compile(
     wasm: &[u8],
 ) -> Result<Loaded, LoadError> {
     let Host { machine, cache, .. } = host;
-    let component = Component::from_binary(&machine.engine, &plugin_component(wasm)?)
-        .map_err(|e| LoadError::Compile(format!("{e:#}")))?;
+    let binary = plugin_component(wasm)?;
+    let compile = || Component::from_binary(&machine.engine, &binary);
+    let (component, functions) = host.functions.record(compile);
+    let component = component.map_err(|e| LoadError::Compile(format!("{e:#}")))?;
     let pre = machine.link(&component).map_err(|e| unfit(&e))?;
     let description = block_on(async {
         let mut instance = Instance::setup(machine, identity, &pre, limits).await?;
@@ -280,7 +282,8 @@ fn compile(
     if let Some(cache) = cache
         && let Ok(note) = serde_json::to_vec(&description)
     {
-        cache.put(&machine.engine, What::Plugin, wasm, &note, &component);
+        cache.put_component(&machine.engine, What::Plugin, wasm, &note, &component);
+        cache.put(&machine.engine, What::Functions, wasm, &functions);
     }
     Ok(Loaded { pre, description })
 }
