@@ -5,7 +5,7 @@
 //! end of the instance. `reused` is the hooks in an instance that serves a thousand requests; `chain`
 //! is one to eight fresh ones, both hooks of each, around one request. `image` is fresh instances of a
 //! plugin that builds much from its config, born with what it built, and `configured` the same when
-//! it builds it each time; `routes` goes through fifty such images in turn.
+//! it builds it each time; `routes` goes through fifty images of `api-key` in turn.
 //!
 //!     cargo bench --workspace --bench filters
 
@@ -26,6 +26,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use sluicegate_plugin_host::{
     CallFacts, Filter, Host, HostSettings, Limits, Plugin, RequestHead, ResponseHead, Verdict,
 };
+use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
 #[allow(unreachable_pub, reason = "a library of another crate")]
@@ -34,8 +35,12 @@ mod plugins;
 
 fn filters(c: &mut Criterion) {
     let runtime = runtime();
-    let headers = filter(&runtime, "sluicegate-headers", HEADERS, NEVER);
-    let api_key = filter(&runtime, "sluicegate-api-key", API_KEY, NEVER);
+    let cache = tempfile::tempdir().expect("a folder");
+    let [headers, api_key] = [
+        ("sluicegate-headers", HEADERS),
+        ("sluicegate-api-key", API_KEY),
+    ]
+    .map(|(package, config)| filter(&runtime, &plugin(package, NEVER, &cache), config));
 
     let mut group = c.benchmark_group("fresh");
     group.bench_function("headers: request and response", |b| {
@@ -68,6 +73,8 @@ fn filters(c: &mut Criterion) {
 
 fn images(c: &mut Criterion) {
     let runtime = runtime();
+    // Both hosts need the plugin compiled.
+    let cache = tempfile::tempdir().expect("a folder");
     let configs = [
         ("one key", dear(1, 0)),
         ("20,000 keys", dear(20_000, 0)),
@@ -75,8 +82,9 @@ fn images(c: &mut Criterion) {
     ];
     for (group, cheap) in [("image", Duration::ZERO), ("configured", NEVER)] {
         let mut group = c.benchmark_group(group);
+        let plugin = plugin(DEAR, cheap, &cache);
         for (name, config) in &configs {
-            let filter = filter(&runtime, DEAR, config, cheap);
+            let filter = filter(&runtime, &plugin, config);
             assert_eq!(filter.has_image(), cheap.is_zero());
             group.bench_function(*name, |b| {
                 b.iter_custom(|n| runtime.block_on(requests(from_ref(&filter), n)));
@@ -85,12 +93,11 @@ fn images(c: &mut Criterion) {
         group.finish();
     }
 
-    let plugin = plugin(DEAR, Duration::ZERO);
-    let mut filters = Vec::new();
-    for route in 0..50 {
-        let filter = runtime.block_on(plugin.configure(&dear(1 + route, 0)));
-        filters.push(filter.expect("it takes the config"));
-    }
+    let plugin = plugin("sluicegate-api-key", Duration::ZERO, &cache);
+    let config = |route| format!(r#"{{"keys":{{"ci":"s3cret","ops":"{route}"}}}}"#);
+    let filters: Vec<Filter> = (0..50)
+        .map(|route| filter(&runtime, &plugin, &config(route)))
+        .collect();
     let mut group = c.benchmark_group("routes");
     group.bench_function("fifty images in turn", |b| {
         b.iter_custom(|n| runtime.block_on(requests(&filters, n)));
@@ -134,15 +141,16 @@ async fn exchanges(chain: &[&Filter], n: u64) -> Duration {
     began.elapsed()
 }
 
-fn filter(runtime: &Runtime, package: &str, config: &str, cheap: Duration) -> Filter {
-    let filter = runtime.block_on(plugin(package, cheap).configure(config));
+fn filter(runtime: &Runtime, plugin: &Arc<Plugin>, config: &str) -> Filter {
+    let filter = runtime.block_on(plugin.configure(config));
     filter.expect("it takes the config")
 }
 
 /// In a host of its own, to which a `configure` of so much is cheap.
-fn plugin(package: &str, cheap_configure: Duration) -> Arc<Plugin> {
+fn plugin(package: &str, cheap_configure: Duration, cache: &TempDir) -> Arc<Plugin> {
     let host = Host::new(HostSettings {
         cheap_configure,
+        cache_dir: Some(cache.path().join("plugins")),
         ..HostSettings::default()
     });
     let wasm = std::fs::read(plugins::wasm(package)).expect("cargo wrote it");
