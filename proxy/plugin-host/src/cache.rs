@@ -29,7 +29,7 @@ pub(crate) struct Cache {
     folder: PathBuf,
 }
 
-/// What was made of a file.
+/// What was made of a plugin's file; everything goes by the file's SHA-256.
 #[derive(Debug, Clone, Copy, Hash)]
 pub(crate) enum What {
     /// What serves.
@@ -81,9 +81,9 @@ impl Cache {
         &self,
         engine: &Engine,
         what: What,
-        file: &[u8],
+        hash: &str,
     ) -> Option<(Vec<u8>, Component)> {
-        let bytes = self.bytes(engine, what, file)?;
+        let bytes = self.bytes(engine, what, hash)?;
         let (length, bytes) = bytes.split_first_chunk()?;
         let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
         let (note, code) = bytes.split_at_checked(length)?;
@@ -101,20 +101,20 @@ impl Cache {
         &self,
         engine: &Engine,
         what: What,
-        file: &[u8],
+        hash: &str,
         note: &[u8],
         compiled: &Component,
     ) {
         let length = u32::try_from(note.len()).unwrap_or(u32::MAX).to_le_bytes();
         match compiled.serialize() {
-            Ok(code) => self.put(engine, what, file, &[&length[..], note, &code].concat()),
+            Ok(code) => self.put(engine, what, hash, &[&length[..], note, &code].concat()),
             Err(error) => warn(&format_args!("{error:#}")),
         }
     }
 
     /// What [`Cache::put`] kept of this file, if it is there and whole.
-    pub(crate) fn bytes(&self, engine: &Engine, what: What, file: &[u8]) -> Option<Vec<u8>> {
-        let path = self.path(engine, what, file);
+    pub(crate) fn bytes(&self, engine: &Engine, what: What, hash: &str) -> Option<Vec<u8>> {
+        let path = self.path(engine, what, hash);
         let meta = fs::symlink_metadata(&path).ok()?;
         if !meta.is_file() || meta.mode() & 0o077 != 0 || meta.len() > MAX_FILE {
             return None;
@@ -127,12 +127,12 @@ impl Cache {
 
     /// Keeps what was made of a file. Best effort: a full disk costs the next start some time, not
     /// this one.
-    pub(crate) fn put(&self, engine: &Engine, what: What, file: &[u8], bytes: &[u8]) {
+    pub(crate) fn put(&self, engine: &Engine, what: What, hash: &str, bytes: &[u8]) {
         let write = || -> io::Result<()> {
             let mut kept = tempfile::NamedTempFile::new_in(&self.folder)?;
             kept.write_all(bytes)?;
             kept.write_all(digest(&SHA256, bytes).as_ref())?;
-            kept.persist(self.path(engine, what, file))?;
+            kept.persist(self.path(engine, what, hash))?;
             self.prune()
         };
         if let Err(error) = write() {
@@ -154,12 +154,11 @@ impl Cache {
             .try_for_each(|(_, path)| fs::remove_file(path))
     }
 
-    fn path(&self, engine: &Engine, what: What, file: &[u8]) -> PathBuf {
+    fn path(&self, engine: &Engine, what: What, hash: &str) -> PathBuf {
         let mut key = Sha256Hasher(Context::new(&SHA256));
         // Also what turns a file into a component, and the note, may differ from version to version.
-        (what, env!("CARGO_PKG_VERSION")).hash(&mut key);
+        (what, hash, FORMAT, env!("CARGO_PKG_VERSION")).hash(&mut key);
         engine.precompile_compatibility_hash().hash(&mut key);
-        key.0.update(file);
         let name = hex(key.0.finish().as_ref());
         Path::new(&self.folder).join(name).with_extension(EXTENSION)
     }
@@ -193,6 +192,8 @@ impl Hasher for Sha256Hasher {
 }
 
 const EXTENSION: &str = "cwasm";
+/// Of files and notes; another one makes all files that are there strangers.
+const FORMAT: u32 = 2;
 /// Files kept, at most three of a plugin; the oldest go first.
 const MAX_FILES: usize = 192;
 const MAX_FILE: u64 = 512 << 20;

@@ -137,7 +137,7 @@ fn make(
 fn recall_functions(plugin: &Plugin) {
     let engine = &plugin.host.machine.engine;
     if let Some(cache) = &plugin.host.cache
-        && let Some(functions) = cache.bytes(engine, What::Functions, &plugin.wasm)
+        && let Some(functions) = cache.bytes(engine, What::Functions, plugin.content_hash())
     {
         plugin.host.functions.add(&functions);
     }
@@ -154,13 +154,20 @@ fn mould<'a>(
     }
     let compile = |e: wasmtime::Error| Refusal::Compile(format!("{e:#}"));
     let cache = plugin.host.cache.as_ref();
-    let known = cache.and_then(|cache| cache.component(&machine.engine, What::Mould, &plugin.wasm));
+    let known = cache
+        .and_then(|cache| cache.component(&machine.engine, What::Mould, plugin.content_hash()));
     let component = match known {
         Some((_, component)) => component,
         None => {
             let component = Component::from_binary(&machine.engine, accessible).map_err(compile)?;
             if let Some(cache) = cache {
-                cache.put_component(&machine.engine, What::Mould, &plugin.wasm, &[], &component);
+                cache.put_component(
+                    &machine.engine,
+                    What::Mould,
+                    plugin.content_hash(),
+                    &[],
+                    &component,
+                );
             }
             component
         }

@@ -97,14 +97,18 @@ impl Plugin {
         }
         let _one_at_a_time = host.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
+        let content_hash = sha256_hex(wasm);
         let identity = Arc::new(Identity {
             name: name.into(),
             log: LogGate::new(),
             started: host.started,
         });
-        let (loaded, from_cache) = match known(host, wasm)? {
+        let (loaded, from_cache) = match known(host, &content_hash)? {
             Some(loaded) => (loaded, true),
-            None => (compile(host, &identity, &limits, wasm)?, false),
+            None => (
+                compile(host, &identity, &limits, wasm, &content_hash)?,
+                false,
+            ),
         };
         Ok(Arc::new(Plugin {
             host: Arc::clone(host),
@@ -117,7 +121,7 @@ impl Plugin {
             description: loaded.description,
             load_time: began.elapsed(),
             from_cache,
-            content_hash: sha256_hex(wasm),
+            content_hash,
         }))
     }
 
@@ -177,7 +181,9 @@ impl Plugin {
             // Whatever disturbs a run makes it longer, so the shortest says most.
             least = least.min(began.elapsed());
             let cheap = self.host.cheap_configure;
-            if least <= cheap || least > cheap.saturating_mul(SURELY_DEAR) {
+            // The first run may have found the code cold, so it alone condemns nobody.
+            let dear = run > 0 && least > cheap.saturating_mul(SURELY_DEAR);
+            if least <= cheap || dear {
                 break;
             }
         }
@@ -247,12 +253,12 @@ struct Loaded {
 }
 
 /// A plugin that was here before.
-fn known(host: &Host, wasm: &[u8]) -> Result<Option<Loaded>, LoadError> {
+fn known(host: &Host, content_hash: &str) -> Result<Option<Loaded>, LoadError> {
     let engine = &host.machine.engine;
     let found = host
         .cache
         .as_ref()
-        .and_then(|cache| cache.component(engine, What::Plugin, wasm))
+        .and_then(|cache| cache.component(engine, What::Plugin, content_hash))
         .and_then(|(note, component)| Some((serde_json::from_slice(&note).ok()?, component)));
     let Some((description, component)) = found else {
         return Ok(None);
@@ -267,6 +273,7 @@ fn compile(
     identity: &Arc<Identity>,
     limits: &Limits,
     wasm: &[u8],
+    content_hash: &str,
 ) -> Result<Loaded, LoadError> {
     let Host { machine, cache, .. } = host;
     let binary = plugin_component(wasm)?;
@@ -282,8 +289,14 @@ fn compile(
     if let Some(cache) = cache
         && let Ok(note) = serde_json::to_vec(&description)
     {
-        cache.put_component(&machine.engine, What::Plugin, wasm, &note, &component);
-        cache.put(&machine.engine, What::Functions, wasm, &functions);
+        cache.put_component(
+            &machine.engine,
+            What::Plugin,
+            content_hash,
+            &note,
+            &component,
+        );
+        cache.put(&machine.engine, What::Functions, content_hash, &functions);
     }
     Ok(Loaded { pre, description })
 }
@@ -331,7 +344,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 
 /// Runs of `configure` until its cost is known.
 const TRIALS: u32 = 5;
-/// So many times what is cheap needs no second run to be called dear.
+/// So many times what is cheap needs no further run to be called dear.
 const SURELY_DEAR: u32 = 20;
 /// A plugin's name and version, characters each.
 const MAX_WORD: usize = 64;
