@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use sluicegate_plugin::{
-    ConfigError, Filter, Reply, Request, Response, ResponseFilter, Verdict, config, export,
+    ConfigError, Filter, Reply, Request, Response, ResponseFilter, Verdict, config, crypto, export,
 };
 
 #[config]
@@ -40,12 +40,16 @@ pub enum Act {
     /// Edits that must be refused; `x-refused` lists what the host said.
     BadHeaders,
     BigBody,
+    /// 2 KiB.
+    SmallBody,
     BadStatus,
     BadReplyHeader,
     /// Counts its calls in a static; `x-count` shows how many this instance has seen.
     Count,
     /// As `count`, and a panic where the query says `trap`, a loop where it says `loop`.
     CountOrFail,
+    /// Has the host check a password against the dearest hash that it takes; `x-answer` shows the outcome.
+    SlowHostCall,
     /// An error, from `configure` only.
     Reject,
 }
@@ -113,6 +117,10 @@ impl Filter for Guest {
                 edited(req.set_header("x-refused", refused.join("; ")))
             }
             Act::Count => edited(req.set_header("x-count", count().to_string())),
+            Act::SlowHostCall => {
+                let answer = crypto::verify_password(DEAREST_HASH, "password");
+                edited(req.set_header("x-answer", format!("{answer:?}")))
+            }
             Act::CountOrFail => match req.query().as_deref() {
                 Some("trap") => trap_as_asked(),
                 Some("loop") => act(Act::Loop),
@@ -159,6 +167,7 @@ fn act(act: Act) -> Verdict {
             }
         }
         Act::BigBody => return Reply::new(200).body(vec![b'a'; 65 * 1024]).into(),
+        Act::SmallBody => return Reply::new(200).body(vec![b'a'; 2048]).into(),
         Act::BadStatus => return Reply::new(101).into(),
         Act::BadReplyHeader => return Reply::new(200).header("content-length", "7").into(),
         _ => {}
@@ -205,3 +214,6 @@ fn deeper(depth: u64) -> u64 {
         deeper(depth + 1) + frame[(depth % 64) as usize]
     }
 }
+
+const DEAREST_HASH: &str =
+    "$argon2id$v=19$m=65536,t=10,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
