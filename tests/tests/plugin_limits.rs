@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use sluicegate_tests::proxy::Proxy;
-use sluicegate_tests::upstream::Upstream;
-use sluicegate_tests::{client, plugins, until};
-use tokio::io::AsyncWriteExt;
+use sluicegate_tests::upstream::{Script, Upstream};
+use sluicegate_tests::{client, plugins, soon, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn a_slow_host_call_ends_with_the_wall_clock_and_not_the_worker() {
@@ -84,6 +84,39 @@ async fn a_response_of_the_plugins_own_is_as_large_as_the_limit_says() {
             let expect = "a body of 2048 bytes; `response_body` allows 2047";
             assert!(line.contains(expect), "{line}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_head_takes_only_so_many_fields_and_so_much_of_a_value() {
+    let upstream = Script::new().await;
+    let to = upstream.addr.to_string();
+    let act = r#"request = "header_flood", response = "header_flood""#;
+    let proxy = Proxy::start(&with_guest("", &route("/", &to, act, ""))).await;
+    let mut stream = client::tcp(proxy.addr(0)).await;
+    let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut server = upstream.accept().await;
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        seen.push(soon("a request head", server.read_u8()).await.unwrap());
+    }
+    let seen = String::from_utf8(seen).unwrap().to_ascii_lowercase();
+    let fields = seen.lines().filter_map(|line| line.split_once(": "));
+    let seen: Vec<_> = fields.map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+    server
+        .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+        .await
+        .unwrap();
+    let head = client::read_head(&mut stream).await.unwrap();
+    for (fields, whose) in [(&seen, "the request's"), (&head.fields, "the response's")] {
+        let told = fields.iter().find(|(name, _)| name == "x-told").unwrap();
+        let (accepted, why) = told.1.split_once(" accepted; ").unwrap();
+        let accepted: usize = accepted.parse().unwrap();
+        assert!((100..128).contains(&accepted), "{whose}: {accepted}");
+        assert_eq!(why, "too large; not a valid value", "{whose}");
+        // A few are the proxy's own.
+        assert!(fields.len() <= 128 + 4, "{whose}: {}", fields.len());
     }
 }
 

@@ -3,7 +3,8 @@
 use std::cell::Cell;
 
 use sluicegate_plugin::{
-    ConfigError, Filter, Reply, Request, Response, ResponseFilter, Verdict, config, crypto, export,
+    ConfigError, EditError, Filter, Reply, Request, Response, ResponseFilter, Verdict, config,
+    crypto, export,
 };
 
 #[config]
@@ -39,6 +40,8 @@ pub enum Act {
     LogFlood,
     /// Edits that must be refused; `x-refused` lists what the host said.
     BadHeaders,
+    /// As many fields as it can set, and what is too large or no value; `x-told` says what came of it.
+    HeaderFlood,
     BigBody,
     /// 2 KiB.
     SmallBody,
@@ -117,6 +120,7 @@ impl Filter for Guest {
                 edited(req.set_header("x-refused", refused.join("; ")))
             }
             Act::Count => edited(req.set_header("x-count", count().to_string())),
+            Act::HeaderFlood => header_flood(|name, value| req.set_header(name, value)),
             Act::SlowHostCall => {
                 let answer = crypto::verify_password(DEAREST_HASH, "password");
                 edited(req.set_header("x-answer", format!("{answer:?}")))
@@ -135,6 +139,7 @@ impl ResponseFilter for Guest {
     fn on_response(&self, res: &mut Response) -> Verdict {
         match self.0.response {
             Act::Count | Act::CountOrFail => edited(res.set_header("x-count", count().to_string())),
+            Act::HeaderFlood => header_flood(|name, value| res.set_header(name, value)),
             Act::EditAndTrap => {
                 let done = res.set_header("x-edited", "yes");
                 sluicegate_plugin::debug!("{done:?}");
@@ -175,11 +180,25 @@ fn act(act: Act) -> Verdict {
     Verdict::Continue
 }
 
-fn edited(result: Result<(), sluicegate_plugin::EditError>) -> Verdict {
+fn edited(result: Result<(), EditError>) -> Verdict {
     match result {
         Ok(()) => Verdict::Continue,
         Err(error) => Reply::new(500).body(error.to_string()).into(),
     }
+}
+
+fn header_flood(mut set: impl FnMut(&str, &str) -> Result<(), EditError>) -> Verdict {
+    let first = set("x-told", "");
+    let mut told = |name: &str, value: &str| match set(name, value) {
+        Ok(()) => "accepted".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let nul = told("x-nul", "a\0b");
+    let large = told("x-large", &"v".repeat(9 << 10));
+    let flood = (0..1000).map(|n| told(&format!("x-{n}"), "v"));
+    let accepted = flood.filter(|told| told == "accepted").count();
+    let told = format!("{accepted} accepted; {large}; {nul}");
+    edited(first.and_then(|()| set("x-told", &told)))
 }
 
 fn count() -> u32 {
