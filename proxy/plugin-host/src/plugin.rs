@@ -32,13 +32,22 @@ use crate::metrics::PluginMetrics;
 pub struct Limits {
     /// Linear memory of one instance, bytes.
     pub memory: u64,
-    /// CPU time of one call, in steps of a millisecond. Wall-clock time, the wait for an instance
-    /// included, is bounded as well: by twenty times as much or two seconds, whichever is longer.
+    /// CPU time of one call, in steps of a millisecond.
     pub call_timeout: Duration,
+    /// Wall-clock time of one call, with all that it asks of the host.
+    pub wall_timeout: Duration,
     /// Wall-clock time `configure` may take when the plugin is loaded.
     pub configure_timeout: Duration,
     /// Instances alive at once in the whole process; further handshakes wait.
     pub instances: NonZeroU32,
+    /// How long a handshake waits for an instance.
+    pub instance_wait: Duration,
+    /// The body of a response that the plugin makes itself, bytes; at most 64 KiB.
+    pub response_body: usize,
+    /// Lines in the log, a second.
+    pub log_lines: u32,
+    /// The message of one, and each of its fields, bytes.
+    pub log_line: usize,
     /// One HTTP request of the plugin's own, from connecting to the end of the answer.
     pub http_timeout: Duration,
     /// The body of an answer to one, bytes.
@@ -52,6 +61,11 @@ impl Default for Limits {
             call_timeout: Duration::from_millis(50),
             configure_timeout: Duration::from_secs(5),
             instances: const { NonZeroU32::new(256).unwrap() },
+            wall_timeout: Duration::from_secs(2),
+            instance_wait: Duration::from_secs(1),
+            response_body: 64 << 10,
+            log_lines: 100,
+            log_line: 1 << 10,
             http_timeout: Duration::from_secs(5),
             http_body: 1 << 20,
         }
@@ -120,7 +134,7 @@ impl Plugin {
         let content_hash = sha256_hex(wasm);
         let identity = Arc::new(Identity {
             name: name.into(),
-            log: LogGate::new(),
+            log: LogGate::new(limits.log_lines, limits.log_line),
             limits,
             grants: grants.clone(),
             clock: Arc::clone(&host.clock),
