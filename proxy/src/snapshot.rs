@@ -6,7 +6,7 @@
 //! plugins, TLS ticket keys, metric series. A snapshot is never changed; whoever began with one
 //! keeps it.
 
-mod config_schema;
+pub mod config_schema;
 mod plugins;
 
 use std::sync::{Arc, OnceLock};
@@ -25,7 +25,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{EndpointMetrics, Metrics, PluginMetrics, RouteMetrics};
 use crate::tls::{CertInfo, Fault, ServerTls};
 use crate::upstream::Upstream;
-pub use plugins::LoadedPlugin;
+pub use plugins::{LoadedPlugin, resolve_secrets};
 
 /// A generation, ready to serve.
 pub struct Snapshot {

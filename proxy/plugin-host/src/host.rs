@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use sluicegate_plugin_services::clock::{Clock, SystemClock};
 use sluicegate_plugin_services::crypto::Passwords;
-use sluicegate_plugin_services::kv::{KvLimits, MemoryStore};
+use sluicegate_plugin_services::kv::{KvLimits, KvStore, MemoryStore};
 use tokio::sync::Semaphore;
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, component::Linker,
@@ -109,6 +109,11 @@ impl Host {
     /// What plugins count for themselves.
     pub fn metrics(&self) -> &Arc<Registry> {
         &self.metrics
+    }
+
+    /// What a plugin keeps in the store.
+    pub fn kv(&self, plugin: &str) -> Arc<dyn KvStore> {
+        self.store.part(plugin)
     }
 
     /// Makes a plugin of a component, or of the core module that cargo wrote.

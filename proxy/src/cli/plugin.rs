@@ -1,6 +1,7 @@
 //! `sluicegate plugin`: from a crate to a .wasm, and what a .wasm is.
 
 mod build;
+mod test;
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ pub(super) use build::{Built, Profile, compile, write};
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     Build(BuildArgs),
+    Test(test::Args),
     Inspect(InspectArgs),
 }
 
@@ -46,6 +48,7 @@ pub(super) struct InspectArgs {
 pub(super) fn plugin(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Build(args) => build_all(args),
+        Command::Test(args) => test::test(args),
         Command::Inspect(args) => show(&args.file),
     }
 }
