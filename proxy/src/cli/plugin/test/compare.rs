@@ -1,5 +1,7 @@
 //! What came of a case beside what was expected: the differences, and what to write to have none.
 
+use std::fmt::Write as _;
+
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, HeaderName};
 use toml_edit::{Array, InlineTable, Value};
@@ -39,7 +41,7 @@ pub(super) fn differences(case: &Case, outcome: &Outcome) -> Vec<Difference> {
             if reasons.iter().any(|reason| begins(reason, expected)) {
                 return Vec::new();
             }
-            let write = reasons.first().map(|reason| Value::from(*reason));
+            let write = reasons.first().map(|reason| text(reason));
             return vec![Difference {
                 path: vec!["config_error".to_owned()],
                 expected: vec![quoted(expected)],
@@ -138,7 +140,7 @@ pub(super) fn everything(outcome: &Outcome) -> Vec<(Vec<&'static str>, Value)> {
     let got = match outcome {
         Outcome::ConfigRefused(reasons) => {
             let reason = reasons.first().map_or("", |reason| &reason.message);
-            return vec![(vec!["config_error"], reason.into())];
+            return vec![(vec!["config_error"], text(reason))];
         }
         Outcome::Called(got) => got,
     };
@@ -146,7 +148,7 @@ pub(super) fn everything(outcome: &Outcome) -> Vec<(Vec<&'static str>, Value)> {
     match (&got.verdict, decided(got)) {
         (Err(error), _) => {
             let first = error.lines().next().unwrap_or_default();
-            return vec![(vec!["error"], first.into())];
+            return vec![(vec!["error"], text(first))];
         }
         (Ok(_), verdict) => {
             all.push((vec!["verdict"], decision(verdict.unwrap_or(Decision::Continue))));
@@ -155,27 +157,27 @@ pub(super) fn everything(outcome: &Outcome) -> Vec<(Vec<&'static str>, Value)> {
     match &got.verdict {
         Ok(Some(refusal)) => {
             all.push((vec!["headers"], changed(&HeaderMap::new(), refusal.headers())));
-            all.push((vec!["body"], body_of(got).into()));
+            all.push((vec!["body"], text(&body_of(got))));
         }
         _ => {
             let changes = changed(&got.before.headers, &got.request.headers);
             all.push((vec!["headers"], changes));
             if got.before.query != got.request.query {
                 let query = got.request.query.as_deref();
-                all.push((vec!["query"], query.map_or(false.into(), Value::from)));
+                all.push((vec!["query"], query.map_or(false.into(), text)));
             }
             let offered = subprotocols(&got.request.headers);
             if offered != subprotocols(&got.before.headers) {
                 all.push((vec!["subprotocols"], array(&offered)));
             }
             if let Some(upstream) = got.request.upstream.as_deref() {
-                all.push((vec!["upstream"], upstream.into()));
+                all.push((vec!["upstream"], text(upstream)));
             }
         }
     }
     let labels = got.session.labels.iter();
     let new = labels.filter(|label| !got.before.session.labels.contains(label));
-    let new = new.map(|(name, value)| (name.clone(), Value::from(value)));
+    let new = new.map(|(name, value)| (name.clone(), text(value)));
     all.push((vec!["labels"], table(new)));
     if let Some(expiry) = got.session.expires_at {
         all.push((vec!["expires_at"], datetime(moment(expiry))));
@@ -197,7 +199,7 @@ pub(super) fn everything(outcome: &Outcome) -> Vec<(Vec<&'static str>, Value)> {
         }
         Some(Err(error)) => {
             let first = error.lines().next().unwrap_or_default();
-            all.push((vec!["response", "error"], first.into()));
+            all.push((vec!["response", "error"], text(first)));
         }
         None => {}
     }
@@ -226,7 +228,7 @@ impl Found {
 
     fn text(&mut self, path: &[&str], expected: &str, got: &str) {
         if expected != got {
-            self.push(path, expected.into(), got.into());
+            self.push(path, text(expected), text(got));
         }
     }
 
@@ -410,7 +412,7 @@ fn number(value: f64) -> Value {
 fn stored_value(stored: &Stored) -> Value {
     match stored {
         Stored::Absent => false.into(),
-        Stored::Text(text) => text.into(),
+        Stored::Text(stored) => text(stored),
         Stored::Number(number) => (*number).into(),
     }
 }
@@ -428,14 +430,32 @@ fn field_values(values: &FieldValues) -> Value {
     match values {
         FieldValues::Absent => false.into(),
         FieldValues::Exactly(values) => match values.as_slice() {
-            [one] => one.into(),
+            [one] => text(one),
             values => array(values),
         },
     }
 }
 
+/// A basic string on one line, whatever is in it.
+fn text(text: &str) -> Value {
+    let mut quoted = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            // Writing to a string cannot fail.
+            c if c.is_control() => drop(write!(quoted, "\\U{:08X}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted.parse().unwrap_or_else(|_| text.into())
+}
+
 fn array(values: &[String]) -> Value {
-    Value::Array(values.iter().collect::<Array>())
+    Value::Array(values.iter().map(|value| text(value)).collect::<Array>())
 }
 
 fn table(entries: impl Iterator<Item = (String, Value)>) -> Value {
@@ -444,14 +464,12 @@ fn table(entries: impl Iterator<Item = (String, Value)>) -> Value {
 
 /// A text as TOML has it.
 fn quoted(text: &str) -> String {
-    shown(&Value::from(text))
+    shown(&self::text(text))
 }
 
-/// One line: TOML's own escapes, where a value would take several.
 fn shown(value: &Value) -> String {
     match value {
         Value::Boolean(there) if !there.value() => "not there".to_owned(),
-        Value::String(text) => format!("\"{}\"", text.value().escape_debug()),
         value => value.to_string().trim().to_owned(),
     }
 }
