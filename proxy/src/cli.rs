@@ -213,7 +213,10 @@ mod tests {
         check("sluicegate plugin build a b --out c --debug", true);
         check("sluicegate plugin inspect", false);
         check("sluicegate plugin inspect a.wasm --json", true);
-        check("sluicegate plugin test a b.wasm --cases c --bless --quiet", true);
+        check(
+            "sluicegate plugin test a b.wasm --cases c --bless --quiet",
+            true,
+        );
         check("sluicegate demo --bind 127.0.0.1:0", true);
         check("sluicegate demo --bind 8443", false);
         check("sluicegate", false);

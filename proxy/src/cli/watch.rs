@@ -34,7 +34,9 @@ pub(super) fn changes(config: &Path) -> Result<Changes, Failure> {
         }
     });
     if let Err(error) = &events {
-        say(&format!("no events of the file system, {error}: looking by myself\n"));
+        say(&format!(
+            "no events of the file system, {error}: looking by myself\n"
+        ));
     }
     let (tell, changes) = mpsc::channel(1);
     let mut watch = Watch {
@@ -115,7 +117,10 @@ impl Watch {
     /// Reads which files there are to watch; a configuration with mistakes leaves them as they are.
     fn look_up_files(&mut self) {
         let mut files = vec![self.config.clone()];
-        match config::read(&self.config).ok().and_then(|source| config::parse(&source).ok()) {
+        match config::read(&self.config)
+            .ok()
+            .and_then(|source| config::parse(&source).ok())
+        {
             Some((config, _)) => files.extend(named_files(&config)),
             None => files.extend(self.files.iter().map(|(path, _)| path.clone())),
         }
@@ -174,25 +179,46 @@ fn named_files(config: &Config) -> Vec<PathBuf> {
         files.push(certificate.cert.value.clone());
         files.push(certificate.key.value.clone());
     };
-    let listeners = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-    listeners.clone().flat_map(|tls| &tls.certs).for_each(&mut certificate);
+    let listeners = config
+        .listeners
+        .iter()
+        .filter_map(|listener| listener.tls.as_ref());
+    listeners
+        .clone()
+        .flat_map(|tls| &tls.certs)
+        .for_each(&mut certificate);
     let upstreams = config.upstreams.iter().map(|upstream| &upstream.tls);
-    upstreams.clone().filter_map(|tls| tls.client_cert.as_ref()).for_each(&mut certificate);
+    upstreams
+        .clone()
+        .filter_map(|tls| tls.client_cert.as_ref())
+        .for_each(&mut certificate);
     let clients = listeners.filter_map(|tls| tls.client_auth.as_ref());
     files.extend(clients.map(|auth| auth.ca.value.clone()));
     files.extend(upstreams.filter_map(|tls| Some(tls.ca.as_ref()?.value.clone())));
-    files.extend(config.plugins.iter().map(|plugin| plugin.wasm.value.clone()));
+    files.extend(
+        config
+            .plugins
+            .iter()
+            .map(|plugin| plugin.wasm.value.clone()),
+    );
     let routes = config.routes.iter().flat_map(|route| &route.plugins);
     let configs = config.plugins.iter().map(|plugin| &plugin.config);
-    files.extend(configs.chain(routes.map(|link| &link.config)).flat_map(secret_files));
+    files.extend(
+        configs
+            .chain(routes.map(|link| &link.config))
+            .flat_map(secret_files),
+    );
     files
 }
 
 fn secret_files(config: &PluginConfig) -> impl Iterator<Item = PathBuf> {
-    config.secrets.iter().filter_map(|secret| match &secret.source {
-        SecretSource::File(path) => Some(path.clone()),
-        SecretSource::Env(_) => None,
-    })
+    config
+        .secrets
+        .iter()
+        .filter_map(|secret| match &secret.source {
+            SecretSource::File(path) => Some(path.clone()),
+            SecretSource::Env(_) => None,
+        })
 }
 
 fn folder(path: &Path) -> PathBuf {

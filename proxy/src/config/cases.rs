@@ -216,7 +216,10 @@ fn case(
         let message = "what the store holds before is a string or an integer";
         mistakes.push(Diagnostic::error(kv.span.clone(), message));
     }
-    if let Some(response) = written.expect.value().and_then(|expect| expect.response.given())
+    if let Some(response) = written
+        .expect
+        .value()
+        .and_then(|expect| expect.response.given())
         && case.response.is_none()
     {
         let message = "without an upstream's answer there is no response hook";
@@ -245,15 +248,21 @@ fn request(written: Option<&schema::Request>) -> Request {
         method: written.method.value().cloned().unwrap_or(Method::GET),
         path: path.to_owned(),
         query,
-        host: (written.host.value().cloned())
-            .unwrap_or(HeaderValue::from_static("example.com")),
+        host: (written.host.value().cloned()).unwrap_or(HeaderValue::from_static("example.com")),
         client_ip: written.client_ip.value().copied().unwrap_or(CLIENT),
         websocket: written.websocket.value().copied().unwrap_or(false),
         tls,
         client_subject: subject.map(|subject| String::from_utf8_lossy(subject.as_bytes()).into()),
-        http_version: written.http_version.value().map_or("1.1", |version| version.0),
+        http_version: written
+            .http_version
+            .value()
+            .map_or("1.1", |version| version.0),
         listener: listener.unwrap_or_else(|| if tls { ":443" } else { ":80" }.to_owned()),
-        route: written.route.value().map_or("test", |route| &route.0).to_owned(),
+        route: written
+            .route
+            .value()
+            .map_or("test", |route| &route.0)
+            .to_owned(),
         request_id: text(&written.request_id, "00000000000000000000000000000000"),
         labels: (written.labels.value().into_iter().flatten())
             .filter_map(|(name, value)| {
@@ -272,7 +281,10 @@ fn http_answer(
     source: &Source,
     mistakes: &mut Vec<Diagnostic>,
 ) -> HttpAnswer {
-    let Located { value: written, span } = written;
+    let Located {
+        value: written,
+        span,
+    } = written;
     let answer = match (written.respond.given(), written.fail.value()) {
         (Some(answer), None) => Ok(response(&answer.value, source, mistakes)),
         (None, Some(failure)) => Err(*failure),
@@ -288,7 +300,10 @@ fn http_answer(
         }
     };
     HttpAnswer {
-        upstream: written.upstream.value().map_or(String::new(), |name| name.0.clone()),
+        upstream: written
+            .upstream
+            .value()
+            .map_or(String::new(), |name| name.0.clone()),
         method: written.method.value().cloned(),
         path: written.path.value().map(|path| path.0.clone()),
         headers: named(&written.headers),
@@ -336,7 +351,9 @@ fn expect(written: &schema::Expect) -> Expect {
         labels: named(&written.labels),
         expires_at: written.expires_at.value().copied(),
         lifetime: written.lifetime.value().copied(),
-        logs: one_or_many(&written.logs).map(|line| line.0.clone()).collect(),
+        logs: one_or_many(&written.logs)
+            .map(|line| line.0.clone())
+            .collect(),
         metrics: named(&written.metrics),
         kv: named(&written.kv),
         error: written.error.value().map(|error| error.0.clone()),
@@ -383,7 +400,11 @@ fn header_map(field: &Field<Named<HeaderName, OneOrMany<Text<HeaderValue>>>>) ->
     let entries = field.value().into_iter().flatten();
     entries
         .flat_map(|(name, values)| {
-            let values = values.value().into_iter().flatten().filter_map(Field::value);
+            let values = values
+                .value()
+                .into_iter()
+                .flatten()
+                .filter_map(Field::value);
             values.map(|value| (name.value.clone(), value.clone()))
         })
         .fold(HeaderMap::new(), |mut headers, (name, value)| {
@@ -394,7 +415,11 @@ fn header_map(field: &Field<Named<HeaderName, OneOrMany<Text<HeaderValue>>>>) ->
 
 fn upstreams(field: &Field<OneOrMany<Text<Name>>>) -> Option<Vec<Arc<str>>> {
     field.given()?;
-    Some(one_or_many(field).map(|name| Arc::from(name.0.as_str())).collect())
+    Some(
+        one_or_many(field)
+            .map(|name| Arc::from(name.0.as_str()))
+            .collect(),
+    )
 }
 
 fn name_span(case: &Located<&schema::Case>) -> Span {

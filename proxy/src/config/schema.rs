@@ -602,10 +602,7 @@ mod tests {
     #[test]
     fn hints_name_the_key_or_its_home() {
         let check = |key: &str, table: &str, keys: &[&str], expected: &str| {
-            assert_eq!(
-                WORDS.hint(key, table, keys).as_deref(),
-                Some(expected)
-            );
+            assert_eq!(WORDS.hint(key, table, keys).as_deref(), Some(expected));
         };
         check("hots", Route::TITLE, Route::KEYS, "did you mean `host`?");
         check(

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
-use sluicegate_plugin_host::{Description, Host, HostSettings, Inspection, Kind, Limits, Plugin, inspect};
+use sluicegate_plugin_host::{
+    Description, Host, HostSettings, Inspection, Kind, Limits, Plugin, inspect,
+};
 
 use super::super::{Failure, print, size};
 use super::test::{everything, time};
@@ -36,10 +38,18 @@ pub(in crate::cli) fn show(args: &Args) -> Result<(), Failure> {
     };
     let plugin = Host::new(settings)
         .map_err(Failure::runtime)?
-        .load("inspected", &bytes, Limits::default(), &everything(&inspection))
+        .load(
+            "inspected",
+            &bytes,
+            Limits::default(),
+            &everything(&inspection),
+        )
         .map_err(|error| failed(format!("this proxy cannot run it: {error}")))?;
     let schema = plugin.description().config_schema.as_ref();
-    let schema = schema.map(|text| read_schema(text)).transpose().map_err(failed)?;
+    let schema = schema
+        .map(|text| read_schema(text))
+        .transpose()
+        .map_err(failed)?;
     match (args.json, schema) {
         (false, schema) => print(&running(&plugin, schema.as_ref())),
         (true, Some(schema)) => print(&format!("{schema:#}\n")),
@@ -105,8 +115,14 @@ fn running(plugin: &Arc<Plugin>, schema: Option<&Value>) -> String {
         line("plugin", &format!("{name} {version}")),
         line("hooks", &hooks.join(", ")),
         line("compiled", &format!("in {}", time(plugin.load_time()))),
-        line("memory", &format!("{} in a fresh instance", size(plugin.peak_memory()))),
-        line("config", &schema.map_or_else(|| "any: it has no schema".to_owned(), config)),
+        line(
+            "memory",
+            &format!("{} in a fresh instance", size(plugin.peak_memory())),
+        ),
+        line(
+            "config",
+            &schema.map_or_else(|| "any: it has no schema".to_owned(), config),
+        ),
     ]
     .concat()
 }
@@ -150,7 +166,12 @@ fn config(schema: &Value) -> String {
     let (path, kind) = (width(|key| &key.path), width(|key| &key.kind));
     let default = width(|key| &key.default);
     let lines = keys.iter().map(|key| {
-        let Key { path: p, kind: k, default: d, description } = key;
+        let Key {
+            path: p,
+            kind: k,
+            default: d,
+            description,
+        } = key;
         let line = format!("{p:<path$}  {k:<kind$}  {d:<default$}  {description}");
         line.trim_end().to_owned()
     });
@@ -216,7 +237,10 @@ fn kind(root: &Value, schema: &Value, depth: usize) -> String {
         Some(Value::String(one)) => one.clone(),
         Some(Value::Array(several)) => {
             let several = several.iter().filter_map(Value::as_str);
-            several.filter(|one| *one != "null").collect::<Vec<_>>().join(" or ")
+            several
+                .filter(|one| *one != "null")
+                .collect::<Vec<_>>()
+                .join(" or ")
         }
         _ => return "any".to_owned(),
     };
@@ -250,7 +274,11 @@ const NEEDS: &[(&str, &str, Option<&str>)] = &[
     ("sluicegate:plugin/metrics@", "metrics", None),
     ("sluicegate:plugin/clock@", "the clock", None),
     ("sluicegate:plugin/random@", "random bytes", None),
-    ("sluicegate:plugin/crypto@", "signatures, hashes, passwords", None),
+    (
+        "sluicegate:plugin/crypto@",
+        "signatures, hashes, passwords",
+        None,
+    ),
     ("sluicegate:plugin/kv@", "the store", Some("kv = true")),
     (
         "sluicegate:plugin/outbound@",
@@ -304,11 +332,16 @@ mod tests {
         let told = config(&schema);
         let lines: Vec<&str> = told.lines().map(str::trim_start).collect();
         let find = |path: &str| {
-            let words = lines.iter().find(|line| line.split(' ').next() == Some(path));
+            let words = lines
+                .iter()
+                .find(|line| line.split(' ').next() == Some(path));
             let words = words.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
             words.unwrap_or_else(|| panic!("no `{path}` in\n{told}"))
         };
-        assert_eq!(find("keys"), "keys table of string required Consumer name to key.");
+        assert_eq!(
+            find("keys"),
+            "keys table of string required Consumer name to key."
+        );
         assert_eq!(find("mode"), "mode \"allow\" or \"deny\" \"deny\"");
         assert_eq!(find("query"), "query string -");
         assert_eq!(find("rules"), "rules array of table -");
@@ -316,7 +349,10 @@ mod tests {
         assert_eq!(find("rules[].when"), "rules[].when integer or \"never\" -");
         assert_eq!(find("any"), "any any -");
         // It refers to itself, and ends all the same.
-        assert_eq!(find("rules[].above.above.to"), "rules[].above.above.to string required");
+        assert_eq!(
+            find("rules[].above.above.to"),
+            "rules[].above.above.to string required"
+        );
         assert!(!told.contains("above.above.above."), "{told}");
         assert_eq!(config(&json!({ "type": "object" })), "nothing");
     }

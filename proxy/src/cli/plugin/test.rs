@@ -120,7 +120,9 @@ fn test_plugin(plugin: &Path, args: &Args, show: &mut Show) -> Result<Tally, Fai
         let Some(file) = read(path, show, &mut tally)? else {
             continue;
         };
-        test_file(&file, &subject, args, &runtime, show, &mut tally, &mut costs)?;
+        test_file(
+            &file, &subject, args, &runtime, show, &mut tally, &mut costs,
+        )?;
         print(&show.take())?;
     }
     if tally.cases > 0 {
@@ -152,7 +154,8 @@ fn test_file(
     costs: &mut Costs,
 ) -> Result<(), Failure> {
     let grants = subject.grants(&file.suite);
-    let chosen = |case: &Case| (args.only.as_ref()).is_none_or(|only| case.name.value.contains(only));
+    let chosen =
+        |case: &Case| (args.only.as_ref()).is_none_or(|only| case.name.value.contains(only));
     let mut to_bless: Vec<(usize, Vec<Difference>, Outcome)> = Vec::new();
     let cases = file.suite.cases.iter().enumerate();
     for (at, (index, case)) in cases.filter(|(_, case)| chosen(case)).enumerate() {
@@ -190,11 +193,13 @@ fn test_file(
     if to_bless.is_empty() {
         return Ok(());
     }
-    let blessings = to_bless.iter().map(|(index, differences, outcome)| Blessing {
-        index: *index,
-        differences,
-        outcome,
-    });
+    let blessings = to_bless
+        .iter()
+        .map(|(index, differences, outcome)| Blessing {
+            index: *index,
+            differences,
+            outcome,
+        });
     let blessings: Vec<_> = blessings.collect();
     write_blessed(file, &blessings)
 }

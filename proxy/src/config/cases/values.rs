@@ -224,7 +224,9 @@ impl fmt::Display for MetricName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
         let labels = self.labels.iter();
-        let labels: Vec<_> = labels.map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        let labels: Vec<_> = labels
+            .map(|(name, value)| format!("{name}=\"{value}\""))
+            .collect();
         if labels.is_empty() {
             return Ok(());
         }
@@ -324,9 +326,15 @@ fn civil_date(days: u64) -> (i64, i64, i64) {
     let days = i64::try_from(days).unwrap_or(i64::MAX / 2);
     // A guess by the mean length of a year is at most one too high.
     let guess = 1970 + days * 400 / 146_097;
-    let year = if day_number(guess, 1, 1) > days { guess - 1 } else { guess };
+    let year = if day_number(guess, 1, 1) > days {
+        guess - 1
+    } else {
+        guess
+    };
     let months = (1..=12).rev();
-    let month = months.into_iter().find(|month| day_number(year, *month, 1) <= days);
+    let month = months
+        .into_iter()
+        .find(|month| day_number(year, *month, 1) <= days);
     let month = month.unwrap_or(1);
     (year, month, days - day_number(year, month, 1) + 1)
 }
@@ -344,9 +352,21 @@ mod tests {
             assert_eq!(moment.map(Moment::to_toml).unwrap_or_default(), shown);
         }
         check("1970-01-01T00:00:00Z", Some(0), "1970-01-01T00:00:00Z");
-        check("2026-01-01T00:00:00Z", Some(1_767_225_600), "2026-01-01T00:00:00Z");
-        check("2024-02-29T12:30:01.250Z", Some(1_709_209_801), "2024-02-29T12:30:01.250Z");
-        check("2026-01-01T02:00:00+02:00", Some(1_767_225_600), "2026-01-01T00:00:00Z");
+        check(
+            "2026-01-01T00:00:00Z",
+            Some(1_767_225_600),
+            "2026-01-01T00:00:00Z",
+        );
+        check(
+            "2024-02-29T12:30:01.250Z",
+            Some(1_709_209_801),
+            "2024-02-29T12:30:01.250Z",
+        );
+        check(
+            "2026-01-01T02:00:00+02:00",
+            Some(1_767_225_600),
+            "2026-01-01T00:00:00Z",
+        );
         check("1969-12-31T23:59:59Z", None, "");
         check("2026-01-01", None, "");
         check("2026-01-01T00:00:00", None, "");
@@ -356,7 +376,10 @@ mod tests {
     fn dates_follow_one_another() {
         for day in 0..60_000 {
             let (year, month, date) = civil_date(day);
-            assert_eq!(day_number(year, month, date), i64::try_from(day).expect("small"));
+            assert_eq!(
+                day_number(year, month, date),
+                i64::try_from(day).expect("small")
+            );
             assert!((1..=31).contains(&date), "{year}-{month}-{date}");
         }
     }
@@ -366,14 +389,26 @@ mod tests {
         #[track_caller]
         fn check(text: &str, expect: Option<&str>) {
             let name = MetricName::from_text(text).ok();
-            assert_eq!(name.map(|name| name.to_string()).as_deref(), expect, "{text}");
+            assert_eq!(
+                name.map(|name| name.to_string()).as_deref(),
+                expect,
+                "{text}"
+            );
         }
         check("refused", Some("refused"));
         check("refused{}", Some("refused"));
         check("refused{why=\"old\"}", Some("refused{why=\"old\"}"));
         check("a{b=\"c\", d=\"e\"}", Some("a{b=\"c\",d=\"e\"}"));
         check("a{b=\"c\",}", Some("a{b=\"c\"}"));
-        for bad in ["", "{a=\"b\"}", "a b", "a{b}", "a{b=\"c}", "a{b=\"c\"", "a{b=\"c\"d=\"e\"}"] {
+        for bad in [
+            "",
+            "{a=\"b\"}",
+            "a b",
+            "a{b}",
+            "a{b=\"c}",
+            "a{b=\"c\"",
+            "a{b=\"c\"d=\"e\"}",
+        ] {
             check(bad, None);
         }
     }

@@ -121,9 +121,11 @@ impl Plugins {
         let config = match table.map(|table| &table.config) {
             None | Some(Field::Absent) => default?.config.clone(),
             Some(Field::Mistaken) => return None,
-            Some(Field::Given(own)) => {
-                located(&overlay(&entry.config, &own.value), own.span.clone(), cx.dir)
-            }
+            Some(Field::Given(own)) => located(
+                &overlay(&entry.config, &own.value),
+                own.span.clone(),
+                cx.dir,
+            ),
         };
         Some(PluginUse {
             plugin: index,

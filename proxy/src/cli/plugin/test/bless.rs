@@ -25,7 +25,9 @@ pub(super) fn blessed(text: &str, blessings: &[Blessing<'_>]) -> Result<String, 
         .parse()
         .map_err(|error| format!("it is not TOML any more: {error}"))?;
     for blessing in blessings {
-        let cases = document.get_mut("case").and_then(Item::as_array_of_tables_mut);
+        let cases = document
+            .get_mut("case")
+            .and_then(Item::as_array_of_tables_mut);
         let case = cases.and_then(|cases| cases.get_mut(blessing.index));
         bless(
             case.ok_or("its cases are not written as `[[case]]`")?,
@@ -38,9 +40,17 @@ pub(super) fn blessed(text: &str, blessings: &[Blessing<'_>]) -> Result<String, 
 fn bless(case: &mut Table, blessing: &Blessing<'_>) {
     let differences = blessing.differences.iter();
     let single: Option<Vec<_>> = differences
-        .map(|one| Some((one.path.iter().map(String::as_str).collect(), one.write.as_ref()?)))
+        .map(|one| {
+            Some((
+                one.path.iter().map(String::as_str).collect(),
+                one.write.as_ref()?,
+            ))
+        })
         .collect();
-    match (single, case.get_mut("expect").and_then(Item::as_table_like_mut)) {
+    match (
+        single,
+        case.get_mut("expect").and_then(Item::as_table_like_mut),
+    ) {
         (Some(single), Some(expect)) if !single.is_empty() => {
             for (path, value) in single {
                 put(expect, path, value);

@@ -37,7 +37,10 @@ pub(super) fn differences(case: &Case, outcome: &Outcome) -> Vec<Difference> {
     };
     let got = match (outcome, &expect.config_error) {
         (Outcome::ConfigRefused(reasons), Some(expected)) => {
-            let reasons: Vec<&str> = reasons.iter().map(|reason| reason.message.as_str()).collect();
+            let reasons: Vec<&str> = reasons
+                .iter()
+                .map(|reason| reason.message.as_str())
+                .collect();
             if reasons.iter().any(|reason| begins(reason, expected)) {
                 return Vec::new();
             }
@@ -50,11 +53,22 @@ pub(super) fn differences(case: &Case, outcome: &Outcome) -> Vec<Difference> {
             }];
         }
         (Outcome::ConfigRefused(reasons), None) => {
-            let got: Vec<_> = reasons.iter().map(|reason| quoted(&reason.message)).collect();
-            return whole("config_error", "a config that is accepted".into(), got.join("\n"));
+            let got: Vec<_> = reasons
+                .iter()
+                .map(|reason| quoted(&reason.message))
+                .collect();
+            return whole(
+                "config_error",
+                "a config that is accepted".into(),
+                got.join("\n"),
+            );
         }
         (Outcome::Called(_), Some(expected)) => {
-            return whole("config_error", quoted(expected), "a config that is accepted".into());
+            return whole(
+                "config_error",
+                quoted(expected),
+                "a config that is accepted".into(),
+            );
         }
         (Outcome::Called(got), None) => got,
     };
@@ -64,7 +78,11 @@ pub(super) fn differences(case: &Case, outcome: &Outcome) -> Vec<Difference> {
         (Ok(_), Some(expected)) => return whole("error", quoted(expected), shown_verdict(got)),
         (Err(error), None) => {
             let verdict = expect.verdict.unwrap_or(Decision::Continue);
-            return whole("verdict", decision(verdict).to_string(), format!("error: {error}"));
+            return whole(
+                "verdict",
+                decision(verdict).to_string(),
+                format!("error: {error}"),
+            );
         }
         (Ok(_), None) => {
             let verdict = expect.verdict.unwrap_or(Decision::Continue);
@@ -86,17 +104,31 @@ fn of_call(case: &Case, got: &Got) -> Vec<Difference> {
     }
     let one = |found: &mut Found, key: &str, expected: &Option<FieldValues>, got: Option<&str>| {
         if let Some(expected) = expected {
-            found.values(&[key], expected, got.map(str::to_owned).into_iter().collect());
+            found.values(
+                &[key],
+                expected,
+                got.map(str::to_owned).into_iter().collect(),
+            );
         }
     };
-    one(&mut found, "query", &expect.query, got.request.query.as_deref());
+    one(
+        &mut found,
+        "query",
+        &expect.query,
+        got.request.query.as_deref(),
+    );
     if let Some(expected) = &expect.subprotocols {
         let offered = subprotocols(&got.request.headers);
         if *expected != offered {
             found.push(&["subprotocols"], array(expected), array(&offered));
         }
     }
-    one(&mut found, "upstream", &expect.upstream, got.request.upstream.as_deref());
+    one(
+        &mut found,
+        "upstream",
+        &expect.upstream,
+        got.request.upstream.as_deref(),
+    );
     for (name, expected) in &expect.labels {
         let label = got.session.label(name).map(str::to_owned);
         found.values(&["labels", name], expected, label.into_iter().collect());
@@ -104,7 +136,11 @@ fn of_call(case: &Case, got: &Got) -> Vec<Difference> {
     if let Some(expected) = expect.expires_at {
         let got = got.session.expires_at.map(moment);
         if got != Some(expected) {
-            found.push(&["expires_at"], datetime(expected), got.map_or(Value::from(false), datetime));
+            found.push(
+                &["expires_at"],
+                datetime(expected),
+                got.map_or(Value::from(false), datetime),
+            );
         }
     }
     if let Some(expected) = expect.lifetime {
@@ -119,7 +155,11 @@ fn of_call(case: &Case, got: &Got) -> Vec<Difference> {
     for (name, expected) in &expect.metrics {
         let value = metric(name, &got.metrics);
         if value != expected.0 {
-            found.push(&["metrics", &name.to_string()], number(expected.0), number(value));
+            found.push(
+                &["metrics", &name.to_string()],
+                number(expected.0),
+                number(value),
+            );
         }
     }
     for (key, expected) in &expect.kv {
@@ -151,12 +191,18 @@ pub(super) fn everything(outcome: &Outcome) -> Vec<(Vec<&'static str>, Value)> {
             return vec![(vec!["error"], text(first))];
         }
         (Ok(_), verdict) => {
-            all.push((vec!["verdict"], decision(verdict.unwrap_or(Decision::Continue))));
+            all.push((
+                vec!["verdict"],
+                decision(verdict.unwrap_or(Decision::Continue)),
+            ));
         }
     }
     match &got.verdict {
         Ok(Some(refusal)) => {
-            all.push((vec!["headers"], changed(&HeaderMap::new(), refusal.headers())));
+            all.push((
+                vec!["headers"],
+                changed(&HeaderMap::new(), refusal.headers()),
+            ));
             all.push((vec!["body"], text(&body_of(got))));
         }
         _ => {
@@ -190,12 +236,18 @@ pub(super) fn everything(outcome: &Outcome) -> Vec<(Vec<&'static str>, Value)> {
     let counted = counted.map(|(name, value)| (name.to_string(), number(*value)));
     all.push((vec!["metrics"], table(counted)));
     let entries = got.kv.iter();
-    all.push((vec!["kv"], table(entries.map(|(key, value)| (key.clone(), stored_value(value))))));
+    all.push((
+        vec!["kv"],
+        table(entries.map(|(key, value)| (key.clone(), stored_value(value)))),
+    ));
     match &got.response {
         Some(Ok(response)) => {
             let status = i64::from(response.status().as_u16());
             all.push((vec!["response", "status"], status.into()));
-            all.push((vec!["response", "headers"], changed(&HeaderMap::new(), response.headers())));
+            all.push((
+                vec!["response", "headers"],
+                changed(&HeaderMap::new(), response.headers()),
+            ));
         }
         Some(Err(error)) => {
             let first = error.lines().next().unwrap_or_default();
@@ -242,11 +294,20 @@ impl Found {
         }
     }
 
-    fn fields(&mut self, path: &[&str], headers: &HeaderMap, expected: &[(HeaderName, FieldValues)]) {
+    fn fields(
+        &mut self,
+        path: &[&str],
+        headers: &HeaderMap,
+        expected: &[(HeaderName, FieldValues)],
+    ) {
         for (name, expected) in expected {
             if !has(headers, name, expected) {
                 let path = [path, &[name.as_str()]].concat();
-                self.push(&path, field_values(expected), field_values(&values_of(headers, name)));
+                self.push(
+                    &path,
+                    field_values(expected),
+                    field_values(&values_of(headers, name)),
+                );
             }
         }
     }
@@ -298,7 +359,11 @@ impl Found {
             let (expected, got) = (i64::from(expected), i64::from(status));
             self.push(&["response", "status"], expected.into(), got.into());
         }
-        self.fields(&["response", "headers"], response.headers(), &expected.headers);
+        self.fields(
+            &["response", "headers"],
+            response.headers(),
+            &expected.headers,
+        );
         if let Some(expected) = &expected.body {
             let body = String::from_utf8_lossy(response.body());
             self.text(&["response", "body"], expected, &body);
@@ -369,7 +434,11 @@ fn values_of(headers: &HeaderMap, name: &HeaderName) -> FieldValues {
 /// All series that have these labels, together.
 fn metric(name: &MetricName, counted: &[(MetricName, f64)]) -> f64 {
     let fits = |(series, _): &&(MetricName, f64)| {
-        series.name == name.name && name.labels.iter().all(|label| series.labels.contains(label))
+        series.name == name.name
+            && name
+                .labels
+                .iter()
+                .all(|label| series.labels.contains(label))
     };
     counted.iter().filter(fits).map(|(_, value)| value).sum()
 }
@@ -394,7 +463,12 @@ fn datetime(moment: Moment) -> Value {
 
 /// With the largest unit that leaves nothing over.
 fn duration(milliseconds: u64) -> String {
-    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let units = [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1_000, "s"),
+    ];
     let whole = |(unit, _): &(u64, &str)| milliseconds > 0 && milliseconds.is_multiple_of(*unit);
     match units.into_iter().find(whole) {
         Some((unit, name)) => format!("{}{name}", milliseconds / unit),
@@ -473,4 +547,3 @@ fn shown(value: &Value) -> String {
         value => value.to_string().trim().to_owned(),
     }
 }
-

@@ -100,7 +100,12 @@ impl Subject<'_> {
     pub(super) fn grants(&self, suite: &Suite) -> Grants {
         let unsaid = Allow::default();
         let allow = suite.allow.as_ref().unwrap_or(&unsaid);
-        let imports = |what: &str| self.inspection.imports.iter().any(|name| name.starts_with(what));
+        let imports = |what: &str| {
+            self.inspection
+                .imports
+                .iter()
+                .any(|name| name.starts_with(what))
+        };
         let stubs = suite.cases.iter().flat_map(|case| &case.http);
         let mut answered: Vec<Arc<str>> = stubs.map(|stub| stub.upstream.as_str().into()).collect();
         answered.sort();
@@ -185,14 +190,12 @@ impl Again {
 }
 
 /// As the proxy does at a reload: the schema first, then the secrets, then the plugin itself.
-async fn configure(
-    plugin: &Arc<Plugin>,
-    config: &PluginConfig,
-) -> Result<Filter, Vec<Diagnostic>> {
+async fn configure(plugin: &Arc<Plugin>, config: &PluginConfig) -> Result<Filter, Vec<Diagnostic>> {
     let name = &plugin.description().name;
     if let Some(schema) = &plugin.description().config_schema {
         let schema = ConfigSchema::new(schema).map_err(|why| {
-            let message = format!("plugin `{name}` describes its config by no usable schema: {why}");
+            let message =
+                format!("plugin `{name}` describes its config by no usable schema: {why}");
             vec![Diagnostic::error(config.span.clone(), message)]
         })?;
         let mistakes = schema.mistakes(name, config);
@@ -398,10 +401,12 @@ fn answers(case: &Case) -> Result<Vec<(HttpAnswer, Bytes)>, Diagnostic> {
 fn body(body: &Body) -> Result<Bytes, Diagnostic> {
     match body {
         Body::Text(text) => Ok(Bytes::from(text.clone())),
-        Body::File(file) => std::fs::read(&file.value).map(Bytes::from).map_err(|error| {
-            let message = format!("cannot read `{}`: {error}", file.value.display());
-            Diagnostic::error(file.span.clone(), message)
-        }),
+        Body::File(file) => std::fs::read(&file.value)
+            .map(Bytes::from)
+            .map_err(|error| {
+                let message = format!("cannot read `{}`: {error}", file.value.display());
+                Diagnostic::error(file.span.clone(), message)
+            }),
     }
 }
 

@@ -65,7 +65,13 @@ impl Show {
     ) {
         let word = self.paint(RED, "FAILED");
         self.line(&["  ", &word, "  ", &clean(case), "  (", place, ")"]);
-        for Difference { path, expected, got, .. } in differences {
+        for Difference {
+            path,
+            expected,
+            got,
+            ..
+        } in differences
+        {
             self.line(&["            expect.", &clean(&path.join("."))]);
             for (mark, color, lines) in [("- ", RED, expected), ("+ ", GREEN, got)] {
                 for line in lines {
@@ -103,7 +109,13 @@ impl Show {
         let call = costs.call.map(|call| format!("{} a call, ", time(call)));
         let call = call.unwrap_or_default();
         let (memory, compile) = (size(costs.peak_memory), time(costs.compile));
-        self.line(&["  ", &call, &memory, " of memory at most, compiled in ", &compile]);
+        self.line(&[
+            "  ",
+            &call,
+            &memory,
+            " of memory at most, compiled in ",
+            &compile,
+        ]);
     }
 
     fn line(&mut self, parts: &[&str]) {

@@ -35,11 +35,22 @@ impl Stub {
     }
 
     fn answer(&self, request: &OutboundRequest) -> Result<OutboundResponse, OutboundError> {
-        let fitting = self.answers.iter().find(|(answer, _)| fits(answer, request));
+        let fitting = self
+            .answers
+            .iter()
+            .find(|(answer, _)| fits(answer, request));
         let Some((answer, body)) = fitting else {
-            let OutboundRequest { upstream, method, path, .. } = request;
+            let OutboundRequest {
+                upstream,
+                method,
+                path,
+                ..
+            } = request;
             let what = format!("{method} {path} of upstream `{upstream}`");
-            let mut unanswered = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut unanswered = self
+                .unanswered
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             if !unanswered.contains(&what) {
                 unanswered.push(what);
             }
@@ -90,8 +101,8 @@ pub(super) fn has(headers: &HeaderMap, name: &HeaderName, values: &FieldValues) 
     let there = headers.get_all(name).iter();
     match values {
         FieldValues::Absent => there.count() == 0,
-        FieldValues::Exactly(expected) => {
-            there.map(|value| value.as_bytes()).eq(expected.iter().map(String::as_bytes))
-        }
+        FieldValues::Exactly(expected) => there
+            .map(|value| value.as_bytes())
+            .eq(expected.iter().map(String::as_bytes)),
     }
 }
