@@ -164,10 +164,6 @@ pub(crate) fn schema<T: JsonSchema>() -> String {
 }
 
 /// Reads a config; the error is for the operator.
-#[cfg_attr(
-    not(any(test, target_arch = "wasm32")),
-    expect(dead_code, reason = "for the glue")
-)]
 pub(crate) fn parse<T: DeserializeOwned>(json: &str) -> Result<T, ConfigError> {
     // It may run in every instance: straight from the text as long as all is well.
     serde_json::from_str(json).or_else(|_| {

@@ -55,6 +55,23 @@ pub fn check_header(name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError
     Ok(rules::check_field(name, value.as_ref())?)
 }
 
+/// Judges a label's name likewise.
+///
+/// # Errors
+/// What [`Request::set_label`] would say.
+pub fn check_label(name: &str) -> Result<(), EditError> {
+    Ok(rules::Session::default().set_label(name, "")?)
+}
+
+/// Judges a subprotocol, or the beginning of one, likewise: it must be a token (RFC 9110, section 5.6.2).
+///
+/// # Errors
+/// `InvalidValue`.
+pub fn check_subprotocol(text: &str) -> Result<(), EditError> {
+    let good = rules::is_token(text);
+    good.then_some(()).ok_or(EditError::InvalidValue)
+}
+
 /// What the TLS handshake settled.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TlsFacts {

@@ -82,6 +82,7 @@ mod config;
 #[doc(hidden)]
 pub mod glue;
 mod head;
+mod interval;
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
 mod verdict;
@@ -90,7 +91,10 @@ mod verdict;
 pub use {schemars, serde};
 
 pub use config::{ConfigError, NoConfig, Secret};
-pub use head::{EditError, Request, Response, TlsFacts, check_header};
+pub use head::{
+    EditError, Request, Response, TlsFacts, check_header, check_label, check_subprotocol,
+};
+pub use interval::Interval;
 #[cfg(not(target_arch = "wasm32"))]
 pub use native::{RequestBuilder, ResponseBuilder};
 pub use sluicegate_plugin_macros::config;

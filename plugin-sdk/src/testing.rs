@@ -12,10 +12,19 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::log::Level;
-use crate::outbound;
+use crate::{ConfigError, Filter, outbound};
+
+/// Configures a filter as the proxy does, from JSON.
+///
+/// # Errors
+/// What the operator would be told.
+pub fn configure<F: Filter>(config: impl Display) -> Result<F, ConfigError> {
+    F::configure(crate::config::parse(&config.to_string())?)
+}
 
 /// Stops the wall clock at a moment.
 pub fn set_now(now: SystemTime) {
@@ -35,6 +44,11 @@ pub fn on_outbound(
     answer: impl FnMut(&outbound::Request) -> Result<outbound::Response, outbound::Error> + 'static,
 ) {
     WORLD.with_borrow_mut(|world| world.outbound = Some(Box::new(answer)));
+}
+
+/// Lets every use of the store fail from now on; `None`: no longer.
+pub fn fail_kv(error: Option<crate::kv::Error>) {
+    WORLD.with_borrow_mut(|world| world.kv_error = error);
 }
 
 /// What was logged so far: level, message, fields.
@@ -58,6 +72,7 @@ struct World {
     logs: Vec<(Level, String, Vec<(String, String)>)>,
     figures: BTreeMap<String, f64>,
     entries: BTreeMap<String, Entry>,
+    kv_error: Option<crate::kv::Error>,
 }
 
 struct Entry {
@@ -75,6 +90,7 @@ thread_local! {
         logs: Vec::new(),
         figures: BTreeMap::new(),
         entries: BTreeMap::new(),
+        kv_error: None,
     });
 }
 
@@ -234,6 +250,9 @@ pub(crate) mod kv {
         }
         let now = monotonic();
         WORLD.with_borrow_mut(|world| {
+            if let Some(error) = world.kv_error {
+                return Err(error);
+            }
             let found = world.entries.remove(key);
             let mut found = found.filter(|entry| entry.expires.is_none_or(|end| now < end));
             let result = work(&mut found);
@@ -278,6 +297,10 @@ mod tests {
         assert_eq!(kv::delete("a"), Ok(false));
         assert_eq!(kv::set("", "", None), Err(kv::Error::TooLarge));
         assert_eq!(kv::set("k", [0; 70_000], None), Err(kv::Error::TooLarge));
+        fail_kv(Some(kv::Error::Full));
+        assert_eq!(kv::add("b", "1", None), Err(kv::Error::Full));
+        fail_kv(None);
+        assert_eq!(kv::add("b", "1", None), Ok(true));
     }
 
     #[test]

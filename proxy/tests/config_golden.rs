@@ -258,8 +258,21 @@ fn ui(kind: &str) -> PathBuf {
 }
 
 fn without_spans(debug: &str) -> String {
-    let lines = debug
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("span: "));
+    // The places of a plugin's config are nothing but spans: all the way to the brace that ends them.
+    let mut end_of_places = None;
+    let lines = debug.lines().filter(|line| {
+        if let Some(end) = &end_of_places {
+            if line == end {
+                end_of_places = None;
+            }
+            return false;
+        }
+        if let Some(indent) = line.strip_suffix("places: {") {
+            end_of_places = Some(format!("{indent}}},"));
+            return false;
+        }
+        let text = line.trim_start();
+        !text.starts_with("span: ") && text != "places: {},"
+    });
     lines.map(|line| format!("{line}\n")).collect()
 }

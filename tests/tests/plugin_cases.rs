@@ -72,6 +72,9 @@ const SHOWN: &str = r#"  FAILED  another verdict  (cases/keys.toml:10)
             expect.query
               - "a=2"
               + "a=1"
+            expect.labels.nobody
+              - "here"
+              + not there
             expect.logs
               - "warn: nothing is as it was"
               + no line
@@ -107,6 +110,8 @@ request = { headers = { X-Api-Key = "other" } }
 verdict = 403
 headers = { content-type = "text/plain" }
 body = "this API key is not valid\n"
+logs = ['warn: key refused why="unknown"']
+metrics = { 'refused{why="unknown"}' = 1 }
 
 [[case]]
 name    = "other details"   # of the request

@@ -37,18 +37,30 @@ async fn what_is_no_usable_plugin_stops_the_start_with_code_3_and_its_place() {
             "4:8",
             "imports `wasi_snapshot_preview1.fd_write`, which sluicegate does not offer",
         ),
-        (Some(&api_key), "{}", "5:10", "missing field `keys`"),
+        (Some(&api_key), "{}", "5:10", "needs the key `keys`"),
         (
             Some(&api_key),
             "{ keys = {} }",
-            "5:10",
+            "5:19",
             "`keys`: names no consumer",
         ),
         (
             Some(&api_key),
             r#"{ keys = { ci = "k" }, haeder = "X" }"#,
-            "5:10",
-            "unknown field `haeder`",
+            "5:33",
+            "plugin `filter` has no key `haeder`",
+        ),
+        (
+            Some(&api_key),
+            r#"{ keys = { ci = "k" }, haeder = "X" }"#,
+            "5:33",
+            "did you mean `header`?",
+        ),
+        (
+            Some(&api_key),
+            "{ keys = { ci = 3 } }",
+            "5:26",
+            "plugin `filter` expects a value of type string here",
         ),
         (
             Some(&api_key),
@@ -78,6 +90,30 @@ async fn what_is_no_usable_plugin_stops_the_start_with_code_3_and_its_place() {
 }
 
 #[tokio::test]
+async fn a_plugin_of_the_version_before_goes_on_running() {
+    let upstream = Upstream::describing("main").await;
+    let dir = TempDir::new().unwrap();
+    copy("sluicegate-old-guest", dir.path());
+    let config = config_to(&upstream.addr.to_string(), "{}", "");
+    let proxy = Proxy::start_in(dir, &config).await;
+    let (head, body) = client::get(proxy.addr(0), "/?refuse").await;
+    assert_eq!((head.status, body.as_slice()), (418, &b"GET"[..]));
+    assert_eq!(head.get("x-by"), Some("old"));
+    let (head, body) = client::get(proxy.addr(0), "/").await;
+    assert_eq!(head.status, 200);
+    assert_eq!(head.get("x-old-answer"), Some("200"));
+    let body = String::from_utf8(body).unwrap();
+    assert!(body.contains("protected"), "{body}");
+    proxy
+        .log_line("its line", |line| line.contains("old plugin at 1"))
+        .await;
+    proxy.rewrite_config(&config_to(&upstream.addr.to_string(), "{ a = 1 }", ""));
+    assert!(!proxy.reload().await);
+    let told = "does not take this config: takes no config";
+    proxy.log_line(told, |line| line.contains(told)).await;
+}
+
+#[tokio::test]
 async fn a_routes_own_config_is_reported_at_the_route() {
     let dir = TempDir::new().unwrap();
     copy("sluicegate-api-key", dir.path());
@@ -86,7 +122,7 @@ async fn a_routes_own_config_is_reported_at_the_route() {
     assert_eq!(proxy.wait().await.code(), Some(3));
     let report = proxy.stderr_to_end().await;
     assert!(report.contains("`query`: is empty"), "{report}");
-    assert!(report.contains("sluicegate.toml:8:39"), "{report}");
+    assert!(report.contains("sluicegate.toml:8:49"), "{report}");
 }
 
 #[tokio::test]
@@ -151,7 +187,7 @@ async fn a_reload_takes_a_changed_wasm_and_keeps_the_old_one_when_it_is_broken()
         let reason = match broken {
             "truncated" => "truncated WebAssembly",
             "missing" => "cannot read",
-            _ => "missing field `keys`",
+            _ => "needs the key `keys`",
         };
         proxy
             .log_line("the reason", |line| line.contains(reason))

@@ -5,15 +5,17 @@
 use std::collections::BTreeMap;
 
 use sluicegate_plugin::{
-    ConfigError, EditError, Filter, Reply, Request, Response, ResponseFilter, Verdict,
+    ConfigError, EditError, Filter, Hook, Reply, Request, Response, ResponseFilter, Verdict,
     check_header, config, export,
 };
 
 #[config]
 #[derive(Debug, Default)]
 pub struct Config {
+    /// Edits of what goes upstream.
     #[serde(default)]
     request: Edits,
+    /// Edits of what the client gets, a WebSocket's 101 included.
     #[serde(default)]
     response: Edits,
 }
@@ -21,10 +23,13 @@ pub struct Config {
 #[config]
 #[derive(Debug, Default)]
 struct Edits {
+    /// Names to remove; comes first.
     #[serde(default)]
     remove: Vec<String>,
+    /// Name = value; replaces all values.
     #[serde(default)]
     set: BTreeMap<String, String>,
+    /// Name = value; added to what is there.
     #[serde(default)]
     add: BTreeMap<String, String>,
 }
@@ -38,6 +43,14 @@ impl Filter for Headers {
         config.request.check("request")?;
         config.response.check("response")?;
         Ok(Headers(config))
+    }
+
+    fn uses(&self, hook: Hook) -> bool {
+        match hook {
+            Hook::Request => self.0.request.each().next().is_some(),
+            Hook::Response => self.0.response.each().next().is_some(),
+            _ => true,
+        }
     }
 
     fn on_request(&self, req: &mut Request) -> Verdict {
@@ -163,6 +176,28 @@ mod tests {
         assert_eq!(filter.on_response(&mut res), Verdict::Continue);
         assert_eq!(res.header("x-a"), None);
         assert_eq!(res.header_values("x-c"), [b"2".to_vec(), b"3".to_vec()]);
+    }
+
+    #[test]
+    fn a_hook_without_edits_is_not_used() {
+        #[track_caller]
+        fn check(request: Edits, response: Edits, expect: [bool; 2]) {
+            let filter = Headers::configure(Config { request, response }).ok();
+            let used = [Hook::Request, Hook::Response].map(|hook| {
+                let filter = filter.as_ref();
+                filter.is_some_and(|filter| filter.uses(hook))
+            });
+            assert_eq!(used, expect);
+        }
+        let none = Edits::default;
+        check(none(), none(), [false, false]);
+        check(edits(&["x-a"], &[], &[]), none(), [true, false]);
+        check(none(), edits(&[], &[("x-a", "1")], &[]), [false, true]);
+        check(
+            edits(&[], &[], &[("x-a", "1")]),
+            edits(&["x-a"], &[], &[]),
+            [true, true],
+        );
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //!
 //! `fresh` is an instance for each request: permits, instantiation, `configure`, the hooks, the
 //! end of the instance. `reused` is the hooks in an instance that serves a thousand requests; `chain`
-//! is one to eight fresh ones, both hooks of each, around one request.
+//! is one to eight fresh ones, both hooks of each, around one request. `image` is fresh instances of a
+//! plugin that builds much from its config, born with what it built, and `configured` the same when
+//! it builds it each time; `routes` goes through fifty such images in turn.
 //!
 //!     cargo bench --workspace --bench filters
 
@@ -21,8 +23,8 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use sluicegate_plugin_host::{
-    CallFacts, Filter, Grants, Host, HostSettings, Limits, RequestHead, ResponseHead, Session,
-    Verdict,
+    CallFacts, Filter, Grants, Host, HostSettings, Limits, Plugin, RequestHead, ResponseHead,
+    Session, Verdict,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -32,15 +34,15 @@ mod plugins;
 
 fn filters(c: &mut Criterion) {
     let runtime = runtime();
-    let headers = filter(&runtime, "sluicegate-headers", HEADERS);
-    let api_key = filter(&runtime, "sluicegate-api-key", API_KEY);
+    let headers = filter(&runtime, "sluicegate-headers", HEADERS, NEVER);
+    let api_key = filter(&runtime, "sluicegate-api-key", API_KEY, NEVER);
 
     let mut group = c.benchmark_group("fresh");
     group.bench_function("headers: request and response", |b| {
         b.iter_custom(|n| runtime.block_on(exchanges(&[&headers], n)));
     });
     group.bench_function("api-key: request", |b| {
-        b.iter_custom(|n| runtime.block_on(requests(&api_key, n)));
+        b.iter_custom(|n| runtime.block_on(requests(&[api_key.clone()], n)));
     });
     group.finish();
 
@@ -50,7 +52,7 @@ fn filters(c: &mut Criterion) {
         b.iter_custom(|n| runtime.block_on(exchanges(&[&headers_kept], n)));
     });
     group.bench_function("api-key: request", |b| {
-        b.iter_custom(|n| runtime.block_on(requests(&api_key_kept, n)));
+        b.iter_custom(|n| runtime.block_on(requests(&[api_key_kept.clone()], n)));
     });
     group.finish();
 
@@ -64,11 +66,43 @@ fn filters(c: &mut Criterion) {
     group.finish();
 }
 
-/// `n` requests that a filter lets pass, and that get no answer.
-async fn requests(filter: &Filter, n: u64) -> Duration {
+fn images(c: &mut Criterion) {
+    let runtime = runtime();
+    let configs = [
+        ("one key", dear(1, 0)),
+        ("20,000 keys", dear(20_000, 0)),
+        ("200 patterns", dear(1, 200)),
+    ];
+    for (group, cheap) in [("image", Duration::ZERO), ("configured", NEVER)] {
+        let mut group = c.benchmark_group(group);
+        for (name, config) in &configs {
+            let filter = filter(&runtime, DEAR, config, cheap);
+            assert_eq!(filter.has_image(), cheap.is_zero());
+            group.bench_function(*name, |b| {
+                b.iter_custom(|n| runtime.block_on(requests(&[filter.clone()], n)));
+            });
+        }
+        group.finish();
+    }
+
+    let plugin = plugin(DEAR, Duration::ZERO);
+    let mut filters = Vec::new();
+    for route in 0..50 {
+        let filter = runtime.block_on(plugin.configure(&dear(1 + route, 0)));
+        filters.push(filter.expect("it takes the config"));
+    }
+    let mut group = c.benchmark_group("routes");
+    group.bench_function("fifty images in turn", |b| {
+        b.iter_custom(|n| runtime.block_on(requests(&filters, n)));
+    });
+    group.finish();
+}
+
+/// `n` requests that filters let pass, each in its turn, and that get no answer.
+async fn requests(filters: &[Filter], n: u64) -> Duration {
     let mut head = request();
     let began = Instant::now();
-    for _ in 0..n {
+    for (filter, _) in filters.iter().cycle().zip(0..n) {
         // `api-key` has taken it out.
         head.headers
             .insert("x-api-key", HeaderValue::from_static("s3cret"));
@@ -100,14 +134,31 @@ async fn exchanges(chain: &[&Filter], n: u64) -> Duration {
     began.elapsed()
 }
 
-fn filter(runtime: &Runtime, package: &str, config: &str) -> Filter {
-    let host = Host::new(HostSettings::default()).expect("a host");
+fn filter(runtime: &Runtime, package: &str, config: &str, cheap: Duration) -> Filter {
+    let filter = runtime.block_on(plugin(package, cheap).configure(config));
+    filter.expect("it takes the config")
+}
+
+/// In a host of its own, to which a `configure` of so much is cheap.
+fn plugin(package: &str, cheap_configure: Duration) -> Arc<Plugin> {
+    let host = Host::new(HostSettings {
+        cheap_configure,
+        ..HostSettings::default()
+    });
     let wasm = std::fs::read(plugins::wasm(package)).expect("cargo wrote it");
-    let plugin = host.load(package, &wasm, Limits::default(), &Grants::default());
-    let plugin = plugin.expect("it loads");
-    runtime
-        .block_on(plugin.configure(config))
-        .expect("it takes the config")
+    let plugin = host
+        .expect("a host")
+        .load(package, &wasm, Limits::default(), &Grants::default());
+    plugin.expect("it loads")
+}
+
+/// A config of so many keys and patterns; each lets `requests` pass.
+fn dear(keys: usize, patterns: usize) -> String {
+    let keys = (1..keys).map(|i| format!("key-{i}"));
+    let keys: Vec<String> = keys.chain(["s3cret".to_owned()]).collect();
+    let pattern = |i| format!("^/([a-z]+/{i}[0-9]*)?$");
+    let patterns: Vec<String> = (0..patterns).map(pattern).collect();
+    format!(r#"{{"keys":{keys:?},"patterns":{patterns:?}}}"#)
 }
 
 /// As a worker of the proxy has it.
@@ -188,7 +239,11 @@ fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
 const HEADERS: &str = r#"{"request":{"remove":["x-debug"],"set":{"x-served-for":"www"}},"response":{"set":{"x-frame-options":"DENY"}}}"#;
 const API_KEY: &str = r#"{"keys":{"ci":"s3cret","ops":"another"}}"#;
 
+const DEAR: &str = "sluicegate-dear-guest";
+
+/// No `configure` is too dear for this.
+const NEVER: Duration = Duration::MAX;
 const REUSE: NonZeroU32 = NonZeroU32::new(1000).unwrap();
 
-criterion_group!(benches, filters);
+criterion_group!(benches, filters, images);
 criterion_main!(benches);

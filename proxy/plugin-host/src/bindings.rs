@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 use http::header::{HeaderMap, HeaderName};
 use sluicegate_plugin_rules::{self as rules, Session};
-use wasmtime::component::{HasSelf, InstancePre, Linker, Resource};
+use wasmtime::component::{HasSelf, Instance, InstancePre, Linker, Resource};
 use wasmtime::{ResourceLimiter, Store};
 
 use crate::component::Version;
@@ -99,7 +99,7 @@ pub(crate) struct State {
     route: Arc<str>,
     pub(crate) request: Option<Box<RequestHead>>,
     pub(crate) response: Option<Box<ResponseHead>>,
-    /// Of the request that was lent last.
+    /// Of the request whose head is lent.
     pub(crate) facts: Option<Arc<CallFacts>>,
     /// `configure` is running, which may only log.
     pub(crate) configuring: bool,
@@ -139,6 +139,9 @@ impl State {
 
     /// Ends a call: its edits stand, or the head is again as it was.
     pub(crate) fn end_call(&mut self, keep_edits: bool) {
+        // They lead to the generation that the request began with, which an idle instance must not
+        // keep alive.
+        self.facts = None;
         if keep_edits {
             self.undo.forget();
         } else if let Some(response) = &mut self.response {
@@ -227,11 +230,39 @@ impl Pre {
         })
     }
 
+    pub(crate) fn version(&self) -> Version {
+        match self {
+            Pre::Current(_) => Version::Current,
+            Pre::V0_1(_) => Version::V0_1,
+        }
+    }
+
     pub(crate) async fn instantiate(&self, store: &mut Store<State>) -> wasmtime::Result<Exports> {
         Ok(match self {
             Pre::Current(pre) => Exports::Current(pre.instantiate_async(store).await?),
             Pre::V0_1(pre) => Exports::V0_1(pre.instantiate_async(store).await?),
         })
+    }
+}
+
+impl Pre {
+    /// An instance in its two forms: what is called, and what its memories are found through.
+    pub(crate) async fn dissect(
+        &self,
+        store: &mut Store<State>,
+    ) -> wasmtime::Result<(Exports, Instance)> {
+        match self {
+            Pre::Current(pre) => {
+                let instance = pre.instance_pre().instantiate_async(&mut *store).await?;
+                let exports = HandshakeFilter::new(store, &instance)?;
+                Ok((Exports::Current(exports), instance))
+            }
+            Pre::V0_1(pre) => {
+                let instance = pre.instance_pre().instantiate_async(&mut *store).await?;
+                let exports = v0_1::HandshakeFilter::new(store, &instance)?;
+                Ok((Exports::V0_1(exports), instance))
+            }
+        }
     }
 }
 

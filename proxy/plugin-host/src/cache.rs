@@ -3,7 +3,12 @@
 //! Compiled code is native code: whoever can write it can run anything in the proxy. So the
 //! folder must belong to the proxy's own user and be closed to everybody else, or it is refused;
 //! each file ends with the SHA-256 of what is before, against torn and rotten files. The name is
-//! the hash of the component and of everything about engine and machine that the code depends on.
+//! the hash of the plugin's file and of everything about proxy, engine and machine that the code
+//! depends on; so a plugin that is here needs no look into its file at all. What was found out about
+//! it stands before the code, as a note.
+//!
+//! Images of configured memory are not kept here: they hold the secrets of the config. What is kept
+//! is a function of the plugin's file alone.
 
 use std::fs::{self, DirBuilder};
 use std::hash::{Hash, Hasher};
@@ -21,6 +26,15 @@ use crate::error::HostError;
 #[derive(Debug)]
 pub(crate) struct Cache {
     folder: PathBuf,
+}
+
+/// What was made of a file.
+#[derive(Debug, Clone, Copy, Hash)]
+pub(crate) enum What {
+    /// What serves.
+    Plugin,
+    /// What images are made with.
+    Mould,
 }
 
 impl Cache {
@@ -55,38 +69,55 @@ impl Cache {
         })
     }
 
-    /// The compiled code of this component, if it is there and whole.
+    /// The note and the code that were made of this file, if they are there and whole.
     #[expect(
         unsafe_code,
         reason = "compiled code cannot be verified, only its origin can"
     )]
-    pub(crate) fn get(&self, engine: &Engine, component: &[u8]) -> Option<Component> {
-        let path = self.path(engine, component);
+    pub(crate) fn get(
+        &self,
+        engine: &Engine,
+        what: What,
+        file: &[u8],
+    ) -> Option<(Vec<u8>, Component)> {
+        let path = self.path(engine, what, file);
         let meta = fs::symlink_metadata(&path).ok()?;
         if !meta.is_file() || meta.mode() & 0o077 != 0 || meta.len() > MAX_FILE {
             return None;
         }
         let bytes = fs::read(&path).ok()?;
-        let (code, sum) = bytes.split_at_checked(bytes.len().checked_sub(SHA256_OUTPUT_LEN)?)?;
-        if digest(&SHA256, code).as_ref() != sum {
+        let (bytes, sum) = bytes.split_at_checked(bytes.len().checked_sub(SHA256_OUTPUT_LEN)?)?;
+        if digest(&SHA256, bytes).as_ref() != sum {
             return None;
         }
+        let (length, bytes) = bytes.split_first_chunk()?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+        let (note, code) = bytes.split_at_checked(length)?;
         // SAFETY: `deserialize` wants bytes that `Component::serialize` of a compatible engine
         // wrote. Only `put` writes to this folder: `open` made sure that it is a folder of this
         // user's that no other user can enter, and this file is closed to others as well. The
         // digest rules out a torn or rotten file, and the name's engine hash (which wasmtime
         // checks again) another engine. The bytes are our own copy, so nothing changes under it.
-        unsafe { Component::deserialize(engine, code) }.ok()
+        let component = unsafe { Component::deserialize(engine, code) }.ok()?;
+        Some((note.to_vec(), component))
     }
 
     /// Keeps compiled code. Best effort: a full disk costs the next start some time, not this one.
-    pub(crate) fn put(&self, engine: &Engine, component: &[u8], compiled: &Component) {
+    pub(crate) fn put(
+        &self,
+        engine: &Engine,
+        what: What,
+        file: &[u8],
+        note: &[u8],
+        compiled: &Component,
+    ) {
         let write = || -> Result<(), Box<dyn std::error::Error>> {
-            let code = compiled.serialize()?;
-            let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-            file.write_all(&code)?;
-            file.write_all(digest(&SHA256, &code).as_ref())?;
-            file.persist(self.path(engine, component))?;
+            let length = u32::try_from(note.len())?.to_le_bytes();
+            let bytes = [&length[..], note, &compiled.serialize()?].concat();
+            let mut kept = tempfile::NamedTempFile::new_in(&self.folder)?;
+            kept.write_all(&bytes)?;
+            kept.write_all(digest(&SHA256, &bytes).as_ref())?;
+            kept.persist(self.path(engine, what, file))?;
             self.prune()?;
             Ok(())
         };
@@ -109,10 +140,12 @@ impl Cache {
             .try_for_each(|(_, path)| fs::remove_file(path))
     }
 
-    fn path(&self, engine: &Engine, component: &[u8]) -> PathBuf {
+    fn path(&self, engine: &Engine, what: What, file: &[u8]) -> PathBuf {
         let mut key = Sha256Hasher(Context::new(&SHA256));
+        // Also what turns a file into a component, and the note, may differ from version to version.
+        (what, env!("CARGO_PKG_VERSION")).hash(&mut key);
         engine.precompile_compatibility_hash().hash(&mut key);
-        key.0.update(component);
+        key.0.update(file);
         let name = hex(key.0.finish().as_ref());
         Path::new(&self.folder).join(name).with_extension(EXTENSION)
     }
@@ -142,6 +175,6 @@ impl Hasher for Sha256Hasher {
 }
 
 const EXTENSION: &str = "cwasm";
-/// Compiled plugins kept; the oldest go first.
-const MAX_FILES: usize = 64;
+/// Files kept, at most two of a plugin; the oldest go first.
+const MAX_FILES: usize = 128;
 const MAX_FILE: u64 = 512 << 20;

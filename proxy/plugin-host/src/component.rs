@@ -3,6 +3,7 @@
 //!
 //! Everything is validated first, so that the tools behind never see malformed bytes.
 
+use serde::{Deserialize, Serialize};
 use wasmparser::{KnownCustom, Parser, Payload, Validator, WasmFeatures};
 use wit_component::ComponentEncoder;
 use wit_parser::decoding::DecodedWasm;
@@ -75,20 +76,43 @@ pub fn inspect(wasm: &[u8]) -> Result<Inspection, LoadError> {
 }
 
 /// A version of the interface that this host speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Version {
     V0_1,
     Current,
 }
 
-/// A component that imports only what there is and is granted, and exports all that is called.
-pub(crate) fn plugin_component(
-    wasm: &[u8],
-    grants: &Grants,
-) -> Result<(Vec<u8>, Version), LoadError> {
+/// What a plugin needs of its host.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Needs {
+    pub(crate) version: Version,
+    /// Ours, such as `kv`.
+    interfaces: Vec<String>,
+}
+
+impl Needs {
+    /// # Errors
+    /// `NotGranted`: something that it imports is not.
+    pub(crate) fn check(&self, grants: &Grants) -> Result<(), LoadError> {
+        self.interfaces.iter().try_for_each(|interface| {
+            grants
+                .allows(interface)
+                .map_err(|key| LoadError::NotGranted {
+                    interface: interface.clone(),
+                    key: key.to_owned(),
+                })
+        })
+    }
+}
+
+/// A component that imports only what there is and exports all that is called.
+pub(crate) fn plugin_component(wasm: &[u8]) -> Result<(Vec<u8>, Needs), LoadError> {
     let component = componentize(wasm)?;
     let Surface { imports, exports } = surface(&component)?;
-    let mut version = Version::Current;
+    let mut needs = Needs {
+        version: Version::Current,
+        interfaces: Vec::new(),
+    };
     for import in imports {
         let ours = import
             .strip_prefix(PACKAGE)
@@ -102,13 +126,8 @@ pub(crate) fn plugin_component(
                         spoken: VERSIONS.map(|(version, _)| version).join(" and "),
                     });
                 };
-                version = *spoken;
-                grants
-                    .allows(interface)
-                    .map_err(|key| LoadError::NotGranted {
-                        interface: interface.to_owned(),
-                        key: key.to_owned(),
-                    })?;
+                needs.version = *spoken;
+                needs.interfaces.push(interface.to_owned());
             }
             _ => return Err(LoadError::UnknownImport(import)),
         }
@@ -118,7 +137,7 @@ pub(crate) fn plugin_component(
             return Err(LoadError::MissingExport(needed.to_owned()));
         }
     }
-    Ok((component, version))
+    Ok((component, needs))
 }
 
 fn validated(wasm: &[u8]) -> Result<Kind, LoadError> {

@@ -13,7 +13,7 @@ use crate::log::escape;
 pub enum HostError {
     #[error("the instance pool cannot be made: {0}")]
     Pool(String),
-    #[error("`{0}` plugin instances are more than this host can reserve; the most is {max}", max = crate::host::MAX_INSTANCES)]
+    #[error("`{0}` plugin instances are more than this host can reserve; the most is {max}", max = crate::machine::MAX_INSTANCES)]
     TooManyInstances(u32),
     #[error("the system has no random bytes: {0}")]
     Random(#[source] std::io::Error),

@@ -1,7 +1,7 @@
 //! One route's use of a plugin, and the calls of a handshake.
 //!
-//! An instance serves one handshake at a time: it is instantiated, configured, asked about the
-//! request and, if the plugin has that hook, about the response. Then it ends, unless the route
+//! An instance serves one handshake at a time: it is instantiated, configured (or born so, from an
+//! image), asked about the request and, if the plugin has that hook, about the response. Then it ends, unless the route
 //! reuses it for later requests. A call that fails for any reason ends it, and takes back what the
 //! call did to the head. Permits stand in front of the pool, so that a busy moment means a wait and
 //! not a failure.
@@ -21,7 +21,7 @@ use sluicegate_plugin_rules::Session;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use crate::bindings::Hooks;
+use crate::bindings::{Hooks, Pre};
 use crate::error::FilterError;
 use crate::instance::Instance;
 use crate::outbound::Outbound;
@@ -35,11 +35,20 @@ pub struct Filter(Arc<Parts>);
 #[derive(Clone)]
 struct Parts {
     plugin: Arc<Plugin>,
-    config: Arc<str>,
+    start: Start,
     /// What does something with this config.
     hooks: Hooks,
     /// `None`: each request gets an instance of its own.
     shelf: Option<Arc<Shelf>>,
+}
+
+/// How a pristine instance comes to be configured.
+#[derive(Clone)]
+pub(crate) enum Start {
+    /// `configure` runs in it, with this JSON.
+    Configure(Arc<str>),
+    /// It begins with the memory of an instance in which `configure` ran.
+    Image(Arc<Pre>),
 }
 
 /// A request as a filter sees it. Boxed where it is handed on: it goes through many hands.
@@ -130,7 +139,7 @@ pub struct ResponseFilter {
 }
 
 impl Filter {
-    pub(crate) fn new(plugin: Arc<Plugin>, config: &str, hooks: Hooks) -> Self {
+    pub(crate) fn new(plugin: Arc<Plugin>, start: Start, hooks: Hooks) -> Self {
         let Description {
             request_hook,
             response_hook,
@@ -142,7 +151,7 @@ impl Filter {
                 response: hooks.response && response_hook,
             },
             plugin,
-            config: config.into(),
+            start,
             shelf: None,
         }))
     }
@@ -172,9 +181,15 @@ impl Filter {
         &self.0.plugin
     }
 
+    /// Whether instances begin with an image of a configured memory; otherwise `configure` runs in
+    /// each.
+    pub fn has_image(&self) -> bool {
+        matches!(self.0.start, Start::Image(_))
+    }
+
     /// Asks an instance about a request: a fresh one, or one that served others before.
     ///
-    /// Waits at most a second for an instance. Then `configure` and the hook each have
+    /// Waits at most a second for an instance. Then `configure`, where it runs, and the hook each have
     /// `call_timeout` of CPU time; the guest yields to other tasks each millisecond.
     ///
     /// # Errors
@@ -240,8 +255,16 @@ impl Filter {
             limits,
             ..
         } = &*self.0.plugin;
-        let mut instance = Instance::new(host, identity, pre, limits, route, Some(permits)).await?;
-        instance.configure(&self.0.config, limits).await?;
+        let (pre, config) = match &self.0.start {
+            Start::Configure(config) => (pre, Some(config)),
+            Start::Image(image) => (&**image, None),
+        };
+        let machine = &host.machine;
+        let mut instance =
+            Instance::new(machine, identity, pre, limits, route, Some(permits)).await?;
+        if let Some(config) = config {
+            instance.configure(config, limits).await?;
+        }
         Ok(instance)
     }
 

@@ -10,13 +10,14 @@ use bytes::Bytes;
 use http::Response;
 use sluicegate_plugin_rules as rules;
 use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::component;
 use wasmtime::{Store, UpdateDeadline, WasmBacktrace};
 
 use crate::bindings::{Exports, Hit, Hooks, Pre, State, about, wit};
 use crate::error::FilterError;
 use crate::filter::{CallFacts, RequestHead, ResponseHead, Verdict};
-use crate::host::Host;
 use crate::log::escape;
+use crate::machine::Machine;
 use crate::plugin::{Identity, Limits};
 use crate::ticker::Ticker;
 
@@ -36,58 +37,74 @@ pub(crate) struct Instance {
 impl Instance {
     /// An instance outside of handshakes; `Host` sees to it that there are few at a time.
     pub(crate) async fn setup(
-        host: &Host,
+        machine: &Machine,
         identity: &Arc<Identity>,
         pre: &Pre,
         limits: &Limits,
     ) -> Result<Box<Self>, FilterError> {
-        Self::new(host, identity, pre, limits, &Arc::from(""), None).await
+        Self::new(machine, identity, pre, limits, &Arc::from(""), None).await
     }
 
     /// An instance that counts against the limits for as long as it lives.
     pub(crate) async fn new(
-        host: &Host,
+        machine: &Machine,
         identity: &Arc<Identity>,
         pre: &Pre,
         limits: &Limits,
         route: &Arc<str>,
         permits: Option<[OwnedSemaphorePermit; 2]>,
     ) -> Result<Box<Self>, FilterError> {
-        let state = State::new(Arc::clone(identity), Arc::clone(route), limits.memory);
-        let mut store = Store::new(&host.engine, state);
-        store.limiter(|state| state);
-        store.set_hostcall_fuel(MAX_ARGUMENTS);
-        store.epoch_deadline_callback(|mut cx| {
-            let state = cx.data_mut();
-            let Some(left) = state.ticks.checked_sub(1) else {
-                state.hit = Some(Hit::Time);
-                return Ok(UpdateDeadline::Interrupt);
-            };
-            state.ticks = left;
-            // tokio's own yield lets the runtime look at its sockets before it comes back here;
-            // merely waking this task would not.
-            Ok(UpdateDeadline::YieldCustom(
-                1,
-                Box::pin(tokio::task::yield_now()),
-            ))
-        });
-        allow(&mut store, limits);
-        let ticker = Arc::clone(&host.ticker);
+        let mut store = store(machine, identity, limits, route);
         let exports = {
-            let _running = ticker.running();
+            let _running = machine.ticker.running();
             pre.instantiate(&mut store).await
         };
         match exports {
-            Ok(exports) => Ok(Box::new(Instance {
-                store,
-                exports,
-                ticker,
-                sound: true,
-                requests: 0,
-                _permits: permits,
-            })),
+            Ok(exports) => Ok(Box::new(Self::of(store, exports, machine, permits))),
             Err(error) => Err(failure(&store, &error)),
         }
+    }
+
+    /// An instance that is made to be taken apart after some calls: the second half is what
+    /// [`Instance::into_store`] then needs to have in hand.
+    pub(crate) async fn dissectible(
+        machine: &Machine,
+        identity: &Arc<Identity>,
+        pre: &Pre,
+        limits: &Limits,
+    ) -> Result<(Self, component::Instance), FilterError> {
+        let mut store = store(machine, identity, limits, &Arc::from(""));
+        let made = {
+            let _running = machine.ticker.running();
+            pre.dissect(&mut store).await
+        };
+        match made {
+            Ok((exports, inner)) => Ok((Self::of(store, exports, machine, None), inner)),
+            Err(error) => Err(failure(&store, &error)),
+        }
+    }
+
+    fn of(
+        store: Store<State>,
+        exports: Exports,
+        machine: &Machine,
+        permits: Option<[OwnedSemaphorePermit; 2]>,
+    ) -> Self {
+        Instance {
+            store,
+            exports,
+            ticker: Arc::clone(&machine.ticker),
+            sound: true,
+            requests: 0,
+            _permits: permits,
+        }
+    }
+
+    /// What holds the instance's memory, ready for calls as long as one of these limits.
+    pub(crate) fn into_store(self, limits: &Limits) -> Store<State> {
+        let mut store = self.store;
+        allow(&mut store, limits);
+        store
     }
 
     /// Whether it may be called again.
@@ -195,6 +212,34 @@ impl Instance {
         self.sound = true;
         Ok(verdict)
     }
+}
+
+fn store(
+    machine: &Machine,
+    identity: &Arc<Identity>,
+    limits: &Limits,
+    route: &Arc<str>,
+) -> Store<State> {
+    let state = State::new(Arc::clone(identity), Arc::clone(route), limits.memory);
+    let mut store = Store::new(&machine.engine, state);
+    store.limiter(|state| state);
+    store.set_hostcall_fuel(MAX_ARGUMENTS);
+    store.epoch_deadline_callback(|mut cx| {
+        let state = cx.data_mut();
+        let Some(left) = state.ticks.checked_sub(1) else {
+            state.hit = Some(Hit::Time);
+            return Ok(UpdateDeadline::Interrupt);
+        };
+        state.ticks = left;
+        // tokio's own yield lets the runtime look at its sockets before it comes back here;
+        // merely waking this task would not.
+        Ok(UpdateDeadline::YieldCustom(
+            1,
+            Box::pin(tokio::task::yield_now()),
+        ))
+    });
+    allow(&mut store, limits);
+    store
 }
 
 /// Gives the next call its CPU time.

@@ -2,10 +2,10 @@
 //!
 //! A [`Host`] lives as long as the process: engine, instance pool, epoch ticker, compile cache. A
 //! [`Plugin`] is one compiled component. A [`Filter`] is a plugin with one route's config, proven
-//! to be acceptable. Each handshake gets a pristine instance, configured anew, which ends when its
-//! last hook is done, or waits on a `shelf` for the next request where the route says so; how an
-//! instance comes to be configured is private to `filter`, so that it may one day start from a
-//! snapshot instead.
+//! to be acceptable. Each handshake gets a pristine, configured instance, which ends when its last
+//! hook is done, or waits on a `shelf` for the next request where the route says so. How an instance
+//! comes to be configured is private to `filter`: by `configure`, or where that is dear, from an
+//! [image](HostSettings::cheap_configure) of a memory in which it ran.
 //!
 //! What is refused: files, sockets and WASI are not linked; an import that is not ours is a load
 //! error. Guests are bounded in memory, tables, stack, CPU time per call, wall-clock time,
@@ -23,10 +23,13 @@ mod cache;
 mod component;
 mod error;
 mod filter;
+mod functions;
 mod grants;
 mod host;
+mod image;
 mod instance;
 mod log;
+mod machine;
 pub mod metrics;
 mod outbound;
 mod plugin;

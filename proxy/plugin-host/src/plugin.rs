@@ -5,23 +5,25 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use sluicegate_plugin_services::clock::Clock;
 use sluicegate_plugin_services::crypto::Passwords;
 use sluicegate_plugin_services::kv::KvStore;
 use tokio::sync::Semaphore;
 use wasmtime::component::Component;
 
-use crate::bindings::{Pre, about};
-use crate::cache::sha256_hex;
-use crate::component::plugin_component;
+use crate::bindings::{Hooks, Pre, about};
+use crate::cache::{What, sha256_hex};
+use crate::component::{Needs, plugin_component};
 use crate::error::{ConfigureError, FilterError, LoadError};
-use crate::filter::Filter;
+use crate::filter::{Filter, Start};
 use crate::grants::Grants;
 use crate::host::Host;
+use crate::image;
 use crate::instance::Instance;
 use crate::log::{LogGate, escape};
 use crate::metrics::PluginMetrics;
@@ -58,14 +60,14 @@ impl Default for Limits {
 }
 
 /// What a plugin says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     pub name: String,
     pub version: String,
     pub request_hook: bool,
     pub response_hook: bool,
     /// The JSON Schema of its config, as text, if it has one.
-    pub config_schema: Option<Arc<str>>,
+    pub config_schema: Option<Box<str>>,
 }
 
 /// A compiled plugin that fits the interface.
@@ -75,6 +77,10 @@ pub struct Plugin {
     pub(crate) pre: Pre,
     pub(crate) limits: Limits,
     pub(crate) permits: Arc<Semaphore>,
+    /// The file, for images.
+    pub(crate) wasm: Box<[u8]>,
+    /// What images are made with, once one is wanted; it belongs to another engine.
+    pub(crate) mould: OnceLock<Pre>,
     description: Description,
     load_time: Duration,
     from_cache: bool,
@@ -114,11 +120,6 @@ impl Plugin {
         }
         let _one_at_a_time = host.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
-        let (binary, version) = plugin_component(wasm, grants)?;
-        let (component, from_cache) = compile(host, &binary)?;
-        let unfit = |e: wasmtime::Error| LoadError::Interface(format!("{e:#}"));
-        let pre = host.linker.instantiate_pre(&component).map_err(unfit)?;
-        let pre = Pre::new(version, pre).map_err(unfit)?;
         let identity = Arc::new(Identity {
             name: name.into(),
             log: LogGate::new(),
@@ -130,18 +131,19 @@ impl Plugin {
             metrics: host.metrics().plugin(name),
             peak_memory: AtomicUsize::new(0),
         });
-        let description = block_on(async {
-            let mut instance = Instance::setup(host, &identity, &pre, &limits).await?;
-            instance.describe(&limits).await
-        });
-        let description = checked(description.map_err(LoadError::Describe)?)?;
+        let (loaded, from_cache) = match known(host, wasm, grants)? {
+            Some(loaded) => (loaded, true),
+            None => (compile(host, &identity, wasm)?, false),
+        };
         Ok(Arc::new(Plugin {
             host: Arc::clone(host),
             identity,
-            pre,
+            pre: loaded.pre,
             limits,
             permits: Arc::new(Semaphore::new(limits.instances.get() as usize)),
-            description,
+            wasm: wasm.into(),
+            mould: OnceLock::new(),
+            description: loaded.description,
             load_time: began.elapsed(),
             from_cache,
             content_hash: sha256_hex(wasm),
@@ -151,26 +153,90 @@ impl Plugin {
     /// Proves that the plugin takes this config (a JSON object), in an instance of its own that
     /// does not count against `instances`.
     ///
+    /// A dear config gets an image of the memory that it makes, on a thread for blocking work, which
+    /// takes some tenths of a second. Where that cannot be done, a line in the log says why, and
+    /// `configure` runs in every instance.
+    ///
     /// # Errors
     /// The guest's refusal, or what became of it; within `configure_timeout`. The wait for
     /// another plugin that is being configured counts.
     pub async fn configure(self: &Arc<Self>, config_json: &str) -> Result<Filter, ConfigureError> {
-        let limits = Limits {
+        let (cost, hooks) =
+            match tokio::time::timeout(self.limits.configure_timeout, self.try_out(config_json))
+                .await
+            {
+                Ok(Ok(tried)) => tried,
+                Ok(Err(FilterError::Configure(problem))) => {
+                    return Err(ConfigureError::Rejected(problem));
+                }
+                Err(_) | Ok(Err(FilterError::Timeout)) => return Err(ConfigureError::Timeout),
+                Ok(Err(error)) => return Err(ConfigureError::Failed(error)),
+            };
+        let start = if cost <= self.host.cheap_configure {
+            Start::Configure(config_json.into())
+        } else {
+            match image::of(self, config_json).await {
+                Ok(image) => Start::Image(Arc::new(image)),
+                Err(refusal) => {
+                    let plugin = self.name();
+                    tracing::warn!(
+                        target: "sluicegate::plugin",
+                        plugin,
+                        "configure takes {cost:.1?} in each instance, as its memory cannot be kept: {refusal}"
+                    );
+                    Start::Configure(config_json.into())
+                }
+            }
+        };
+        Ok(Filter::new(Arc::clone(self), start, hooks))
+    }
+
+    /// Runs `configure` in fresh instances; says what it costs in one whose code and memory are warm, and
+    /// the hooks that this config uses.
+    async fn try_out(&self, config_json: &str) -> Result<(Duration, Hooks), FilterError> {
+        let limits = self.configure_limits();
+        let quiet = self.quiet_identity();
+        let _one_at_a_time = self.host.configuring.lock().await;
+        let mut least = Duration::MAX;
+        let mut run = 0;
+        loop {
+            let identity = if run == 0 { &self.identity } else { &quiet };
+            let machine = &self.host.machine;
+            let mut instance = Instance::setup(machine, identity, &self.pre, &limits).await?;
+            let began = Instant::now();
+            let hooks = instance.configure(config_json, &limits).await?;
+            // Whatever disturbs a run makes it longer, so the shortest says most.
+            least = least.min(began.elapsed());
+            let cheap = self.host.cheap_configure;
+            run += 1;
+            if run == TRIALS || least <= cheap || least > cheap.saturating_mul(SURELY_DEAR) {
+                return Ok((least, hooks));
+            }
+        }
+    }
+
+    /// What `configure` may use when the plugin is loaded.
+    pub(crate) fn configure_limits(&self) -> Limits {
+        Limits {
             call_timeout: self.limits.configure_timeout,
             ..self.limits
-        };
-        let attempt = async {
-            let _one_at_a_time = self.host.configuring.lock().await;
-            let mut instance =
-                Instance::setup(&self.host, &self.identity, &self.pre, &limits).await?;
-            instance.configure(config_json, &limits).await
-        };
-        match tokio::time::timeout(self.limits.configure_timeout, attempt).await {
-            Ok(Ok(hooks)) => Ok(Filter::new(Arc::clone(self), config_json, hooks)),
-            Ok(Err(FilterError::Configure(problem))) => Err(ConfigureError::Rejected(problem)),
-            Err(_) | Ok(Err(FilterError::Timeout)) => Err(ConfigureError::Timeout),
-            Ok(Err(error)) => Err(ConfigureError::Failed(error)),
         }
+    }
+
+    /// For instances that repeat what was done, and logged, before.
+    pub(crate) fn quiet_identity(&self) -> Arc<Identity> {
+        let own = &*self.identity;
+        Arc::new(Identity {
+            name: Arc::clone(&own.name),
+            log: LogGate::silent(),
+            limits: own.limits,
+            grants: own.grants.clone(),
+            clock: Arc::clone(&own.clock),
+            kv: Arc::clone(&own.kv),
+            passwords: Arc::clone(&own.passwords),
+            metrics: Arc::clone(&own.metrics),
+            peak_memory: AtomicUsize::new(0),
+        })
     }
 
     /// The name in the configuration.
@@ -197,8 +263,8 @@ impl Plugin {
         &self.content_hash
     }
 
-    /// The most linear memory that one of its instances had so far, bytes; right after the load, what
-    /// an instance is born with.
+    /// The most linear memory that one of its instances had so far, bytes; right after it was compiled,
+    /// what an instance is born with.
     pub fn peak_memory(&self) -> usize {
         self.identity.peak_memory.load(Ordering::Relaxed)
     }
@@ -218,19 +284,68 @@ impl fmt::Debug for Plugin {
     }
 }
 
-/// Compiles a component, or takes it from the cache; says which.
-fn compile(host: &Host, binary: &[u8]) -> Result<(Component, bool), LoadError> {
-    if let Some(cache) = &host.cache
-        && let Some(component) = cache.get(&host.engine, binary)
-    {
-        return Ok((component, true));
-    }
-    let component = Component::from_binary(&host.engine, binary)
+/// What comes of a file.
+struct Loaded {
+    pre: Pre,
+    description: Description,
+}
+
+/// What the cache keeps beside the code: all that is known of a file without reading it.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    needs: Needs,
+    description: Description,
+}
+
+/// A plugin that was here before.
+fn known(host: &Host, wasm: &[u8], grants: &Grants) -> Result<Option<Loaded>, LoadError> {
+    let engine = &host.machine.engine;
+    let found = host
+        .cache
+        .as_ref()
+        .and_then(|cache| cache.get(engine, What::Plugin, wasm))
+        .and_then(|(note, component)| Some((serde_json::from_slice(&note).ok()?, component)));
+    let Some((Note { needs, description }, component)) = found else {
+        return Ok(None);
+    };
+    needs.check(grants)?;
+    let pre = host
+        .machine
+        .link(&component, needs.version)
+        .map_err(|e| unfit(&e))?;
+    Ok(Some(Loaded { pre, description }))
+}
+
+/// Checks and compiles a plugin, asks it about itself, and puts it into the cache.
+fn compile(host: &Host, identity: &Arc<Identity>, wasm: &[u8]) -> Result<Loaded, LoadError> {
+    let Host { machine, cache, .. } = host;
+    let (binary, needs) = plugin_component(wasm)?;
+    needs.check(&identity.grants)?;
+    let component = Component::from_binary(&machine.engine, &binary)
         .map_err(|e| LoadError::Compile(format!("{e:#}")))?;
-    if let Some(cache) = &host.cache {
-        cache.put(&host.engine, binary, &component);
+    let pre = machine
+        .link(&component, needs.version)
+        .map_err(|e| unfit(&e))?;
+    let limits = &identity.limits;
+    let description = block_on(async {
+        let mut instance = Instance::setup(machine, identity, &pre, limits).await?;
+        instance.describe(limits).await
+    });
+    let description = checked(description.map_err(LoadError::Describe)?)?;
+    let note = Note { needs, description };
+    if let Some(cache) = cache
+        && let Ok(note) = serde_json::to_vec(&note)
+    {
+        cache.put(&machine.engine, What::Plugin, wasm, &note, &component);
     }
-    Ok((component, false))
+    Ok(Loaded {
+        pre,
+        description: note.description,
+    })
+}
+
+fn unfit(error: &wasmtime::Error) -> LoadError {
+    LoadError::Interface(format!("{error:#}"))
 }
 
 /// A description fit for banners, log lines and metrics.
@@ -259,7 +374,7 @@ fn checked(description: about::Description) -> Result<Description, LoadError> {
 }
 
 /// Drives a future on this thread; meant for guests in set-up, which never wait for anything.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     loop {
         match future
@@ -272,6 +387,10 @@ fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
+/// Runs of `configure` until its cost is known.
+const TRIALS: u32 = 5;
+/// So many times what is cheap needs no second run to be called dear.
+const SURELY_DEAR: u32 = 20;
 /// A plugin's name and version, characters each.
 const MAX_WORD: usize = 64;
 

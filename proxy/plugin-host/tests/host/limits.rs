@@ -1,15 +1,15 @@
 //! What a misbehaving plugin gets: an end, while everything else goes on.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sluicegate_plugin_host::{
     ConfigureError, Filter, FilterError, Grants, Limits, RequestHead, Verdict,
 };
 
-use crate::support::{GUEST, guest, host, plugin, request, response};
+use crate::support::{GUEST, Lines, guest, host, plugin, request, response};
 
 #[tokio::test]
 async fn a_trap_names_the_function_and_undoes_the_edits() {
@@ -193,18 +193,10 @@ async fn a_client_that_leaves_in_mid_call_frees_the_instance() {
 
 #[tokio::test]
 async fn a_log_flood_is_cut_escaped_and_counted() {
-    let lines = Lines::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer({
-            let lines = lines.clone();
-            move || lines.clone()
-        })
-        .with_ansi(false)
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let lines = Lines::collect();
     let filter = guest(r#"{"request":"log_flood"}"#).await;
     filter.on_request(request(&[])).await.1.expect("a verdict");
-    let text = String::from_utf8(lines.0.lock().expect("lock").clone()).expect("text");
+    let text = lines.text();
     let flood: Vec<&str> = text
         .lines()
         .filter(|line| line.contains("forged"))
@@ -218,19 +210,6 @@ async fn a_log_flood_is_cut_escaped_and_counted() {
             "attributed: {line}"
         );
         assert!(line.len() < 1300, "cut: {} bytes", line.len());
-    }
-}
-
-/// What the log wrote.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("lock").write(bytes)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

@@ -48,7 +48,7 @@ fn what_is_no_plugin_is_refused_by_name() {
     check(
         &host,
         &wat(r#"(component (import "sluicegate:plugin/http@9.0.0" (instance)))"#),
-        "made for `sluicegate:plugin/http@9.0.0`, this is `sluicegate:plugin/http@0.1.0`",
+        "made for `sluicegate:plugin/http@9.0.0`; this sluicegate speaks 0.1.0 and 0.2.0: rebuild",
     );
     check(&host, &wat("(component)"), "does not export `describe`");
     check(&host, &wat("(module)"), "without an interface description");
@@ -66,14 +66,14 @@ fn what_is_no_plugin_is_refused_by_name() {
 fn a_plugin_can_be_inspected_and_componentized() {
     let seen = inspect(&GUEST).expect("it is valid");
     assert_eq!(seen.kind, Kind::Module);
-    assert_eq!(seen.version.as_deref(), Some("0.1.0"));
+    assert_eq!(seen.version.as_deref(), Some("0.2.0"));
     assert_eq!(
         seen.exports,
         ["describe", "configure", "on-request", "on-response"]
     );
     assert!(
         seen.imports
-            .contains(&"sluicegate:plugin/http@0.1.0".to_owned())
+            .contains(&"sluicegate:plugin/http@0.2.0".to_owned())
     );
     assert!(
         seen.producers.iter().any(|p| p.starts_with("Rust")),

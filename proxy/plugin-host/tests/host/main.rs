@@ -7,6 +7,7 @@
 )]
 
 mod calls;
+mod images;
 mod limits;
 mod load;
 mod reuse;

@@ -1,6 +1,8 @@
 //! Builds plugins once, and makes hosts, filters and heads for tests.
 
-use std::sync::{Arc, LazyLock};
+use std::cell::RefCell;
+use std::sync::{Arc, LazyLock, Once};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use sluicegate_plugin_host::{
@@ -14,6 +16,8 @@ mod plugins;
 
 /// The misbehaving guest of `tests/guests`.
 pub(crate) static GUEST: LazyLock<Vec<u8>> = LazyLock::new(|| wasm("sluicegate-test-guests"));
+/// One that builds much from its config.
+pub(crate) static DEAR: LazyLock<Vec<u8>> = LazyLock::new(|| wasm("sluicegate-dear-guest"));
 pub(crate) static API_KEY: LazyLock<Vec<u8>> = LazyLock::new(|| wasm("sluicegate-api-key"));
 pub(crate) static HEADERS: LazyLock<Vec<u8>> = LazyLock::new(|| wasm("sluicegate-headers"));
 
@@ -24,6 +28,16 @@ fn wasm(package: &str) -> Vec<u8> {
 pub(crate) fn host(instances: u32) -> Arc<Host> {
     Host::new(HostSettings {
         instances,
+        ..HostSettings::default()
+    })
+    .expect("a host")
+}
+
+/// A host to which every `configure` is too dear to run again.
+pub(crate) fn imaging_host(instances: u32) -> Arc<Host> {
+    Host::new(HostSettings {
+        instances,
+        cheap_configure: Duration::ZERO,
         ..HostSettings::default()
     })
     .expect("a host")
@@ -83,4 +97,41 @@ fn fields(headers: &[(&str, &str)]) -> HeaderMap {
         (name, HeaderValue::from_str(value).expect("a value"))
     };
     headers.iter().map(field).collect()
+}
+
+/// What a test's thread writes to the log from now on.
+pub(crate) struct Lines;
+
+impl Lines {
+    pub(crate) fn collect() -> Self {
+        // For the whole process: what no thread has asked for may be off for all of them.
+        static COLLECTOR: Once = Once::new();
+        COLLECTOR.call_once(|| {
+            let collector = tracing_subscriber::fmt()
+                .with_writer(|| Lines)
+                .with_ansi(false)
+                .finish();
+            tracing::subscriber::set_global_default(collector).expect("the only one");
+        });
+        WRITTEN.take();
+        Lines
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(WRITTEN.with_borrow(Vec::clone)).expect("text")
+    }
+}
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        WRITTEN.with_borrow_mut(|written| written.extend_from_slice(bytes));
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+thread_local! {
+    static WRITTEN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }

@@ -66,6 +66,7 @@ fn lower_route(
     let hosts = all(&written.host, "host", cx);
     let methods = all(&written.methods, "methods", cx);
     let origins = all(&written.origins, "origins", cx);
+    let expiry_close_code = expiry_close_code(&written.expiry_close_code, cx);
     Some(Route {
         // Empty until all routes are there: see `name_the_nameless`.
         name: written
@@ -95,7 +96,7 @@ fn lower_route(
                 .unwrap_or(defaults.idle_timeout),
             drain: written.drain.value().copied().unwrap_or(defaults.drain),
         },
-        expiry_close_code: expiry_close_code(&written.expiry_close_code, cx)?,
+        expiry_close_code: expiry_close_code?,
         span: span.clone(),
     })
 }

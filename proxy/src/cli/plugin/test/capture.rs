@@ -17,6 +17,8 @@ pub(super) struct Captured(Arc<Mutex<Vec<String>>>);
 struct Line {
     message: String,
     fields: String,
+    /// What the host says of a plugin by itself names no route.
+    of_a_guest: bool,
 }
 
 impl Captured {
@@ -40,7 +42,14 @@ impl<S: Subscriber> Layer<S> for Captured {
         let mut line = Line::default();
         event.record(&mut line);
         let level = event.metadata().level().as_str().to_ascii_lowercase();
-        let Line { message, fields } = line;
+        let Line {
+            message,
+            fields,
+            of_a_guest: true,
+        } = line
+        else {
+            return;
+        };
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lines.push(match fields.as_str() {
             "" => format!("{level}: {message}"),
@@ -50,17 +59,18 @@ impl<S: Subscriber> Layer<S> for Captured {
 }
 
 impl Visit for Line {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "fields" {
-            value.clone_into(&mut self.fields);
-        }
-    }
-
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if field.name() == "message" {
-            // Writing to a string cannot fail.
-            let _ = write!(self.message, "{value:?}");
-        }
+        let text = match field.name() {
+            "message" => &mut self.message,
+            "fields" => &mut self.fields,
+            "route" => {
+                self.of_a_guest = true;
+                return;
+            }
+            _ => return,
+        };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{value:?}");
     }
 }
 

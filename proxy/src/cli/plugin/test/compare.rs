@@ -510,21 +510,27 @@ fn field_values(values: &FieldValues) -> Value {
     }
 }
 
-/// A basic string on one line, whatever is in it.
+/// A string on one line, whatever is in it.
 fn text(text: &str) -> Value {
-    let mut quoted = String::from('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            '\n' => quoted.push_str("\\n"),
-            '\r' => quoted.push_str("\\r"),
-            '\t' => quoted.push_str("\\t"),
-            // Writing to a string cannot fail.
-            c if c.is_control() => drop(write!(quoted, "\\U{:08X}", u32::from(c))),
-            c => quoted.push(c),
+    let mut quoted = String::new();
+    let literal = !text.contains(|c: char| c == '\'' || c.is_control());
+    if literal && text.contains(['"', '\\']) {
+        quoted = format!("'{text}'");
+    } else {
+        quoted.push('"');
+        for c in text.chars() {
+            match c {
+                '"' | '\\' => quoted.extend(['\\', c]),
+                '\n' => quoted.push_str("\\n"),
+                '\r' => quoted.push_str("\\r"),
+                '\t' => quoted.push_str("\\t"),
+                // Writing to a string cannot fail.
+                c if c.is_control() => drop(write!(quoted, "\\U{:08X}", u32::from(c))),
+                c => quoted.push(c),
+            }
         }
+        quoted.push('"');
     }
-    quoted.push('"');
     quoted.parse().unwrap_or_else(|_| text.into())
 }
 
@@ -545,5 +551,71 @@ fn shown(value: &Value) -> String {
     match value {
         Value::Boolean(there) if !there.value() => "not there".to_owned(),
         value => value.to_string().trim().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_one_line_of_toml_and_reads_back(value in "(?s:.{0,40})") {
+            let shown = shown(&text(&value));
+            prop_assert!(!shown.contains(['\n', '\r']), "{shown:?}");
+            let line = format!("a = {shown}\n");
+            let read: toml_edit::DocumentMut = line.parse().expect("toml");
+            prop_assert_eq!(read["a"].as_str(), Some(value.as_str()));
+        }
+    }
+
+    #[test]
+    fn durations_have_the_largest_unit_that_fits() {
+        for (milliseconds, expect) in [
+            (0, "0ms"),
+            (1, "1ms"),
+            (1_500, "1500ms"),
+            (60_000, "1m"),
+            (5_400_000, "90m"),
+            (172_800_000, "2d"),
+        ] {
+            assert_eq!(duration(milliseconds), expect);
+        }
+    }
+
+    #[test]
+    fn a_reason_begins_where_the_plugin_is_named_or_behind() {
+        let reason = "plugin `jwt` has no key `isuer`";
+        for (expected, fits) in [
+            ("plugin `jwt` has", true),
+            ("has no key `isuer`", true),
+            ("no key", false),
+        ] {
+            assert_eq!(begins(reason, expected), fits, "{expected}");
+        }
+        assert!(begins("plugin `jwt`: the value is too long", "the value"));
+        assert!(begins("`keys.ci`: is empty", "`keys.ci`: is"));
+    }
+
+    #[test]
+    fn a_metric_is_the_sum_of_its_series() {
+        let named = |name: &str, label: &str| MetricName {
+            name: name.to_owned(),
+            labels: vec![("why".to_owned(), label.to_owned())],
+        };
+        let counted = [
+            (named("a", "x"), 1.0),
+            (named("a", "y"), 2.0),
+            (named("b", "x"), 4.0),
+        ];
+        let all = MetricName {
+            name: "a".to_owned(),
+            labels: Vec::new(),
+        };
+        assert_eq!(metric(&all, &counted), 3.0);
+        assert_eq!(metric(&named("a", "y"), &counted), 2.0);
+        assert_eq!(metric(&named("c", "y"), &counted), 0.0);
     }
 }

@@ -64,12 +64,12 @@ pub(super) struct Got {
     /// Requests of the plugin's own that nothing answered.
     pub(super) unanswered: Vec<String>,
     pub(super) peak_memory: usize,
-    /// Ready to be called again, for measuring.
-    pub(super) again: Again,
+    /// For measuring.
+    again: Again,
 }
 
 /// A call that can be repeated.
-pub(super) struct Again {
+struct Again {
     filter: Filter,
     head: RequestHead,
 }
@@ -83,11 +83,13 @@ impl Subject<'_> {
         &self,
         clock: &Arc<SettableClock>,
         grants: &Grants,
+        cheap_configure: Duration,
     ) -> Result<(Arc<Host>, Arc<Plugin>), String> {
         let settings = HostSettings {
             instances: INSTANCES,
             cache_dir: Some(self.cache.to_owned()),
             clock: clock.clone(),
+            cheap_configure,
             ..HostSettings::default()
         };
         let host = Host::new(settings).map_err(|error| error.to_string())?;
@@ -127,7 +129,8 @@ impl Subject<'_> {
         }
     }
 
-    /// Runs one case.
+    /// Runs one case. Every instance is configured by itself: an image of its memory would take longer to
+    /// make than all cases take.
     ///
     /// # Errors
     /// Why it could not be run at all, with the place in the case file.
@@ -137,11 +140,40 @@ impl Subject<'_> {
         grants: &Grants,
         runtime: &Runtime,
     ) -> Result<Outcome, Diagnostic> {
+        self.run_with(case, grants, runtime, Duration::MAX)
+    }
+
+    /// The median of so many calls with a case's request, instances included and configured as they are in
+    /// the proxy; `None` where there is nothing to call. The response hook is not counted.
+    pub(super) fn measure(
+        &self,
+        case: &Case,
+        grants: &Grants,
+        runtime: &Runtime,
+        calls: usize,
+    ) -> Option<Duration> {
+        let cheap_configure = HostSettings::default().cheap_configure;
+        let outcome = self.run_with(case, grants, runtime, cheap_configure);
+        let Ok(Outcome::Called(got)) = outcome else {
+            return None;
+        };
+        let mut times = runtime.block_on(got.again.times(calls));
+        times.sort_unstable();
+        times.get(calls / 2).copied()
+    }
+
+    fn run_with(
+        &self,
+        case: &Case,
+        grants: &Grants,
+        runtime: &Runtime,
+        cheap_configure: Duration,
+    ) -> Result<Outcome, Diagnostic> {
         let cannot = |why: String| Diagnostic::error(case.name.span.clone(), why);
         let captured = Captured::default();
         captured.during(|| {
             let clock = Arc::new(SettableClock::new(case.now.0));
-            let (host, plugin) = self.load(&clock, grants).map_err(cannot)?;
+            let (host, plugin) = self.load(&clock, grants, cheap_configure).map_err(cannot)?;
             let stub = Arc::new(Stub::new(answers(case)?));
             runtime.block_on(async {
                 let store = host.kv(NAME);
@@ -174,8 +206,7 @@ impl Subject<'_> {
 }
 
 impl Again {
-    /// The median of so many calls, instance included; the response hook is not counted.
-    pub(super) async fn measure(&self, calls: usize) -> Duration {
+    async fn times(&self, calls: usize) -> Vec<Duration> {
         let mut times = Vec::with_capacity(calls);
         for _ in 0..calls {
             let head = Box::new(self.head.clone());
@@ -184,8 +215,7 @@ impl Again {
             times.push(began.elapsed());
             drop(outcome);
         }
-        times.sort_unstable();
-        times.get(calls / 2).copied().unwrap_or_default()
+        times
     }
 }
 

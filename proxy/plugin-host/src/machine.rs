@@ -1,0 +1,120 @@
+//! An engine with what its instances need: what they may import, and the thread that counts their
+//! time. The host has one that serves, whose instances come from a pool, and, once a plugin needs it,
+//! one that only makes images.
+
+use std::sync::Arc;
+
+use wasmtime::component::{Component, Linker};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+};
+
+use crate::bindings::{self, Pre, State};
+use crate::component::Version;
+use crate::error::HostError;
+use crate::functions::Functions;
+use crate::ticker::Ticker;
+
+pub(crate) struct Machine {
+    pub(crate) engine: Engine,
+    pub(crate) ticker: Arc<Ticker>,
+    linker: Linker<State>,
+}
+
+impl Machine {
+    /// For instances that serve: at most so many at once, their memories at most so large.
+    pub(crate) fn serving(
+        instances: u32,
+        max_memory: u64,
+        functions: Arc<Functions>,
+    ) -> Result<Self, HostError> {
+        let mut config = common();
+        config
+            .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(
+                instances, max_memory,
+            )))
+            // A heap with holes in it must still be mapped copy-on-write: 14 ms otherwise.
+            .memory_guaranteed_dense_image_size(max_memory);
+        let pool = |e: wasmtime::Error| HostError::Pool(format!("{e:#}"));
+        config
+            .enable_incremental_compilation(functions)
+            .map_err(pool)?;
+        Self::new(&config)
+    }
+
+    /// For instances that live for one `configure`: code that is soon compiled, memories that nobody
+    /// reserves.
+    pub(crate) fn for_images() -> Result<Self, HostError> {
+        let mut config = common();
+        config
+            .allocation_strategy(InstanceAllocationStrategy::OnDemand)
+            .cranelift_opt_level(OptLevel::None);
+        Self::new(&config)
+    }
+
+    fn new(config: &Config) -> Result<Self, HostError> {
+        let pool = |e: wasmtime::Error| HostError::Pool(format!("{e:#}"));
+        let engine = Engine::new(config).map_err(pool)?;
+        let mut linker = Linker::new(&engine);
+        bindings::link(&mut linker).map_err(pool)?;
+        let ticker = Ticker::start(&engine).map_err(HostError::Ticker)?;
+        Ok(Machine {
+            engine,
+            ticker,
+            linker,
+        })
+    }
+
+    /// Gives a component what it imports, and finds what it exports.
+    pub(crate) fn link(&self, component: &Component, version: Version) -> wasmtime::Result<Pre> {
+        Pre::new(version, self.linker.instantiate_pre(component)?)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.ticker.stop();
+    }
+}
+
+/// What guests can tell apart must be the same in both, or an image would not fit its plugin.
+fn common() -> Config {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        .max_wasm_stack(256 << 10)
+        .async_stack_size(512 << 10);
+    config
+}
+
+fn pool(instances: u32, max_memory: u64) -> PoolingAllocationConfig {
+    let slots = instances.saturating_add(SETUP_INSTANCES);
+    let max_memory_size = usize::try_from(max_memory).unwrap_or(usize::MAX);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(slots)
+        .total_stacks(slots)
+        // A component made of a core module is four core instances: itself, and the shims
+        // around its imports.
+        .total_core_instances(4 * slots)
+        .total_tables(4 * slots)
+        .total_memories(2 * slots)
+        .max_core_instances_per_component(16)
+        .max_tables_per_component(8)
+        .max_memories_per_component(2)
+        .table_elements(bindings::MAX_TABLE_ELEMENTS)
+        .max_memory_size(max_memory_size)
+        .max_unused_warm_slots(slots.min(MAX_WARM_SLOTS))
+        .linear_memory_keep_resident(KEEP_RESIDENT)
+        .table_keep_resident(KEEP_RESIDENT)
+        .pagemap_scan(Enabled::Auto);
+    pool
+}
+
+/// 4 GiB of address space for each of two memories a slot: 32 TiB of the 128 there are.
+pub(crate) const MAX_INSTANCES: u32 = 4096;
+/// One that loads, one that tries a config and one that tries an image, besides those that serve.
+const SETUP_INSTANCES: u32 = 3;
+const MAX_WARM_SLOTS: u32 = 256;
+/// What a free slot keeps resident of its memory, and as much of its table: page faults, and the
+/// system calls that make them necessary, dominate the cost of a fresh instance.
+const KEEP_RESIDENT: usize = 256 << 10;
