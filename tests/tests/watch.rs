@@ -33,9 +33,8 @@ async fn a_plugin_that_is_replaced_serves_and_a_broken_one_does_not() {
     replace(&file, b"\0asm broken");
     let rejected = |line: &str| line.contains("reload rejected");
     proxy.log_line("the rejection", rejected).await;
-    let report = proxy.stderr_text();
-    assert!(report.contains("is no usable plugin: "), "{report}");
-    assert!(report.contains("plugins/filter.wasm"), "{report}");
+    let reason = |line: &str| line.contains("plugins/filter.wasm` is no usable plugin: ");
+    proxy.log_line("the reason", reason).await;
     assert_eq!(status(&proxy).await, 403, "the old one goes on");
 
     // As a compiler writes: in place. Other bytes that do the same, so the reload itself is waited for.
@@ -48,8 +47,7 @@ async fn a_plugin_that_is_replaced_serves_and_a_broken_one_does_not() {
 
     let headers = std::fs::read(plugins::wasm("sluicegate-headers")).unwrap();
     replace(&file, &headers);
-    let refused =
-        |line: &str| line.contains("does not take this config") || line.contains("has no key");
+    let refused = |line: &str| line.contains("plugin `filter` expects a value");
     proxy
         .log_line("a plugin that wants another config", refused)
         .await;
@@ -73,7 +71,7 @@ async fn configuration_secrets_and_certificates_are_watched() {
         [[listener]]
         bind = "127.0.0.1:0"
         [[listener]]
-        bind = "127.0.0.1:0"
+        bind = "unix:{{dir}}/tls.sock"
         tls  = {{ cert = "first.crt", key = "first.key" }}
         [plugin.keys]
         wasm   = "{}"
