@@ -10,6 +10,7 @@ mod echo;
 mod plugin;
 mod reload;
 mod run;
+mod watch;
 
 use std::fmt;
 use std::io::Write as _;
@@ -200,6 +201,8 @@ mod tests {
         check("sluicegate run", true);
         check("sluicegate run --config a.toml", true);
         check("sluicegate run --from :80 --to a:1 --to b:2", true);
+        check("sluicegate run --watch", true);
+        check("sluicegate run --watch --from :80 --to a:1", false);
         check("sluicegate run --from :80", false);
         check("sluicegate run --to a:1", false);
         check("sluicegate run --config a.toml --from :80 --to a:1", false);
@@ -209,6 +212,11 @@ mod tests {
         check("sluicegate reload --admin :9900 --config a.toml", false);
         check("sluicegate plugin build a b --out c --debug", true);
         check("sluicegate plugin inspect", false);
+        check("sluicegate plugin inspect a.wasm --json", true);
+        check(
+            "sluicegate plugin test a b.wasm --cases c --bless --quiet",
+            true,
+        );
         check("sluicegate demo --bind 127.0.0.1:0", true);
         check("sluicegate demo --bind 8443", false);
         check("sluicegate", false);

@@ -15,7 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thiserror::Error;
+use toml::Spanned;
+use toml::de::DeTable;
 
+pub mod cases;
 pub mod diagnostic;
 mod lower;
 pub mod model;
@@ -84,19 +87,8 @@ pub fn read(path: &Path) -> Result<Arc<Source>, ReadError> {
 /// A report of every mistake in the text, in file order. Text that is not TOML
 /// is reported alone: its meaning would be a guess.
 pub fn parse(source: &Arc<Source>) -> Result<(Config, Vec<Diagnostic>), Report> {
-    let (document, faults) = toml::de::DeTable::parse_recoverable(&source.text);
-    if !faults.is_empty() {
-        let faults = faults.into_iter().map(|fault| {
-            let message = format!("this is not TOML: {}", fault.message());
-            Diagnostic {
-                span: fault.span(),
-                ..Diagnostic::error(0..0, message)
-            }
-        });
-        return Err(Report::new(source, faults.collect()));
-    }
-
-    let mut reader = Reader::new(&source.text);
+    let document = document(source)?;
+    let mut reader = Reader::new(&source.text, &schema::WORDS);
     let file = schema::File::from_document(&document, &mut reader);
     let mut diagnostics = reader.into_diagnostics();
     let config = lower::lower(&file, &source.dir, &mut diagnostics);
@@ -107,9 +99,25 @@ pub fn parse(source: &Arc<Source>) -> Result<(Config, Vec<Diagnostic>), Report> 
     }
 }
 
+/// The text as TOML, with places.
+fn document(source: &Arc<Source>) -> Result<Spanned<DeTable<'_>>, Report> {
+    let (document, faults) = DeTable::parse_recoverable(&source.text);
+    if faults.is_empty() {
+        return Ok(document);
+    }
+    let faults = faults.into_iter().map(|fault| {
+        let message = format!("this is not TOML: {}", fault.message());
+        Diagnostic {
+            span: fault.span(),
+            ..Diagnostic::error(0..0, message)
+        }
+    });
+    Err(Report::new(source, faults.collect()))
+}
+
 /// `[admin] bind` of a text that may be wrong everywhere else.
 pub fn admin_bind(source: &Source) -> Option<model::Bind> {
-    let (document, _) = toml::de::DeTable::parse_recoverable(&source.text);
+    let (document, _) = DeTable::parse_recoverable(&source.text);
     let bind = document.get_ref().get("admin")?.get_ref().get("bind")?;
     let bind = parse_bind(bind.get_ref().as_str()?).ok()?;
     Some(match bind {

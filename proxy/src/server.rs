@@ -14,6 +14,7 @@ mod crew;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -64,14 +65,22 @@ pub struct Started {
     pub admin: Option<SocketAddr>,
 }
 
+/// Files that have changed; each asks for a reload.
+pub type Changes = mpsc::Receiver<PathBuf>;
+
 /// Runs until a signal ends it; `ready` is called once everything serves.
-pub fn run(origin: Origin, ready: impl FnOnce(&Started)) -> Result<(), RunError> {
+pub fn run(
+    origin: Origin,
+    changes: Option<Changes>,
+    ready: impl FnOnce(&Started),
+) -> Result<(), RunError> {
     let began = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let ended = runtime.block_on(async {
-        let (server, control, started) = Server::start(origin, began).await?;
+        let (server, mut control, started) = Server::start(origin, began).await?;
+        control.changes = changes;
         ready(&started);
         server.control(control).await
     });
@@ -95,6 +104,7 @@ struct Server {
 /// What the control thread listens to.
 struct Control {
     reloads: mpsc::Receiver<oneshot::Sender<ReloadOutcome>>,
+    changes: Option<Changes>,
     hup: Signal,
     stop: StopSignals,
     stop_admin: Option<oneshot::Sender<()>>,
@@ -119,6 +129,7 @@ impl Server {
         let (tell_reload, reloads) = mpsc::channel(RELOADS_WAITING);
         let mut control = Control {
             reloads,
+            changes: None,
             hup: signal(SignalKind::hangup())?,
             stop: StopSignals {
                 term: signal(SignalKind::terminate())?,
@@ -237,6 +248,10 @@ impl Server {
             let asker = tokio::select! {
                 _ = control.hup.recv() => None,
                 Some(asker) = control.reloads.recv() => Some(asker),
+                file = changed(&mut control.changes) => {
+                    tracing::info!(file = %file.display(), "a file has changed");
+                    None
+                }
                 patient = control.stop.asked() => break patient,
             };
             // A reload may compile for a while; a stop does not wait for that.
@@ -404,6 +419,16 @@ impl AdminActions for Actions {
             _ => Readiness::Starting,
         }
     }
+}
+
+/// Waits for the next changed file; for ever where nobody looks for changes.
+async fn changed(changes: &mut Option<Changes>) -> PathBuf {
+    if let Some(changes) = changes
+        && let Some(file) = changes.recv().await
+    {
+        return file;
+    }
+    std::future::pending().await
 }
 
 /// Stops accepting, everywhere at once; returns when the sockets are closed.

@@ -6,7 +6,7 @@
 //! plugins, TLS ticket keys, metric series. A snapshot is never changed; whoever began with one
 //! keeps it.
 
-mod config_schema;
+pub mod config_schema;
 mod plugins;
 mod standing;
 
@@ -26,7 +26,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{EndpointMetrics, Metrics, PluginMetrics, RouteMetrics};
 use crate::tls::{CertInfo, Fault, ServerTls};
 use crate::upstream::Upstream;
-pub use plugins::LoadedPlugin;
+pub use plugins::{LoadedPlugin, resolve_secrets};
 pub use standing::Standing;
 
 /// A generation, ready to serve.

@@ -10,6 +10,7 @@ mod services;
 mod v0_1;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::header::{HeaderMap, HeaderName};
 use sluicegate_plugin_rules::{self as rules, Session};
@@ -367,6 +368,11 @@ impl ResourceLimiter for State {
             return Ok(false);
         }
         self.memory = total;
+        // Written once in a while only: all workers share it.
+        let peak = &self.plugin.peak_memory;
+        if peak.load(Ordering::Relaxed) < total {
+            peak.fetch_max(total, Ordering::Relaxed);
+        }
         Ok(true)
     }
 

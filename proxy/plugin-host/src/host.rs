@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sluicegate_plugin_services::clock::{Clock, SystemClock};
 use sluicegate_plugin_services::crypto::Passwords;
-use sluicegate_plugin_services::kv::{KvLimits, MemoryStore};
+use sluicegate_plugin_services::kv::{KvLimits, KvStore, MemoryStore};
 use tokio::sync::Semaphore;
 
 use crate::cache::Cache;
@@ -116,6 +116,11 @@ impl Host {
     /// What plugins count for themselves.
     pub fn metrics(&self) -> &Arc<Registry> {
         &self.metrics
+    }
+
+    /// What a plugin keeps in the store.
+    pub fn kv(&self, plugin: &str) -> Arc<dyn KvStore> {
+        self.store.part(plugin)
     }
 
     /// Makes a plugin of a component, or of the core module that cargo wrote.

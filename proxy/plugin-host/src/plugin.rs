@@ -4,6 +4,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -113,6 +114,8 @@ pub(crate) struct Identity {
     pub(crate) passwords: Arc<Passwords>,
     /// What it counts for itself.
     pub(crate) metrics: Arc<PluginMetrics>,
+    /// The most memory that one instance had, bytes.
+    pub(crate) peak_memory: AtomicUsize,
 }
 
 impl Plugin {
@@ -141,6 +144,7 @@ impl Plugin {
             kv: host.store.part(name),
             passwords: Arc::clone(&host.passwords),
             metrics: host.metrics().plugin(name),
+            peak_memory: AtomicUsize::new(0),
         });
         let (loaded, from_cache) = match known(host, grants, &content_hash)? {
             Some(loaded) => (loaded, true),
@@ -248,6 +252,7 @@ impl Plugin {
             kv: Arc::clone(&own.kv),
             passwords: Arc::clone(&own.passwords),
             metrics: Arc::clone(&own.metrics),
+            peak_memory: AtomicUsize::new(0),
         })
     }
 
@@ -273,6 +278,12 @@ impl Plugin {
     /// SHA-256 of the file, in hex.
     pub fn content_hash(&self) -> &str {
         &self.content_hash
+    }
+
+    /// The most linear memory that one of its instances had so far, bytes; right after it was compiled,
+    /// what an instance is born with.
+    pub fn peak_memory(&self) -> usize {
+        self.identity.peak_memory.load(Ordering::Relaxed)
     }
 
     pub fn limits(&self) -> Limits {

@@ -41,7 +41,7 @@ pub(super) fn demo(args: &Args) -> Result<(), Failure> {
     let backend = Backend::start()?;
     let folder = Folder::fill(args.bind, &plugin, backend.address)?;
     let config = folder.config();
-    let served = server::run(Origin::File(config.clone()), |started| {
+    let served = server::run(Origin::File(config.clone()), None, |started| {
         say(&what_to_try(started, &config));
     });
     backend.stop();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Failure;
+use super::{Failure, watch};
 use crate::config;
 use crate::reload::Origin;
 use crate::server;
@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// Forward to this server; again for more servers, which take turns
     #[arg(long, value_name = "SERVER", requires = "from")]
     to: Vec<String>,
+    /// Reload when the configuration, a plugin, a certificate or a secret's file changes
+    #[arg(long, conflicts_with = "from")]
+    watch: bool,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
@@ -31,7 +34,11 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         (None, Some(file)) => Origin::File(file),
         (None, None) => Origin::File(default_file()?),
     };
-    server::run(origin, |_| {}).map_err(Failure::from)
+    let changes = match &origin {
+        Origin::File(file) if args.watch => Some(watch::changes(file)?),
+        _ => None,
+    };
+    server::run(origin, changes, |_| {}).map_err(Failure::from)
 }
 
 /// `sluicegate.toml` in this folder, for commands that were given no file.
@@ -53,6 +60,7 @@ pub(super) fn default_file() -> Result<PathBuf, Failure> {
 const EXAMPLES: &str = "\
 Examples:
   sluicegate run
+  sluicegate run --watch                             while you write a configuration or a plugin
   sluicegate run --config /etc/sluicegate/sluicegate.toml
   sluicegate run --from :8080 --to 127.0.0.1:3000
   sluicegate run --from :8080 --to 10.0.0.11:3000 --to 10.0.0.12:3000";

@@ -22,6 +22,7 @@ mod routes;
 mod upstreams;
 
 use plugins::Plugins;
+pub(super) use plugins::{located, overlay};
 use upstreams::Upstreams;
 
 /// Turns the file into the model; `None` if a mistake was reported, now or earlier.

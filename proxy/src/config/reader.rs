@@ -1,4 +1,5 @@
-//! Walks the parsed TOML against the tables of `schema` and reports all that does not fit.
+//! Walks parsed TOML against the tables of a `schema` and reports all that does not fit: the configuration,
+//! or a plugin's case file.
 //!
 //! serde would stop at the first mistake, so this is a reader of its own: a table is described once
 //! with `table!`, which makes the struct, the code that reads it and its JSON schema. A value that
@@ -51,7 +52,16 @@ pub(super) enum Field<T: Read> {
 /// Collects the mistakes of one walk.
 pub(super) struct Reader<'s> {
     text: &'s str,
+    words: &'static Words,
     diagnostics: Vec<Diagnostic>,
+}
+
+/// The words of a kind of document, for hints about those that it does not know.
+pub(super) struct Words {
+    /// Every table with its keys.
+    pub(super) tables: &'static [(&'static str, &'static [&'static str])],
+    /// What others say, and the key that means it here.
+    pub(super) elsewhere: &'static [(&'static str, &'static str)],
 }
 
 /// A string that means something: `Text<Duration>`.
@@ -138,9 +148,10 @@ impl<T: Read> Field<T> {
 }
 
 impl<'s> Reader<'s> {
-    pub(super) fn new(text: &'s str) -> Self {
+    pub(super) fn new(text: &'s str, words: &'static Words) -> Self {
         Reader {
             text,
+            words,
             diagnostics: Vec::new(),
         }
     }
@@ -204,7 +215,7 @@ impl<'s> Reader<'s> {
             let name = key.get_ref();
             if !T::KEYS.iter().any(|known| plain(known) == name) {
                 let message = format!("unknown key `{name}` in {}", T::TITLE);
-                let hint = super::schema::hint_for_unknown_key(name, T::TITLE, T::KEYS);
+                let hint = self.words.hint(name, T::TITLE, T::KEYS);
                 self.report(Diagnostic::error(key.span(), message).hint(hint));
             }
         }
@@ -235,6 +246,37 @@ impl<'s> Reader<'s> {
             .iter()
             .map(|node| self.field(node, || "an entry of this array".to_owned()))
             .collect()
+    }
+}
+
+impl Words {
+    /// What the user may have meant by a key that `table` does not have.
+    pub(super) fn hint(&self, key: &str, table: &str, known: &[&str]) -> Option<String> {
+        let known = || known.iter().map(|key| plain(key));
+        let suggest = |key: &str| Some(format!("did you mean `{key}`?"));
+
+        if let Some((_, ours)) = self
+            .elsewhere
+            .iter()
+            .find(|(theirs, _)| theirs.eq_ignore_ascii_case(key))
+            && known().any(|known| known == *ours)
+        {
+            return suggest(ours);
+        }
+        if let Some(close) = closest(key, known()) {
+            return suggest(close);
+        }
+        let homes: Vec<String> = self
+            .tables
+            .iter()
+            .filter(|(title, keys)| *title != table && keys.iter().any(|known| plain(known) == key))
+            .map(|(title, _)| (*title).to_owned())
+            .collect();
+        if !homes.is_empty() {
+            return Some(format!("`{key}` belongs in {}", homes.join(" or ")));
+        }
+        let keys: Vec<&str> = known().collect();
+        Some(format!("the keys here are {}", keys.join(", ")))
     }
 }
 

@@ -20,8 +20,8 @@ use super::model::{
     TlsVersion,
 };
 use super::reader::{
-    Field, List, Named, Node, OneOrMany, Read, Reader, Table, Tables, Text, TextOr, Whole, closest,
-    plain, table,
+    Field, List, Named, Node, OneOrMany, Read, Reader, Table, Tables, Text, TextOr, Whole, Words,
+    table,
 };
 use super::values::{
     ByteSize, ClientAuthMode, ExactPath, HeaderTemplate, LogLevel, Name, NormalPath, PluginJson,
@@ -497,32 +497,11 @@ impl File {
     }
 }
 
-/// What the user may have meant by a key that `table` does not have.
-pub(super) fn hint_for_unknown_key(key: &str, table: &str, known: &[&str]) -> Option<String> {
-    let known = || known.iter().map(|key| plain(key));
-    let suggest = |key: &str| Some(format!("did you mean `{key}`?"));
-
-    if let Some((_, ours)) = ELSEWHERE
-        .iter()
-        .find(|(theirs, _)| theirs.eq_ignore_ascii_case(key))
-        && known().any(|known| known == *ours)
-    {
-        return suggest(ours);
-    }
-    if let Some(close) = closest(key, known()) {
-        return suggest(close);
-    }
-    let homes: Vec<String> = TABLES
-        .iter()
-        .filter(|(title, keys)| *title != table && keys.iter().any(|known| plain(known) == key))
-        .map(|(title, _)| (*title).to_owned())
-        .collect();
-    if !homes.is_empty() {
-        return Some(format!("`{key}` belongs in {}", homes.join(" or ")));
-    }
-    let keys: Vec<&str> = known().collect();
-    Some(format!("the keys here are {}", keys.join(", ")))
-}
+/// The words of the configuration file.
+pub(super) const WORDS: Words = Words {
+    tables: TABLES,
+    elsewhere: ELSEWHERE,
+};
 
 /// Every table, for hints and for the proof that the JSON schema knows the same keys.
 const TABLES: &[(&str, &[&str])] = &[
@@ -594,6 +573,7 @@ mod tests {
 
     use serde_json::Value;
 
+    use super::super::reader::plain;
     use super::*;
 
     #[test]
@@ -624,7 +604,7 @@ mod tests {
         for key in schema["properties"].as_object().expect("properties").keys() {
             let text = format!("{key} = 1979-05-27\n");
             let document = DeTable::parse(&text).expect("toml");
-            let mut reader = Reader::new(&text);
+            let mut reader = Reader::new(&text, &WORDS);
             File::from_document(&document, &mut reader);
             let messages: Vec<_> = reader
                 .into_diagnostics()
@@ -652,10 +632,7 @@ mod tests {
     #[test]
     fn hints_name_the_key_or_its_home() {
         let check = |key: &str, table: &str, keys: &[&str], expected: &str| {
-            assert_eq!(
-                hint_for_unknown_key(key, table, keys).as_deref(),
-                Some(expected)
-            );
+            assert_eq!(WORDS.hint(key, table, keys).as_deref(), Some(expected));
         };
         check("hots", Route::TITLE, Route::KEYS, "did you mean `host`?");
         check(

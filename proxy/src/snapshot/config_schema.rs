@@ -13,7 +13,7 @@ use crate::config::model::{PluginConfig, Span};
 use crate::config::{Diagnostic, did_you_mean};
 
 /// A schema that configs can be checked against.
-pub(super) struct ConfigSchema {
+pub struct ConfigSchema {
     schema: Value,
     validator: Validator,
 }
@@ -21,7 +21,7 @@ pub(super) struct ConfigSchema {
 impl ConfigSchema {
     /// # Errors
     /// Why it is no schema that can be used.
-    pub(super) fn new(text: &str) -> Result<Self, String> {
+    pub fn new(text: &str) -> Result<Self, String> {
         if text.len() > MAX_SCHEMA {
             return Err(format!("it has more than {MAX_SCHEMA} bytes"));
         }
@@ -34,7 +34,7 @@ impl ConfigSchema {
     }
 
     /// Every mistake, each at its place.
-    pub(super) fn mistakes(&self, plugin: &str, config: &PluginConfig) -> Vec<Diagnostic> {
+    pub fn mistakes(&self, plugin: &str, config: &PluginConfig) -> Vec<Diagnostic> {
         let errors = self.validator.iter_errors(&config.json);
         errors
             .filter(|error| !is_secret(config, error.instance_path().as_str()))
@@ -135,7 +135,7 @@ impl ConfigSchema {
 }
 
 /// Where the value at a pointer stands, or the nearest around it that was written.
-pub(super) fn place(config: &PluginConfig, pointer: &str) -> Span {
+pub fn place(config: &PluginConfig, pointer: &str) -> Span {
     let mut pointer = pointer;
     loop {
         if let Some(place) = config.places.get(pointer) {

@@ -247,7 +247,11 @@ async fn told_without_secrets(
     }
 }
 
-fn resolve_secrets(config: &PluginConfig) -> Result<Value, Vec<Diagnostic>> {
+/// The config with its secrets in it.
+///
+/// # Errors
+/// Each secret that cannot be read, at its place.
+pub fn resolve_secrets(config: &PluginConfig) -> Result<Value, Vec<Diagnostic>> {
     let mut json = config.json.clone();
     let mut diagnostics = Vec::new();
     for secret in &config.secrets {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,9 +122,11 @@ impl Plugins {
         let config = match table.map(|table| &table.config) {
             None | Some(Field::Absent) => default?.config.clone(),
             Some(Field::Mistaken) => return None,
-            Some(Field::Given(own)) => {
-                located(&overlay(&entry.config, &own.value), own.span.clone(), cx)
-            }
+            Some(Field::Given(own)) => located(
+                &overlay(&entry.config, &own.value),
+                own.span.clone(),
+                cx.dir,
+            ),
         };
         Some(PluginUse {
             plugin: index,
@@ -155,7 +158,7 @@ fn lower_plugin(
     Some(Plugin {
         name: Arc::from(name.value.0.as_str()),
         wasm: cx.path(&written.wasm)?,
-        config: located(config, config_span, cx),
+        config: located(config, config_span, cx.dir),
         allow: allow?,
         limits: limits?,
         span: name.span.clone(),
@@ -273,8 +276,9 @@ fn size(
     Some(size)
 }
 
-/// The route's keys laid over the plugin's; a secret goes when its key is replaced.
-fn overlay(default: &PluginJson, own: &PluginJson) -> PluginJson {
+/// One config's keys laid over another's, a route's over the plugin's; a secret goes when its key is
+/// replaced.
+pub(in crate::config) fn overlay(default: &PluginJson, own: &PluginJson) -> PluginJson {
     let mut json = default.json.clone();
     json.extend(
         own.json
@@ -305,11 +309,12 @@ fn overlay(default: &PluginJson, own: &PluginJson) -> PluginJson {
     }
 }
 
-fn located(config: &PluginJson, span: Span, cx: &Context<'_>) -> PluginConfig {
+/// A config with its secrets' files in the folder that they are relative to.
+pub(in crate::config) fn located(config: &PluginJson, span: Span, dir: &Path) -> PluginConfig {
     let secret = |secret: &Secret| SecretRef {
         pointer: secret.pointer.clone(),
         source: match &secret.source {
-            SecretSource::File(path) => SecretSource::File(cx.dir.join(path)),
+            SecretSource::File(path) => SecretSource::File(dir.join(path)),
             env @ SecretSource::Env(_) => env.clone(),
         },
         span: secret.span.clone(),

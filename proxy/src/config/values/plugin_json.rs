@@ -210,7 +210,7 @@ mod tests {
 
     fn read(text: &str) -> (Option<PluginJson>, Vec<Diagnostic>) {
         let document = DeValue::parse(text).expect("toml");
-        let mut reader = Reader::new(text);
+        let mut reader = Reader::new(text, &crate::config::schema::WORDS);
         let read = PluginJson::read(&document, &mut reader);
         (read, reader.into_diagnostics())
     }

@@ -1,0 +1,621 @@
+//! What came of a case beside what was expected: the differences, and what to write to have none.
+
+use std::fmt::Write as _;
+
+use http::header::SEC_WEBSOCKET_PROTOCOL;
+use http::{HeaderMap, HeaderName};
+use toml_edit::{Array, InlineTable, Value};
+
+use super::run::{Got, Outcome, subprotocols};
+use super::stub::has;
+use crate::config::cases::{
+    Case, Decision, ExpectResponse, FieldValues, MetricName, Moment, Stored,
+};
+
+/// One key of `expect` that is not as it was expected.
+#[derive(Debug)]
+pub(super) struct Difference {
+    /// The keys below `expect`.
+    pub(super) path: Vec<String>,
+    /// Lines of a value each, as TOML has them; or words.
+    pub(super) expected: Vec<String>,
+    pub(super) got: Vec<String>,
+    /// What makes it right; `None`: nothing does but another `expect` as a whole.
+    pub(super) write: Option<Value>,
+}
+
+/// All differences, in the order of the keys in the reference.
+pub(super) fn differences(case: &Case, outcome: &Outcome) -> Vec<Difference> {
+    let expect = &case.expect;
+    let whole = |key: &str, expected: String, got: String| {
+        vec![Difference {
+            path: vec![key.to_owned()],
+            expected: vec![expected],
+            got: got.lines().map(str::to_owned).collect(),
+            write: None,
+        }]
+    };
+    let got = match (outcome, &expect.config_error) {
+        (Outcome::ConfigRefused(reasons), Some(expected)) => {
+            let reasons: Vec<&str> = reasons
+                .iter()
+                .map(|reason| reason.message.as_str())
+                .collect();
+            if reasons.iter().any(|reason| begins(reason, expected)) {
+                return Vec::new();
+            }
+            let write = reasons.first().map(|reason| text(reason));
+            return vec![Difference {
+                path: vec!["config_error".to_owned()],
+                expected: vec![quoted(expected)],
+                got: reasons.into_iter().map(quoted).collect(),
+                write,
+            }];
+        }
+        (Outcome::ConfigRefused(reasons), None) => {
+            let got: Vec<_> = reasons
+                .iter()
+                .map(|reason| quoted(&reason.message))
+                .collect();
+            return whole(
+                "config_error",
+                "a config that is accepted".into(),
+                got.join("\n"),
+            );
+        }
+        (Outcome::Called(_), Some(expected)) => {
+            return whole(
+                "config_error",
+                quoted(expected),
+                "a config that is accepted".into(),
+            );
+        }
+        (Outcome::Called(got), None) => got,
+    };
+    match (&got.verdict, &expect.error) {
+        (Err(error), Some(expected)) if error.starts_with(expected.as_str()) => {}
+        (Err(error), Some(expected)) => return whole("error", quoted(expected), error.clone()),
+        (Ok(_), Some(expected)) => return whole("error", quoted(expected), shown_verdict(got)),
+        (Err(error), None) => {
+            let verdict = expect.verdict.unwrap_or(Decision::Continue);
+            return whole(
+                "verdict",
+                decision(verdict).to_string(),
+                format!("error: {error}"),
+            );
+        }
+        (Ok(_), None) => {
+            let verdict = expect.verdict.unwrap_or(Decision::Continue);
+            if decided(got) != Some(verdict) {
+                return whole("verdict", decision(verdict).to_string(), shown_verdict(got));
+            }
+        }
+    }
+    of_call(case, got)
+}
+
+/// Everything behind the verdict.
+fn of_call(case: &Case, got: &Got) -> Vec<Difference> {
+    let expect = &case.expect;
+    let mut found = Found::default();
+    found.fields(&["headers"], head_of(got), &expect.headers);
+    if let Some(expected) = &expect.body {
+        found.text(&["body"], expected, &body_of(got));
+    }
+    let one = |found: &mut Found, key: &str, expected: &Option<FieldValues>, got: Option<&str>| {
+        if let Some(expected) = expected {
+            found.values(
+                &[key],
+                expected,
+                got.map(str::to_owned).into_iter().collect(),
+            );
+        }
+    };
+    one(
+        &mut found,
+        "query",
+        &expect.query,
+        got.request.query.as_deref(),
+    );
+    if let Some(expected) = &expect.subprotocols {
+        let offered = subprotocols(&got.request.headers);
+        if *expected != offered {
+            found.push(&["subprotocols"], array(expected), array(&offered));
+        }
+    }
+    one(
+        &mut found,
+        "upstream",
+        &expect.upstream,
+        got.request.upstream.as_deref(),
+    );
+    for (name, expected) in &expect.labels {
+        let label = got.session.label(name).map(str::to_owned);
+        found.values(&["labels", name], expected, label.into_iter().collect());
+    }
+    if let Some(expected) = expect.expires_at {
+        let got = got.session.expires_at.map(moment);
+        if got != Some(expected) {
+            found.push(
+                &["expires_at"],
+                datetime(expected),
+                got.map_or(Value::from(false), datetime),
+            );
+        }
+    }
+    if let Some(expected) = expect.lifetime {
+        let expected = expected.as_millis().try_into().unwrap_or(u64::MAX);
+        if got.session.max_lifetime != Some(expected) {
+            let got = got.session.max_lifetime;
+            let got = got.map_or(Value::from(false), |got| duration(got).into());
+            found.push(&["lifetime"], duration(expected).into(), got);
+        }
+    }
+    found.logs(&expect.logs, &got.logs);
+    for (name, expected) in &expect.metrics {
+        let value = metric(name, &got.metrics);
+        if value != expected.0 {
+            found.push(
+                &["metrics", &name.to_string()],
+                number(expected.0),
+                number(value),
+            );
+        }
+    }
+    for (key, expected) in &expect.kv {
+        let stored = got.kv.iter().find(|(known, _)| known == key);
+        let stored = stored.map_or(&Stored::Absent, |(_, stored)| stored);
+        if text_of(expected) != text_of(stored) {
+            found.push(&["kv", key], stored_value(expected), stored_value(stored));
+        }
+    }
+    if let Some(expected) = &expect.response {
+        found.response(expected, got);
+    }
+    found.0
+}
+
+/// Everything that the plugin did, for an `expect` that is written anew.
+pub(super) fn everything(outcome: &Outcome) -> Vec<(Vec<&'static str>, Value)> {
+    let got = match outcome {
+        Outcome::ConfigRefused(reasons) => {
+            let reason = reasons.first().map_or("", |reason| &reason.message);
+            return vec![(vec!["config_error"], text(reason))];
+        }
+        Outcome::Called(got) => got,
+    };
+    let mut all: Vec<(Vec<&'static str>, Value)> = Vec::new();
+    match (&got.verdict, decided(got)) {
+        (Err(error), _) => {
+            let first = error.lines().next().unwrap_or_default();
+            return vec![(vec!["error"], text(first))];
+        }
+        (Ok(_), verdict) => {
+            all.push((
+                vec!["verdict"],
+                decision(verdict.unwrap_or(Decision::Continue)),
+            ));
+        }
+    }
+    match &got.verdict {
+        Ok(Some(refusal)) => {
+            all.push((
+                vec!["headers"],
+                changed(&HeaderMap::new(), refusal.headers()),
+            ));
+            all.push((vec!["body"], text(&body_of(got))));
+        }
+        _ => {
+            let changes = changed(&got.before.headers, &got.request.headers);
+            all.push((vec!["headers"], changes));
+            if got.before.query != got.request.query {
+                let query = got.request.query.as_deref();
+                all.push((vec!["query"], query.map_or(false.into(), text)));
+            }
+            let offered = subprotocols(&got.request.headers);
+            if offered != subprotocols(&got.before.headers) {
+                all.push((vec!["subprotocols"], array(&offered)));
+            }
+            if let Some(upstream) = got.request.upstream.as_deref() {
+                all.push((vec!["upstream"], text(upstream)));
+            }
+        }
+    }
+    let labels = got.session.labels.iter();
+    let new = labels.filter(|label| !got.before.session.labels.contains(label));
+    let new = new.map(|(name, value)| (name.clone(), text(value)));
+    all.push((vec!["labels"], table(new)));
+    if let Some(expiry) = got.session.expires_at {
+        all.push((vec!["expires_at"], datetime(moment(expiry))));
+    }
+    if let Some(lifetime) = got.session.max_lifetime {
+        all.push((vec!["lifetime"], duration(lifetime).into()));
+    }
+    all.push((vec!["logs"], array(&got.logs)));
+    let counted = got.metrics.iter();
+    let counted = counted.map(|(name, value)| (name.to_string(), number(*value)));
+    all.push((vec!["metrics"], table(counted)));
+    let entries = got.kv.iter();
+    all.push((
+        vec!["kv"],
+        table(entries.map(|(key, value)| (key.clone(), stored_value(value)))),
+    ));
+    match &got.response {
+        Some(Ok(response)) => {
+            let status = i64::from(response.status().as_u16());
+            all.push((vec!["response", "status"], status.into()));
+            all.push((
+                vec!["response", "headers"],
+                changed(&HeaderMap::new(), response.headers()),
+            ));
+        }
+        Some(Err(error)) => {
+            let first = error.lines().next().unwrap_or_default();
+            all.push((vec!["response", "error"], text(first)));
+        }
+        None => {}
+    }
+    // What the plugin left alone is nobody's expectation.
+    all.retain(|(path, value)| match value {
+        Value::InlineTable(table) => !table.is_empty(),
+        Value::Array(array) => !array.is_empty() || path == &["subprotocols"],
+        _ => true,
+    });
+    all
+}
+
+/// Differences as they are found.
+#[derive(Default)]
+struct Found(Vec<Difference>);
+
+impl Found {
+    fn push(&mut self, path: &[&str], expected: Value, got: Value) {
+        self.0.push(Difference {
+            path: path.iter().map(|&key| key.to_owned()).collect(),
+            expected: vec![shown(&expected)],
+            got: vec![shown(&got)],
+            write: Some(got),
+        });
+    }
+
+    fn text(&mut self, path: &[&str], expected: &str, got: &str) {
+        if expected != got {
+            self.push(path, text(expected), text(got));
+        }
+    }
+
+    fn values(&mut self, path: &[&str], expected: &FieldValues, got: Vec<String>) {
+        let got = match got.is_empty() {
+            true => FieldValues::Absent,
+            false => FieldValues::Exactly(got),
+        };
+        if *expected != got {
+            self.push(path, field_values(expected), field_values(&got));
+        }
+    }
+
+    fn fields(
+        &mut self,
+        path: &[&str],
+        headers: &HeaderMap,
+        expected: &[(HeaderName, FieldValues)],
+    ) {
+        for (name, expected) in expected {
+            if !has(headers, name, expected) {
+                let path = [path, &[name.as_str()]].concat();
+                self.push(
+                    &path,
+                    field_values(expected),
+                    field_values(&values_of(headers, name)),
+                );
+            }
+        }
+    }
+
+    /// Each expected line begins one of those that are left; others may stand between.
+    fn logs(&mut self, expected: &[String], got: &[String]) {
+        let mut left = got.iter();
+        let all = expected.iter();
+        let missing = all.filter(|expected| !left.any(|line| line.starts_with(expected.as_str())));
+        if missing.count() > 0 {
+            let lines = |lines: &[String]| match lines {
+                [] => vec!["no line".to_owned()],
+                lines => lines.iter().map(|line| quoted(line)).collect(),
+            };
+            self.0.push(Difference {
+                path: vec!["logs".to_owned()],
+                expected: lines(expected),
+                got: lines(got),
+                write: Some(array(got)),
+            });
+        }
+    }
+
+    fn response(&mut self, expected: &ExpectResponse, got: &Got) {
+        let response = match (&got.response, &expected.error) {
+            (Some(Ok(response)), None) => response,
+            (Some(Err(error)), Some(expected)) if error.starts_with(expected.as_str()) => return,
+            (hook, expected) => {
+                let got = match hook {
+                    Some(Ok(response)) => response.status().to_string(),
+                    Some(Err(error)) => format!("error: {error}"),
+                    None => "no response hook: the request was refused".to_owned(),
+                };
+                return self.0.push(Difference {
+                    path: vec!["response".to_owned()],
+                    expected: vec![match expected {
+                        Some(error) => quoted(error),
+                        None => "an answer".to_owned(),
+                    }],
+                    got: got.lines().map(str::to_owned).collect(),
+                    write: None,
+                });
+            }
+        };
+        let status = response.status().as_u16();
+        if let Some(expected) = expected.status
+            && expected != status
+        {
+            let (expected, got) = (i64::from(expected), i64::from(status));
+            self.push(&["response", "status"], expected.into(), got.into());
+        }
+        self.fields(
+            &["response", "headers"],
+            response.headers(),
+            &expected.headers,
+        );
+        if let Some(expected) = &expected.body {
+            let body = String::from_utf8_lossy(response.body());
+            self.text(&["response", "body"], expected, &body);
+        }
+    }
+}
+
+fn decided(got: &Got) -> Option<Decision> {
+    match &got.verdict {
+        Ok(None) => Some(Decision::Continue),
+        Ok(Some(refusal)) => Some(Decision::Refuse(refusal.status().as_u16())),
+        Err(_) => None,
+    }
+}
+
+fn shown_verdict(got: &Got) -> String {
+    let verdict = decided(got).unwrap_or(Decision::Continue);
+    match &got.verdict {
+        Ok(Some(_)) => format!("{} with {}", decision(verdict), quoted(&body_of(got))),
+        _ => decision(verdict).to_string(),
+    }
+}
+
+fn decision(decision: Decision) -> Value {
+    match decision {
+        Decision::Continue => "continue".into(),
+        Decision::Refuse(status) => i64::from(status).into(),
+    }
+}
+
+/// The head that `expect.headers` is about.
+fn head_of(got: &Got) -> &HeaderMap {
+    match &got.verdict {
+        Ok(Some(refusal)) => refusal.headers(),
+        _ => &got.request.headers,
+    }
+}
+
+fn body_of(got: &Got) -> String {
+    match &got.verdict {
+        Ok(Some(refusal)) => String::from_utf8_lossy(refusal.body()).into_owned(),
+        _ => String::new(),
+    }
+}
+
+/// What a head has otherwise than the one before; offers of subprotocols have a key of their own.
+fn changed(before: &HeaderMap, after: &HeaderMap) -> Value {
+    let mut names: Vec<&HeaderName> = before.keys().chain(after.keys()).collect();
+    names.sort_by_key(|name| name.as_str());
+    names.dedup();
+    let others = names.into_iter().filter(|name| {
+        let offers = **name == SEC_WEBSOCKET_PROTOCOL && before.contains_key(*name);
+        !offers && values_of(before, name) != values_of(after, name)
+    });
+    table(others.map(|name| (name.to_string(), field_values(&values_of(after, name)))))
+}
+
+fn values_of(headers: &HeaderMap, name: &HeaderName) -> FieldValues {
+    let values = headers.get_all(name).iter();
+    let values = values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let values: Vec<_> = values.collect();
+    match values.is_empty() {
+        true => FieldValues::Absent,
+        false => FieldValues::Exactly(values),
+    }
+}
+
+/// All series that have these labels, together.
+fn metric(name: &MetricName, counted: &[(MetricName, f64)]) -> f64 {
+    let fits = |(series, _): &&(MetricName, f64)| {
+        series.name == name.name
+            && name
+                .labels
+                .iter()
+                .all(|label| series.labels.contains(label))
+    };
+    counted.iter().filter(fits).map(|(_, value)| value).sum()
+}
+
+/// Of a guest that tells where (`` `keys.ci`: … ``), or of a schema that names the plugin first.
+fn begins(reason: &str, expected: &str) -> bool {
+    let behind_the_name = reason
+        .strip_prefix("plugin `")
+        .and_then(|rest| rest.split_once('`'))
+        .map(|(_, rest)| rest.trim_start_matches([':', ' ']));
+    reason.starts_with(expected) || behind_the_name.is_some_and(|rest| rest.starts_with(expected))
+}
+
+fn moment(milliseconds: u64) -> Moment {
+    Moment(std::time::Duration::from_millis(milliseconds))
+}
+
+fn datetime(moment: Moment) -> Value {
+    let text = moment.to_toml();
+    text.parse().unwrap_or_else(|_| text.into())
+}
+
+/// With the largest unit that leaves nothing over.
+fn duration(milliseconds: u64) -> String {
+    let units = [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1_000, "s"),
+    ];
+    let whole = |(unit, _): &(u64, &str)| milliseconds > 0 && milliseconds.is_multiple_of(*unit);
+    match units.into_iter().find(whole) {
+        Some((unit, name)) => format!("{}{name}", milliseconds / unit),
+        None => format!("{milliseconds}ms"),
+    }
+}
+
+fn number(value: f64) -> Value {
+    match value as i64 {
+        whole if whole as f64 == value => whole.into(),
+        _ => value.into(),
+    }
+}
+
+fn stored_value(stored: &Stored) -> Value {
+    match stored {
+        Stored::Absent => false.into(),
+        Stored::Text(stored) => text(stored),
+        Stored::Number(number) => (*number).into(),
+    }
+}
+
+/// The store knows numbers as their digits.
+fn text_of(stored: &Stored) -> Option<String> {
+    match stored {
+        Stored::Absent => None,
+        Stored::Text(text) => Some(text.clone()),
+        Stored::Number(number) => Some(number.to_string()),
+    }
+}
+
+fn field_values(values: &FieldValues) -> Value {
+    match values {
+        FieldValues::Absent => false.into(),
+        FieldValues::Exactly(values) => match values.as_slice() {
+            [one] => text(one),
+            values => array(values),
+        },
+    }
+}
+
+/// A string on one line, whatever is in it.
+fn text(text: &str) -> Value {
+    let mut quoted = String::new();
+    let literal = !text.contains(|c: char| c == '\'' || c.is_control());
+    if literal && text.contains(['"', '\\']) {
+        quoted = format!("'{text}'");
+    } else {
+        quoted.push('"');
+        for c in text.chars() {
+            match c {
+                '"' | '\\' => quoted.extend(['\\', c]),
+                '\n' => quoted.push_str("\\n"),
+                '\r' => quoted.push_str("\\r"),
+                '\t' => quoted.push_str("\\t"),
+                // Writing to a string cannot fail.
+                c if c.is_control() => drop(write!(quoted, "\\U{:08X}", u32::from(c))),
+                c => quoted.push(c),
+            }
+        }
+        quoted.push('"');
+    }
+    quoted.parse().unwrap_or_else(|_| text.into())
+}
+
+fn array(values: &[String]) -> Value {
+    Value::Array(values.iter().map(|value| text(value)).collect::<Array>())
+}
+
+fn table(entries: impl Iterator<Item = (String, Value)>) -> Value {
+    Value::InlineTable(entries.collect::<InlineTable>())
+}
+
+/// A text as TOML has it.
+fn quoted(text: &str) -> String {
+    shown(&self::text(text))
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Boolean(there) if !there.value() => "not there".to_owned(),
+        value => value.to_string().trim().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_one_line_of_toml_and_reads_back(value in "(?s:.{0,40})") {
+            let shown = shown(&text(&value));
+            prop_assert!(!shown.contains(['\n', '\r']), "{shown:?}");
+            let line = format!("a = {shown}\n");
+            let read: toml_edit::DocumentMut = line.parse().expect("toml");
+            prop_assert_eq!(read["a"].as_str(), Some(value.as_str()));
+        }
+    }
+
+    #[test]
+    fn durations_have_the_largest_unit_that_fits() {
+        for (milliseconds, expect) in [
+            (0, "0ms"),
+            (1, "1ms"),
+            (1_500, "1500ms"),
+            (60_000, "1m"),
+            (5_400_000, "90m"),
+            (172_800_000, "2d"),
+        ] {
+            assert_eq!(duration(milliseconds), expect);
+        }
+    }
+
+    #[test]
+    fn a_reason_begins_where_the_plugin_is_named_or_behind() {
+        let reason = "plugin `jwt` has no key `isuer`";
+        for (expected, fits) in [
+            ("plugin `jwt` has", true),
+            ("has no key `isuer`", true),
+            ("no key", false),
+        ] {
+            assert_eq!(begins(reason, expected), fits, "{expected}");
+        }
+        assert!(begins("plugin `jwt`: the value is too long", "the value"));
+        assert!(begins("`keys.ci`: is empty", "`keys.ci`: is"));
+    }
+
+    #[test]
+    fn a_metric_is_the_sum_of_its_series() {
+        let named = |name: &str, label: &str| MetricName {
+            name: name.to_owned(),
+            labels: vec![("why".to_owned(), label.to_owned())],
+        };
+        let counted = [
+            (named("a", "x"), 1.0),
+            (named("a", "y"), 2.0),
+            (named("b", "x"), 4.0),
+        ];
+        let all = MetricName {
+            name: "a".to_owned(),
+            labels: Vec::new(),
+        };
+        assert_eq!(metric(&all, &counted), 3.0);
+        assert_eq!(metric(&named("a", "y"), &counted), 2.0);
+        assert_eq!(metric(&named("c", "y"), &counted), 0.0);
+    }
+}

@@ -1,0 +1,516 @@
+//! One case in the real host: what came of it, judged by nobody yet.
+//!
+//! Each case has a host of its own, and so a clock, a store and metrics that no other case has touched; the
+//! compiled code comes from a cache that all of them share.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use sluicegate_plugin_host::clock::SettableClock;
+use sluicegate_plugin_host::kv::KvStore;
+use sluicegate_plugin_host::metrics::{Registry, Value};
+use sluicegate_plugin_host::{
+    CallFacts, ConfigureError, Filter, FilterError, Grants, Host, HostSettings, Inspection, Limits,
+    Plugin, RequestHead, RequestOutcome, ResponseHead, Session, TlsFacts, Verdict,
+};
+use tokio::runtime::Runtime;
+
+use super::capture::Captured;
+use super::stub::Stub;
+use crate::config::Diagnostic;
+use crate::config::cases::{Allow, Body, Case, HttpAnswer, MetricName, Request, Stored, Suite};
+use crate::config::model::PluginConfig;
+use crate::facts::{self, ConnectionFacts, Peer, RequestFacts};
+use crate::forward;
+use crate::snapshot::config_schema::{ConfigSchema, place};
+use crate::snapshot::resolve_secrets;
+
+/// A plugin under test.
+pub(super) struct Subject<'a> {
+    pub(super) wasm: &'a [u8],
+    pub(super) inspection: &'a Inspection,
+    /// Compiled code, for this run alone.
+    pub(super) cache: &'a Path,
+}
+
+/// What came of a case.
+pub(super) enum Outcome {
+    /// The config is refused; the diagnostics point into the case file.
+    ConfigRefused(Vec<Diagnostic>),
+    Called(Box<Got>),
+}
+
+/// What came of a call.
+pub(super) struct Got {
+    /// As the plugin saw it.
+    pub(super) before: RequestHead,
+    pub(super) request: RequestHead,
+    /// The refusal, or `None` to continue.
+    pub(super) verdict: Result<Option<Response<Bytes>>, String>,
+    /// What the client gets of the upstream's answer, where there was one.
+    pub(super) response: Option<Result<Response<Bytes>, String>>,
+    /// After both hooks.
+    pub(super) session: Session,
+    pub(super) logs: Vec<String>,
+    /// Every series.
+    pub(super) metrics: Vec<(MetricName, f64)>,
+    /// The entries that the case names.
+    pub(super) kv: Vec<(String, Stored)>,
+    /// Requests of the plugin's own that nothing answered.
+    pub(super) unanswered: Vec<String>,
+    pub(super) peak_memory: usize,
+    /// For measuring.
+    again: Again,
+}
+
+/// A call that can be repeated.
+struct Again {
+    filter: Filter,
+    head: RequestHead,
+}
+
+impl Subject<'_> {
+    /// A host with this clock, and the plugin in it.
+    ///
+    /// # Errors
+    /// Why the plugin does not load, ready to be shown.
+    pub(super) fn load(
+        &self,
+        clock: &Arc<SettableClock>,
+        grants: &Grants,
+        cheap_configure: Duration,
+    ) -> Result<(Arc<Host>, Arc<Plugin>), String> {
+        let settings = HostSettings {
+            instances: INSTANCES,
+            cache_dir: Some(self.cache.to_owned()),
+            clock: clock.clone(),
+            cheap_configure,
+            ..HostSettings::default()
+        };
+        let host = Host::new(settings).map_err(|error| error.to_string())?;
+        let plugin = host.load(NAME, self.wasm, Limits::default(), grants);
+        let plugin = plugin.map_err(|error| format!("this proxy cannot run it: {error}"))?;
+        Ok((host, plugin))
+    }
+
+    /// What a suite grants: what it says, and else what the plugin imports.
+    pub(super) fn grants(&self, suite: &Suite) -> Grants {
+        let unsaid = Allow::default();
+        let allow = suite.allow.as_ref().unwrap_or(&unsaid);
+        let imports = |what: &str| {
+            self.inspection
+                .imports
+                .iter()
+                .any(|name| name.starts_with(what))
+        };
+        let stubs = suite.cases.iter().flat_map(|case| &case.http);
+        let mut answered: Vec<Arc<str>> = stubs.map(|stub| stub.upstream.as_str().into()).collect();
+        answered.sort();
+        answered.dedup();
+        if answered.is_empty() && imports("sluicegate:plugin/outbound@") {
+            answered.push("nobody".into());
+        }
+        let defaults = Grants::default();
+        Grants {
+            log: allow.log.unwrap_or(defaults.log),
+            metrics: allow.metrics.unwrap_or(defaults.metrics),
+            clock: allow.clock.unwrap_or(defaults.clock),
+            random: allow.random.unwrap_or(defaults.random),
+            crypto: allow.crypto.unwrap_or(defaults.crypto),
+            kv: allow.kv.unwrap_or_else(|| imports("sluicegate:plugin/kv@")),
+            wasi: allow.wasi.unwrap_or_else(|| imports("wasi:")),
+            http: allow.http.clone().unwrap_or(answered),
+            upstreams: allow.upstreams.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Runs one case. Every instance is configured by itself: an image of its memory would take longer to
+    /// make than all cases take.
+    ///
+    /// # Errors
+    /// Why it could not be run at all, with the place in the case file.
+    pub(super) fn run(
+        &self,
+        case: &Case,
+        grants: &Grants,
+        runtime: &Runtime,
+    ) -> Result<Outcome, Diagnostic> {
+        self.run_with(case, grants, runtime, Duration::MAX)
+    }
+
+    /// The median of so many calls with a case's request, instances included and configured as they are in
+    /// the proxy; `None` where there is nothing to call. The response hook is not counted.
+    pub(super) fn measure(
+        &self,
+        case: &Case,
+        grants: &Grants,
+        runtime: &Runtime,
+        calls: usize,
+    ) -> Option<Duration> {
+        let cheap_configure = HostSettings::default().cheap_configure;
+        let outcome = self.run_with(case, grants, runtime, cheap_configure);
+        let Ok(Outcome::Called(got)) = outcome else {
+            return None;
+        };
+        let mut times = runtime.block_on(got.again.times(calls));
+        times.sort_unstable();
+        times.get(calls / 2).copied()
+    }
+
+    fn run_with(
+        &self,
+        case: &Case,
+        grants: &Grants,
+        runtime: &Runtime,
+        cheap_configure: Duration,
+    ) -> Result<Outcome, Diagnostic> {
+        let cannot = |why: String| Diagnostic::error(case.name.span.clone(), why);
+        let captured = Captured::default();
+        captured.during(|| {
+            let clock = Arc::new(SettableClock::new(case.now.0));
+            let (host, plugin) = self.load(&clock, grants, cheap_configure).map_err(cannot)?;
+            let stub = Arc::new(Stub::new(answers(case)?));
+            runtime.block_on(async {
+                let store = host.kv(NAME);
+                fill(&*store, &case.kv).await.map_err(cannot)?;
+                let filter = match configure(&plugin, &case.config).await {
+                    Ok(filter) => filter,
+                    Err(refused) => return Ok(Outcome::ConfigRefused(refused)),
+                };
+                let configured = captured.take();
+                let head = request_head(case, &stub)?;
+                let mut last = None;
+                for _ in 0..case.repeat {
+                    // Those of the last call count.
+                    captured.take();
+                    last = Some(call(&filter, case, head.clone()).await?);
+                    clock.advance(case.every);
+                }
+                let Some(mut got) = last else {
+                    return Err(cannot("a case is run at least once".to_owned()));
+                };
+                got.logs = logs(configured, captured.take());
+                got.metrics = metrics(host.metrics());
+                got.kv = entries(&*store, case).await;
+                got.unanswered = stub.unanswered();
+                got.peak_memory = plugin.peak_memory();
+                Ok(Outcome::Called(Box::new(got)))
+            })
+        })
+    }
+}
+
+impl Again {
+    async fn times(&self, calls: usize) -> Vec<Duration> {
+        let mut times = Vec::with_capacity(calls);
+        for _ in 0..calls {
+            let head = Box::new(self.head.clone());
+            let began = Instant::now();
+            let outcome = self.filter.on_request(head).await;
+            times.push(began.elapsed());
+            drop(outcome);
+        }
+        times
+    }
+}
+
+/// As the proxy does at a reload: the schema first, then the secrets, then the plugin itself.
+async fn configure(plugin: &Arc<Plugin>, config: &PluginConfig) -> Result<Filter, Vec<Diagnostic>> {
+    let name = &plugin.description().name;
+    if let Some(schema) = &plugin.description().config_schema {
+        let schema = ConfigSchema::new(schema).map_err(|why| {
+            let message =
+                format!("plugin `{name}` describes its config by no usable schema: {why}");
+            vec![Diagnostic::error(config.span.clone(), message)]
+        })?;
+        let mistakes = schema.mistakes(name, config);
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+    }
+    let json = resolve_secrets(config)?.to_string();
+    plugin.configure(&json).await.map_err(|error| {
+        let span = match &error {
+            ConfigureError::Rejected(problem) => place(config, &problem.pointer),
+            _ => config.span.clone(),
+        };
+        vec![Diagnostic::error(span, error.to_string())]
+    })
+}
+
+/// One request, and the answer to it if the case has one.
+async fn call(filter: &Filter, case: &Case, head: RequestHead) -> Result<Got, Diagnostic> {
+    let again = Again {
+        filter: filter.clone(),
+        head: head.clone(),
+    };
+    let (request, outcome) = filter.on_request(Box::new(head.clone())).await;
+    let mut got = Got {
+        before: head,
+        session: request.session.clone(),
+        request: *request,
+        verdict: Ok(None),
+        response: None,
+        logs: Vec::new(),
+        metrics: Vec::new(),
+        kv: Vec::new(),
+        unanswered: Vec::new(),
+        peak_memory: 0,
+        again,
+    };
+    let hook = match outcome {
+        Err(error) => {
+            got.verdict = Err(told(&error));
+            return Ok(got);
+        }
+        Ok(RequestOutcome {
+            verdict: Verdict::Respond(refusal),
+            ..
+        }) => {
+            got.verdict = Ok(Some(refusal));
+            return Ok(got);
+        }
+        Ok(RequestOutcome { response_hook, .. }) => response_hook,
+    };
+    let Some(answer) = &case.response else {
+        return Ok(got);
+    };
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = status(answer.status);
+    *response.headers_mut() = answer.headers.clone();
+    *response.body_mut() = body(&answer.body)?;
+    let Some(hook) = hook else {
+        got.response = Some(Ok(response));
+        return Ok(got);
+    };
+    let answer = ResponseHead {
+        status: response.status(),
+        is_upgrade: response.status() == StatusCode::SWITCHING_PROTOCOLS,
+        headers: std::mem::take(response.headers_mut()),
+        offered: subprotocols(&got.before.headers).into(),
+        session: got.session.clone(),
+    };
+    let (answer, verdict) = hook.on_response(Box::new(answer)).await;
+    *response.headers_mut() = answer.headers;
+    got.session = answer.session;
+    got.response = Some(match verdict {
+        Ok(Verdict::Continue) => Ok(response),
+        Ok(Verdict::Respond(instead)) => Ok(instead),
+        Err(error) => Err(told(&error)),
+    });
+    Ok(got)
+}
+
+/// A failure with the guest's backtrace below it.
+fn told(error: &FilterError) -> String {
+    match error {
+        FilterError::Trap { backtrace, .. } if !backtrace.is_empty() => {
+            format!("{error}\n{backtrace}")
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// What the proxy would hand to the first filter of a route.
+fn request_head(case: &Case, stub: &Arc<Stub>) -> Result<RequestHead, Diagnostic> {
+    let request = &case.request;
+    let authority: Arc<str> = String::from_utf8_lossy(request.host.as_bytes()).into();
+    let host = match authority.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => &authority,
+    };
+    let peer = SocketAddr::new(request.client_ip, PORT);
+    let tls = request.tls.then(|| facts::TlsFacts {
+        version: "TLSv1.3",
+        cipher: "TLS_AES_128_GCM_SHA256",
+        sni: Some(host.to_ascii_lowercase().into()),
+        client_subject: request.client_subject.as_deref().map(Into::into),
+        resumed: false,
+        http2: request.http_version == "2",
+    });
+    let connection = ConnectionFacts {
+        peer: Peer::Ip(peer),
+        listener: request.listener.as_str().into(),
+        tls: tls.map(Box::new),
+    };
+    let facts = RequestFacts {
+        peer_trusted: false,
+        client_ip: request.client_ip.to_canonical(),
+        scheme: if request.tls { "https" } else { "http" },
+        host: host.to_ascii_lowercase().into(),
+        authority,
+        path: request.path.as_str().into(),
+        query: request.query.as_deref().map(Into::into),
+        request_id: request.request_id.as_str().into(),
+    };
+    let mut headers = sent_headers(request);
+    forward::prepare_request(&mut headers, &facts, &connection);
+    let mut session = Session::default();
+    for label in &request.labels {
+        let (name, value) = &label.value;
+        session.set_label(name, value).map_err(|error| {
+            Diagnostic::error(label.span.clone(), format!("label `{name}`: {error}"))
+        })?;
+    }
+    let call_facts = CallFacts {
+        client_ip: facts.client_ip,
+        scheme: facts.scheme,
+        host: facts.host,
+        request_id: facts.request_id,
+        route: request.route.as_str().into(),
+        tls: connection.tls.map(|tls| TlsFacts {
+            version: tls.version,
+            cipher: tls.cipher,
+            sni: tls.sni,
+            client_subject: tls.client_subject,
+        }),
+        peer: Some(peer),
+        listener: connection.listener,
+        http_version: request.http_version,
+        is_websocket: request.websocket,
+        outbound: Some(stub.clone()),
+    };
+    Ok(RequestHead {
+        method: request.method.clone(),
+        path: facts.path,
+        query: facts.query,
+        headers,
+        upstream: None,
+        session,
+        facts: Arc::new(call_facts),
+    })
+}
+
+/// The fields that the client sends.
+fn sent_headers(request: &Request) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(HOST, request.host.clone());
+    if request.websocket {
+        for (name, value) in [
+            (CONNECTION, "Upgrade"),
+            (UPGRADE, "websocket"),
+            (http::header::SEC_WEBSOCKET_VERSION, "13"),
+            (http::header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ=="),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+    }
+    for name in request.headers.keys() {
+        headers.remove(name);
+    }
+    for (name, value) in &request.headers {
+        headers.append(name, value.clone());
+    }
+    headers
+}
+
+/// The subprotocols that a request offers.
+pub(super) fn subprotocols(headers: &HeaderMap) -> Vec<String> {
+    let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    let names = lines.flat_map(|line| line.to_str().unwrap_or("").split(','));
+    let names = names.map(str::trim).filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
+}
+
+fn answers(case: &Case) -> Result<Vec<(HttpAnswer, Bytes)>, Diagnostic> {
+    let with_body = |answer: &HttpAnswer| {
+        let bytes = match &answer.answer {
+            Ok(response) => body(&response.body)?,
+            Err(_) => Bytes::new(),
+        };
+        Ok((answer.clone(), bytes))
+    };
+    case.http.iter().map(with_body).collect()
+}
+
+fn body(body: &Body) -> Result<Bytes, Diagnostic> {
+    match body {
+        Body::Text(text) => Ok(Bytes::from(text.clone())),
+        Body::File(file) => std::fs::read(&file.value)
+            .map(Bytes::from)
+            .map_err(|error| {
+                let message = format!("cannot read `{}`: {error}", file.value.display());
+                Diagnostic::error(file.span.clone(), message)
+            }),
+    }
+}
+
+async fn fill(store: &dyn KvStore, entries: &[(String, Stored)]) -> Result<(), String> {
+    for (key, value) in entries {
+        let stored = match value {
+            Stored::Absent => Ok(()),
+            Stored::Text(text) => store.set(key, text.as_bytes(), None).await,
+            Stored::Number(number) => store.increment(key, *number, None).await.map(drop),
+        };
+        stored.map_err(|error| format!("the store does not take `{key}`: {error}"))?;
+    }
+    Ok(())
+}
+
+/// The entries that the case names, as they are now.
+async fn entries(store: &dyn KvStore, case: &Case) -> Vec<(String, Stored)> {
+    let mut entries: Vec<(String, Stored)> = Vec::new();
+    for (key, _) in case.kv.iter().chain(&case.expect.kv) {
+        if entries.iter().any(|(known, _)| known == key) {
+            continue;
+        }
+        let stored = match store.get(key).await {
+            Ok(Some(bytes)) => Stored::Text(String::from_utf8_lossy(&bytes).into_owned()),
+            // A key that cannot be is not there.
+            Ok(None) | Err(_) => Stored::Absent,
+        };
+        entries.push((key.clone(), stored));
+    }
+    entries
+}
+
+/// The lines of configuring and those of the call; a fresh instance that was configured once more has said
+/// the former again.
+fn logs(configured: Vec<String>, mut call: Vec<String>) -> Vec<String> {
+    if !configured.is_empty() && call.starts_with(&configured) {
+        call.drain(..configured.len());
+    }
+    [configured, call].concat()
+}
+
+fn metrics(registry: &Registry) -> Vec<(MetricName, f64)> {
+    let prefix = format!("plugin_{NAME}_");
+    let families = registry.families(&[]).into_iter();
+    let series = families.flat_map(|family| {
+        let name = family.name.strip_prefix(&prefix).unwrap_or(&family.name);
+        let name = name.to_owned();
+        family.series.into_iter().map(move |series| {
+            let labels = series.labels.into_iter();
+            let name = MetricName {
+                name: name.clone(),
+                labels: labels.filter(|(label, _)| label != "plugin").collect(),
+            };
+            let value = match series.value {
+                Value::Counter(count) => count as f64,
+                Value::Gauge(value) => value,
+                Value::Histogram { buckets, .. } => {
+                    buckets.iter().map(|(_, count)| *count).sum::<u64>() as f64
+                }
+            };
+            (name, value)
+        })
+    });
+    series.collect()
+}
+
+fn status(status: u16) -> StatusCode {
+    // The case file's reader lets nothing else through.
+    StatusCode::from_u16(status).unwrap_or(StatusCode::OK)
+}
+
+/// How the plugin is called inside of its host.
+const NAME: &str = "plugin";
+/// One serves, and one may wait for the upstream's answer.
+const INSTANCES: u32 = 2;
+/// The client's.
+const PORT: u16 = 50_000;
