@@ -9,6 +9,7 @@ pub mod admin;
 pub mod certs;
 pub mod client;
 pub mod http2;
+pub mod languages;
 pub mod modules;
 pub mod plugins;
 pub mod proxy;

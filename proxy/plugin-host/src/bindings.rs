@@ -23,6 +23,7 @@ use crate::filter::{CallFacts, RequestHead, ResponseHead};
 use crate::log::escape;
 use crate::plugin::Identity;
 use crate::undo::Undo;
+use crate::wasi::WasiState;
 
 pub(crate) use generated::sluicegate::plugin::{about, http as wit};
 
@@ -94,9 +95,9 @@ pub struct ResponseHandle;
 
 /// What belongs to one instance.
 pub(crate) struct State {
-    plugin: Arc<Identity>,
+    pub(crate) plugin: Arc<Identity>,
     /// For log lines; empty while no request is known.
-    route: Arc<str>,
+    pub(crate) route: Arc<str>,
     pub(crate) request: Option<Box<RequestHead>>,
     pub(crate) response: Option<Box<ResponseHead>>,
     /// Of the request whose head is lent.
@@ -109,6 +110,8 @@ pub(crate) struct State {
     pub(crate) ticks: u64,
     /// A limit that this instance hit; it is not called again.
     pub(crate) hit: Option<Hit>,
+    /// For guests with WASI, once they ask for something of it.
+    pub(crate) wasi: Option<Box<WasiState>>,
     memory: usize,
     max_memory: usize,
 }
@@ -132,6 +135,7 @@ impl State {
             undo: Undo::default(),
             ticks: 0,
             hit: None,
+            wasi: None,
             memory: 0,
             max_memory: usize::try_from(max_memory).unwrap_or(usize::MAX),
         }

@@ -11,6 +11,7 @@ use wit_parser::{WorldItem, WorldKey};
 
 use crate::error::LoadError;
 use crate::grants::Grants;
+use crate::wasi;
 
 /// What a WebAssembly file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,11 +87,17 @@ pub(crate) enum Version {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Needs {
     pub(crate) version: Version,
-    /// Ours, such as `kv`.
+    /// Ours, such as `kv`, and WASI's, such as `wasi:cli/stderr@0.2.6`.
     interfaces: Vec<String>,
 }
 
 impl Needs {
+    pub(crate) fn wasi(&self) -> bool {
+        self.interfaces
+            .iter()
+            .any(|interface| wasi::offers(interface))
+    }
+
     /// # Errors
     /// `NotGranted`: something that it imports is not.
     pub(crate) fn check(&self, grants: &Grants) -> Result<(), LoadError> {
@@ -129,6 +136,7 @@ pub(crate) fn plugin_component(wasm: &[u8]) -> Result<(Vec<u8>, Needs), LoadErro
                 needs.version = *spoken;
                 needs.interfaces.push(interface.to_owned());
             }
+            _ if wasi::offers(&import) => needs.interfaces.push(import),
             _ => return Err(LoadError::UnknownImport(import)),
         }
     }

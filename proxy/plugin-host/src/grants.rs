@@ -49,7 +49,7 @@ impl Grants {
         }
     }
 
-    /// Whether an interface of ours may be imported; `Err`: what would grant it.
+    /// Whether an interface of ours or WASI's may be imported; `Err`: what would grant it.
     pub(crate) fn allows(&self, interface: &str) -> Result<(), &'static str> {
         let (granted, key) = match interface {
             "logging" => (self.log, "log = true"),
@@ -59,6 +59,7 @@ impl Grants {
             "crypto" => (self.crypto, "crypto = true"),
             "kv" => (self.kv, "kv = true"),
             "outbound" => (!self.http.is_empty(), "http = [\"UPSTREAM\"]"),
+            _ if interface.starts_with("wasi:") => (self.wasi, "wasi = true"),
             _ => (true, ""),
         };
         if granted { Ok(()) } else { Err(key) }

@@ -42,6 +42,8 @@ pub(crate) struct Workbench {
 pub(crate) enum Refusal {
     #[error("{0}")]
     Shape(String),
+    #[error("a plugin of more than {max} MiB takes too long to compile anew at each start", max = MAX_PLUGIN >> 20)]
+    LargePlugin,
     #[error("configured it holds more than {max} MiB", max = MAX_MEMORY >> 20)]
     TooLarge,
     #[error("configured it holds too many scattered values")]
@@ -92,6 +94,9 @@ pub(crate) async fn of(plugin: &Arc<Plugin>, config: &str) -> Result<Pre, Refusa
 fn make(workbench: &mut Workbench, plugin: &Plugin, config: &str) -> Result<Pre, Refusal> {
     let began = Instant::now();
     let host = &plugin.host;
+    if plugin.wasm.len() > MAX_PLUGIN {
+        return Err(Refusal::LargePlugin);
+    }
     let component = componentize(&plugin.wasm).map_err(|e| Refusal::Shape(e.to_string()))?;
     shape::check(&component)?;
     let mut wizer = Wizer::new();
@@ -111,7 +116,7 @@ fn make(workbench: &mut Workbench, plugin: &Plugin, config: &str) -> Result<Pre,
     let compile = |e: wasmtime::Error| Refusal::Compile(format!("{e:#}"));
     let pre = host
         .machine
-        .link(&compiled.map_err(compile)?, plugin.pre.version())
+        .link(&compiled.map_err(compile)?, plugin.pre.version(), false)
         .map_err(compile)?;
     // Whether it starts; the first handshake then finds the memory mapped.
     let first = Instance::setup(&host.machine, &plugin.identity, &pre, &plugin.limits);
@@ -162,7 +167,7 @@ fn mould<'a>(machine: &Machine, plugin: &'a Plugin, accessible: &[u8]) -> Result
         }
     };
     let mould = machine
-        .link(&component, plugin.pre.version())
+        .link(&component, plugin.pre.version(), false)
         .map_err(compile)?;
     Ok(plugin.mould.get_or_init(|| mould))
 }
@@ -207,5 +212,7 @@ impl Refusal {
 
 /// All memories of a configured instance, bytes; the image is hardly larger than the plugin and these.
 const MAX_MEMORY: u64 = 16 << 20;
+/// The file, bytes. Images are not cached; a JavaScript engine's (12 MiB) took 46 s in a development build.
+const MAX_PLUGIN: usize = 4 << 20;
 /// For one image, the wait for others included.
 const TIME_LIMIT: Duration = Duration::from_secs(60);

@@ -38,6 +38,7 @@ mod quarantine;
 mod shelf;
 mod ticker;
 mod undo;
+mod wasi;
 
 pub use allowance::{Allowance, Pass};
 pub use component::{Inspection, Kind, componentize, inspect};

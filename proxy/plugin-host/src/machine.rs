@@ -14,6 +14,7 @@ use crate::component::Version;
 use crate::error::HostError;
 use crate::functions::Functions;
 use crate::ticker::Ticker;
+use crate::wasi;
 
 pub(crate) struct Machine {
     pub(crate) engine: Engine,
@@ -65,9 +66,20 @@ impl Machine {
         })
     }
 
-    /// Gives a component what it imports, and finds what it exports.
-    pub(crate) fn link(&self, component: &Component, version: Version) -> wasmtime::Result<Pre> {
-        Pre::new(version, self.linker.instantiate_pre(component)?)
+    /// Gives a component what it imports, and finds what it exports. WASI is there only for those that are
+    /// known to need it.
+    pub(crate) fn link(
+        &self,
+        component: &Component,
+        version: Version,
+        with_wasi: bool,
+    ) -> wasmtime::Result<Pre> {
+        if !with_wasi {
+            return Pre::new(version, self.linker.instantiate_pre(component)?);
+        }
+        let mut linker = self.linker.clone();
+        wasi::link(&mut linker)?;
+        Pre::new(version, linker.instantiate_pre(component)?)
     }
 }
 
@@ -93,12 +105,13 @@ fn pool(instances: u32, max_memory: u64) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
         .total_stacks(slots)
-        // A component made of a core module is four core instances: itself, and the shims
-        // around its imports.
-        .total_core_instances(4 * slots)
+        // A component made of a core module is four core instances: itself, and the shims around its
+        // imports. Python's is 14, and each extension module is one more. They take no room here,
+        // and the memory of all of a component's is bounded together: 1 MiB, of which Python's take 0.4.
+        .total_core_instances(MAX_CORE_INSTANCES.saturating_mul(slots))
         .total_tables(4 * slots)
         .total_memories(2 * slots)
-        .max_core_instances_per_component(16)
+        .max_core_instances_per_component(MAX_CORE_INSTANCES)
         .max_tables_per_component(8)
         .max_memories_per_component(2)
         .table_elements(bindings::MAX_TABLE_ELEMENTS)
@@ -117,6 +130,8 @@ const SETUP_INSTANCES: u32 = 3;
 /// Free slots that still have the memory of the plugin or image they served: with fewer than there are
 /// of these in turn, a fresh instance costs 100 µs instead of 17.
 const MAX_WARM_SLOTS: u32 = 256;
+/// Of one component.
+const MAX_CORE_INSTANCES: u32 = 64;
 /// What a free slot keeps resident of its memory, and as much of its table: page faults, and the
 /// system calls that make them necessary, dominate the cost of a fresh instance. A quarter of this costs
 /// half as much again, two or eight times as much gains nothing.

@@ -328,7 +328,7 @@ fn known(host: &Host, grants: &Grants, content_hash: &str) -> Result<Option<Load
     needs.check(grants)?;
     let pre = host
         .machine
-        .link(&component, needs.version)
+        .link(&component, needs.version, needs.wasi())
         .map_err(|e| unfit(&e))?;
     Ok(Some(Loaded { pre, description }))
 }
@@ -347,7 +347,7 @@ fn compile(
     let (component, functions) = host.functions.record(compile);
     let component = component.map_err(|e| LoadError::Compile(format!("{e:#}")))?;
     let pre = machine
-        .link(&component, needs.version)
+        .link(&component, needs.version, needs.wasi())
         .map_err(|e| unfit(&e))?;
     let limits = &identity.limits;
     let description = block_on(async {

@@ -1,7 +1,9 @@
-//! `sluicegate plugin`: from a crate to a .wasm, and what a .wasm is.
+//! `sluicegate plugin`: from nothing to a crate, from a crate to a .wasm, and what a .wasm is.
 
 mod build;
 mod inspect;
+mod new;
+mod sdk;
 mod test;
 
 use std::path::PathBuf;
@@ -11,6 +13,7 @@ pub(super) use build::{Built, Profile, compile, write};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
+    New(new::Args),
     Build(BuildArgs),
     Test(test::Args),
     Inspect(inspect::Args),
@@ -36,6 +39,7 @@ pub(super) struct BuildArgs {
 
 pub(super) fn plugin(command: &Command) -> Result<(), Failure> {
     match command {
+        Command::New(args) => new::new(args),
         Command::Build(args) => build_all(args),
         Command::Test(args) => test::test(args),
         Command::Inspect(args) => inspect::show(args),

@@ -26,6 +26,15 @@ pub(super) fn check(component: &[u8]) -> Result<(), Refusal> {
             continue;
         };
         match payload {
+            Payload::ComponentImportSection(imports) => {
+                for import in imports {
+                    if import.map_err(invalid)?.name.name.starts_with("wasi:") {
+                        return refuse(
+                            "its runtime may have taken the time and random bytes from WASI",
+                        );
+                    }
+                }
+            }
             Payload::ImportSection(imports) => {
                 for import in imports.into_imports() {
                     if matches!(import.map_err(invalid)?.ty, TypeRef::Tag(_)) {
@@ -82,6 +91,10 @@ mod tests {
             }
         }
         check("", None);
+        check(
+            r#"(import "wasi:random/random@0.2.6" (instance))"#,
+            Some("random bytes from WASI"),
+        );
         check("(core module (func))", None);
         check(r#"(core module (memory (export "m") 1))"#, None);
         check(r#"(core module (global i32 i32.const 1))"#, None);

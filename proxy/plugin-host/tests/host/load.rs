@@ -42,8 +42,8 @@ fn what_is_no_plugin_is_refused_by_name() {
     );
     check(
         &host,
-        &wat(r#"(component (import "wasi:sockets/tcp@0.2.0" (instance)))"#),
-        "imports `wasi:sockets/tcp@0.2.0`",
+        &wat(r#"(component (import "wasi:http/types@0.2.0" (instance)))"#),
+        "imports `wasi:http/types@0.2.0`, which sluicegate does not offer",
     );
     check(
         &host,

@@ -13,3 +13,4 @@ mod load;
 mod reuse;
 mod support;
 mod tables;
+mod wasi;
