@@ -453,6 +453,11 @@ fn publish(metrics: &Metrics, snapshot: &Snapshot) {
             .map(|cert| (cert.names.join(","), cert.not_after))
             .collect(),
     );
+    // A changed plugin or config begins without the quarantine of the one before.
+    for link in snapshot.routes.iter().flat_map(|route| &route.chain) {
+        link.metrics
+            .set_quarantine(link.standing.quarantined_until());
+    }
 }
 
 fn worker_count(config: &Config) -> NonZeroUsize {

@@ -105,6 +105,14 @@ impl Quarantine {
         Some(until)
     }
 
+    /// When the quarantine ends that it is in, or was in when last asked.
+    pub fn until(&self) -> Option<Instant> {
+        match *self.lock() {
+            State::In(_) => None,
+            State::Out { until, .. } => Some(until),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code panics under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -134,6 +142,7 @@ mod tests {
         assert_eq!(quarantine.admit(start), Admission::Admitted);
         let end = start + 30 * SECOND;
         assert_eq!(quarantine.failed(start), Some(end));
+        assert_eq!(quarantine.until(), Some(end));
         assert_eq!(quarantine.failed(start), None, "one that began before");
         for _ in 0..5 {
             assert_eq!(quarantine.admit(end - SECOND), Admission::Out);
@@ -141,6 +150,7 @@ mod tests {
         assert_eq!(quarantine.admit(end), Admission::Back { spared: 5 });
         assert_eq!(quarantine.admit(end), Admission::Admitted);
         assert_eq!(quarantine.failed(end), None, "it begins anew");
+        assert_eq!(quarantine.until(), None);
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl<'a> Chain<'a> {
         match quarantine.admit(now) {
             Admission::Admitted => true,
             Admission::Back { spared } => {
-                link.metrics.not_quarantined();
+                link.metrics.set_quarantine(None);
                 let (plugin, route) = (link.filter.plugin().name(), &*self.route.name);
                 tracing::info!(plugin, route, spared, "the plugin's quarantine is over");
                 true

@@ -68,20 +68,19 @@ pub(super) async fn build_chains(
                 continue;
             };
             match filter(loaded, &link.config, previous).await {
-                Ok(filter) => {
-                    let metrics = workshop.metrics.plugin(loaded.plugin.name(), &route.name);
-                    let rule = loaded.limits.quarantine;
-                    chain.push(ChainLink {
-                        standing: Standing::of(&filter, rule, &route.name, &metrics, previous),
-                        metrics,
-                        // Never taken over from before: instances of an earlier generation go with it.
-                        filter: match link.reuse {
-                            Some(requests) => filter.reusing(requests),
-                            None => filter,
-                        },
-                        on_error: link.on_error,
-                    });
-                }
+                Ok(filter) => chain.push(ChainLink {
+                    metrics: workshop.metrics.plugin(loaded.plugin.name(), &route.name),
+                    standing: {
+                        let rule = loaded.limits.quarantine;
+                        Standing::of(&filter, rule, &route.name, previous)
+                    },
+                    // Never taken over from before: instances of an earlier generation go with it.
+                    filter: match link.reuse {
+                        Some(requests) => filter.reusing(requests),
+                        None => filter,
+                    },
+                    on_error: link.on_error,
+                }),
                 Err(found) => {
                     // Routes that share the plugin's own config share its mistakes.
                     for diagnostic in found {

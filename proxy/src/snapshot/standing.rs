@@ -5,12 +5,12 @@
 //! changes either is a new chance.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use sluicegate_plugin_host::{Allowance, Filter, Quarantine, QuarantineRule};
 
 use super::Snapshot;
 use crate::config::model;
-use crate::telemetry::metrics::PluginMetrics;
 
 /// The standing of one filter of a route.
 pub struct Standing {
@@ -27,7 +27,6 @@ impl Standing {
         filter: &Filter,
         rule: Option<model::Quarantine>,
         route: &str,
-        metrics: &PluginMetrics,
         previous: Option<&Snapshot>,
     ) -> Arc<Standing> {
         let rule = rule.map(|rule| QuarantineRule {
@@ -47,12 +46,16 @@ impl Standing {
         if let Some(before) = before {
             return Arc::clone(before);
         }
-        metrics.not_quarantined();
         Arc::new(Standing {
             filter: filter.clone(),
             quarantine: rule.map(Quarantine::new),
             failures: Allowance::new(FAILURE_LINES),
         })
+    }
+
+    /// When the quarantine ends that the plugin is in; `None`: it is in none.
+    pub fn quarantined_until(&self) -> Option<Instant> {
+        self.quarantine.as_ref()?.until()
     }
 }
 

@@ -331,12 +331,12 @@ impl PluginMetrics {
     /// Counts a quarantine that begins now and ends then.
     pub fn quarantined(&self, until: Instant) {
         self.0.quarantines.fetch_add(1, Ordering::Relaxed);
-        *lock(&self.0.quarantined_until) = Some(until);
+        self.set_quarantine(Some(until));
     }
 
-    /// A quarantine ended, if there was one, or was lifted.
-    pub fn not_quarantined(&self) {
-        *lock(&self.0.quarantined_until) = None;
+    /// What quarantine it is in, whenever that began.
+    pub fn set_quarantine(&self, until: Option<Instant>) {
+        *lock(&self.0.quarantined_until) = until;
     }
 }
 
