@@ -277,6 +277,11 @@ async fn a_changed_config_lifts_the_quarantine() {
     proxy.rewrite_config(&unchanged);
     assert!(proxy.reload().await);
     assert_eq!(client::get(proxy.addr(0), "/").await.0.status, 503);
+    let refused = format!("{}[plugin.none]\nwasm = \"none.wasm\"\n", config("count"));
+    proxy.rewrite_config(&refused);
+    assert!(!proxy.reload().await);
+    assert_eq!(client::get(proxy.addr(0), "/").await.0.status, 503);
+    assert_eq!(proxy.metric(&quarantined("/")).await, Some(1.0));
     proxy.rewrite_config(&config("count"));
     assert!(proxy.reload().await);
     assert_eq!(proxy.metric(&quarantined("/")).await, Some(0.0));
