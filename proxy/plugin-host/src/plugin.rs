@@ -171,7 +171,7 @@ impl Plugin {
         let limits = self.configure_limits();
         let quiet = self.quiet_identity();
         let _one_at_a_time = self.host.configuring.lock().await;
-        let mut least = Duration::MAX;
+        let (all, mut least) = (Instant::now(), Duration::MAX);
         for run in 0..TRIALS {
             let identity = if run == 0 { &self.identity } else { &quiet };
             let machine = &self.host.machine;
@@ -183,7 +183,9 @@ impl Plugin {
             let cheap = self.host.cheap_configure;
             // The first run may have found the code cold, so it alone condemns nobody.
             let dear = run > 0 && least > cheap.saturating_mul(SURELY_DEAR);
-            if least <= cheap || dear {
+            // Nor may measuring use up what was meant for a slow one.
+            let long = all.elapsed() > self.limits.configure_timeout / 10;
+            if least <= cheap || dear || long {
                 break;
             }
         }
