@@ -212,7 +212,7 @@ impl Plugin {
         let limits = self.configure_limits();
         let quiet = self.quiet_identity();
         let _one_at_a_time = self.host.configuring.lock().await;
-        let mut least = Duration::MAX;
+        let (all, mut least) = (Instant::now(), Duration::MAX);
         let mut run = 0;
         loop {
             let identity = if run == 0 { &self.identity } else { &quiet };
@@ -226,7 +226,9 @@ impl Plugin {
             run += 1;
             // The first run may have found the code cold, so it alone condemns nobody.
             let dear = run > 1 && least > cheap.saturating_mul(SURELY_DEAR);
-            if run == TRIALS || least <= cheap || dear {
+            // Nor may measuring use up what was meant for a slow one.
+            let long = all.elapsed() > self.limits.configure_timeout / 10;
+            if run == TRIALS || least <= cheap || dear || long {
                 return Ok((least, hooks));
             }
         }

@@ -102,7 +102,7 @@ async fn an_instance_from_an_image_has_the_same_limits() {
 #[tokio::test]
 async fn a_configure_that_fails_fails_as_ever() {
     let limits = Limits {
-        configure_timeout: Duration::from_millis(50),
+        configure_timeout: Duration::from_secs(1),
         ..Limits::default()
     };
     let plugin = imaging_host(1).load("guest", &GUEST, limits, &Grants::default());
