@@ -7,13 +7,16 @@ use std::process::{Command, Output};
 use sluicegate_tests::languages::{JAVASCRIPT, PYTHON};
 use sluicegate_tests::proxy::{binary, source_root};
 use sluicegate_tests::upstream::Upstream;
-use sluicegate_tests::{client, languages};
+use sluicegate_tests::{client, languages, plugins};
 use tempfile::TempDir;
 
 #[tokio::test]
 async fn a_rust_plugin_builds_without_the_repository_or_the_network() {
     let dir = TempDir::new().unwrap();
     let folder = made(&dir, "my-gate", &[]);
+
+    // Whoever builds a plugin here has fetched what every plugin needs.
+    plugins::wasm("token-gate");
 
     // One target folder for all such crates keeps the test short; it holds the SDK's dependencies only.
     let target = std::env::var_os("CARGO_TARGET_DIR")
