@@ -8,6 +8,7 @@
 
 pub mod config_schema;
 mod plugins;
+mod standing;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -26,6 +27,7 @@ use crate::telemetry::metrics::{EndpointMetrics, Metrics, PluginMetrics, RouteMe
 use crate::tls::{CertInfo, Fault, ServerTls};
 use crate::upstream::Upstream;
 pub use plugins::{LoadedPlugin, resolve_secrets};
+pub use standing::Standing;
 
 /// A generation, ready to serve.
 pub struct Snapshot {
@@ -71,6 +73,7 @@ pub struct Route {
 pub struct ChainLink {
     pub filter: Filter,
     pub on_error: OnError,
+    pub standing: Arc<Standing>,
     pub metrics: PluginMetrics,
 }
 

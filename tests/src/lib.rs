@@ -9,6 +9,7 @@ pub mod admin;
 pub mod certs;
 pub mod client;
 pub mod http2;
+pub mod modules;
 pub mod plugins;
 pub mod proxy;
 pub mod upstream;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::{SinkExt, StreamExt};
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::Upstream;
-use sluicegate_tests::{client, plugins, soon};
+use sluicegate_tests::{client, modules, plugins, soon};
 use tempfile::TempDir;
 
 #[tokio::test]
@@ -212,6 +212,57 @@ async fn a_reload_takes_a_changed_wasm_and_keeps_the_old_one_when_it_is_broken()
     open().await.unwrap();
     let log = proxy.stderr_text();
     assert!(!log.contains("with warnings"), "there are none: {log}");
+}
+
+#[tokio::test]
+async fn while_a_plugin_compiles_for_long_requests_are_served() {
+    let upstream = Upstream::describing("pages").await;
+    let dir = TempDir::new().unwrap();
+    // Thousands of functions, each of hundreds of operations on what only the next request knows.
+    let mut bomb = String::new();
+    for n in 0..3000 {
+        bomb += &format!("(func (export \"f{n}\") (param i64) (result i64) (local.get 0)");
+        bomb += &"(i64.mul (local.get 0)) (i64.xor (i64.load (i32.const 8))) ".repeat(200);
+        bomb += ")";
+    }
+    let wasm = modules::encoded(&modules::text(
+        "",
+        &bomb,
+        "",
+        "(call $drop_request (local.get 0))",
+    ));
+    std::fs::write(dir.path().join("filter.wasm"), wasm).unwrap();
+    let plain = format!(
+        "[runtime]\nworkers = 1\n[[listener]]\nbind = \"127.0.0.1:0\"\n\
+         [[route]]\npath = \"/plain\"\nto = \"{}\"\n",
+        upstream.addr
+    );
+    let bombed = format!(
+        "{plain}[plugin.bomb]\nwasm = \"filter.wasm\"\n\
+         [[route]]\npath = \"/bomb\"\nto = \"{}\"\nplugins = [\"bomb\"]\n",
+        upstream.addr
+    );
+    let proxy = Proxy::start_in(dir, &plain).await;
+    proxy.rewrite_config(&bombed);
+    let began = Instant::now();
+    let reload = async {
+        assert!(proxy.reload().await);
+        began.elapsed()
+    };
+    let serving = async {
+        let mut slowest = Duration::ZERO;
+        loop {
+            let began = Instant::now();
+            assert_eq!(client::get(proxy.addr(0), "/plain").await.0.status, 200);
+            slowest = slowest.max(began.elapsed());
+            if client::get(proxy.addr(0), "/bomb").await.0.status == 200 {
+                return slowest;
+            }
+        }
+    };
+    let (compiling, slowest) = soon("both", async { tokio::join!(reload, serving) }).await;
+    // On a worker, compiling would have kept one request waiting for all of it.
+    assert!(slowest < compiling / 2, "{slowest:?} of {compiling:?}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 //! end of the instance. `reused` is the hooks in an instance that serves a thousand requests; `chain`
 //! is one to eight fresh ones, both hooks of each, around one request. `image` is fresh instances of a
 //! plugin that builds much from its config, born with what it built, and `configured` the same when
-//! it builds it each time; `routes` goes through fifty such images in turn.
+//! it builds it each time; `routes` goes through fifty images of `api-key` in turn.
 //!
 //!     cargo bench --workspace --bench filters
 
@@ -17,6 +17,7 @@
 
 use std::hint::black_box;
 use std::num::NonZeroU32;
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use sluicegate_plugin_host::{
     CallFacts, Filter, Grants, Host, HostSettings, Limits, Plugin, RequestHead, ResponseHead,
     Session, Verdict,
 };
+use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
 #[allow(unreachable_pub, reason = "a library of another crate")]
@@ -34,15 +36,19 @@ mod plugins;
 
 fn filters(c: &mut Criterion) {
     let runtime = runtime();
-    let headers = filter(&runtime, "sluicegate-headers", HEADERS, NEVER);
-    let api_key = filter(&runtime, "sluicegate-api-key", API_KEY, NEVER);
+    let cache = tempfile::tempdir().expect("a folder");
+    let [headers, api_key] = [
+        ("sluicegate-headers", HEADERS),
+        ("sluicegate-api-key", API_KEY),
+    ]
+    .map(|(package, config)| filter(&runtime, &plugin(package, NEVER, &cache), config));
 
     let mut group = c.benchmark_group("fresh");
     group.bench_function("headers: request and response", |b| {
         b.iter_custom(|n| runtime.block_on(exchanges(&[&headers], n)));
     });
     group.bench_function("api-key: request", |b| {
-        b.iter_custom(|n| runtime.block_on(requests(&[api_key.clone()], n)));
+        b.iter_custom(|n| runtime.block_on(requests(from_ref(&api_key), n)));
     });
     group.finish();
 
@@ -52,7 +58,7 @@ fn filters(c: &mut Criterion) {
         b.iter_custom(|n| runtime.block_on(exchanges(&[&headers_kept], n)));
     });
     group.bench_function("api-key: request", |b| {
-        b.iter_custom(|n| runtime.block_on(requests(&[api_key_kept.clone()], n)));
+        b.iter_custom(|n| runtime.block_on(requests(from_ref(&api_key_kept), n)));
     });
     group.finish();
 
@@ -68,6 +74,8 @@ fn filters(c: &mut Criterion) {
 
 fn images(c: &mut Criterion) {
     let runtime = runtime();
+    // Both hosts need the plugin compiled.
+    let cache = tempfile::tempdir().expect("a folder");
     let configs = [
         ("one key", dear(1, 0)),
         ("20,000 keys", dear(20_000, 0)),
@@ -75,22 +83,22 @@ fn images(c: &mut Criterion) {
     ];
     for (group, cheap) in [("image", Duration::ZERO), ("configured", NEVER)] {
         let mut group = c.benchmark_group(group);
+        let plugin = plugin(DEAR, cheap, &cache);
         for (name, config) in &configs {
-            let filter = filter(&runtime, DEAR, config, cheap);
+            let filter = filter(&runtime, &plugin, config);
             assert_eq!(filter.has_image(), cheap.is_zero());
             group.bench_function(*name, |b| {
-                b.iter_custom(|n| runtime.block_on(requests(&[filter.clone()], n)));
+                b.iter_custom(|n| runtime.block_on(requests(from_ref(&filter), n)));
             });
         }
         group.finish();
     }
 
-    let plugin = plugin(DEAR, Duration::ZERO);
-    let mut filters = Vec::new();
-    for route in 0..50 {
-        let filter = runtime.block_on(plugin.configure(&dear(1 + route, 0)));
-        filters.push(filter.expect("it takes the config"));
-    }
+    let plugin = plugin("sluicegate-api-key", Duration::ZERO, &cache);
+    let config = |route| format!(r#"{{"keys":{{"ci":"s3cret","ops":"{route}"}}}}"#);
+    let filters: Vec<Filter> = (0..50)
+        .map(|route| filter(&runtime, &plugin, &config(route)))
+        .collect();
     let mut group = c.benchmark_group("routes");
     group.bench_function("fifty images in turn", |b| {
         b.iter_custom(|n| runtime.block_on(requests(&filters, n)));
@@ -134,15 +142,16 @@ async fn exchanges(chain: &[&Filter], n: u64) -> Duration {
     began.elapsed()
 }
 
-fn filter(runtime: &Runtime, package: &str, config: &str, cheap: Duration) -> Filter {
-    let filter = runtime.block_on(plugin(package, cheap).configure(config));
+fn filter(runtime: &Runtime, plugin: &Arc<Plugin>, config: &str) -> Filter {
+    let filter = runtime.block_on(plugin.configure(config));
     filter.expect("it takes the config")
 }
 
 /// In a host of its own, to which a `configure` of so much is cheap.
-fn plugin(package: &str, cheap_configure: Duration) -> Arc<Plugin> {
+fn plugin(package: &str, cheap_configure: Duration, cache: &TempDir) -> Arc<Plugin> {
     let host = Host::new(HostSettings {
         cheap_configure,
+        cache_dir: Some(cache.path().join("plugins")),
         ..HostSettings::default()
     });
     let wasm = std::fs::read(plugins::wasm(package)).expect("cargo wrote it");

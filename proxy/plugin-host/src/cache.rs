@@ -10,6 +10,7 @@
 //! Images of configured memory are not kept here: they hold the secrets of the config. What is kept
 //! is a function of the plugin's file alone.
 
+use std::fmt;
 use std::fs::{self, DirBuilder};
 use std::hash::{Hash, Hasher};
 use std::io::{self, Write as _};
@@ -28,13 +29,15 @@ pub(crate) struct Cache {
     folder: PathBuf,
 }
 
-/// What was made of a file.
+/// What was made of a plugin's file; everything goes by the file's SHA-256.
 #[derive(Debug, Clone, Copy, Hash)]
 pub(crate) enum What {
     /// What serves.
     Plugin,
     /// What images are made with.
     Mould,
+    /// The functions of what serves, by themselves.
+    Functions,
 }
 
 impl Cache {
@@ -74,22 +77,13 @@ impl Cache {
         unsafe_code,
         reason = "compiled code cannot be verified, only its origin can"
     )]
-    pub(crate) fn get(
+    pub(crate) fn component(
         &self,
         engine: &Engine,
         what: What,
-        file: &[u8],
+        hash: &str,
     ) -> Option<(Vec<u8>, Component)> {
-        let path = self.path(engine, what, file);
-        let meta = fs::symlink_metadata(&path).ok()?;
-        if !meta.is_file() || meta.mode() & 0o077 != 0 || meta.len() > MAX_FILE {
-            return None;
-        }
-        let bytes = fs::read(&path).ok()?;
-        let (bytes, sum) = bytes.split_at_checked(bytes.len().checked_sub(SHA256_OUTPUT_LEN)?)?;
-        if digest(&SHA256, bytes).as_ref() != sum {
-            return None;
-        }
+        let bytes = self.bytes(engine, what, hash)?;
         let (length, bytes) = bytes.split_first_chunk()?;
         let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
         let (note, code) = bytes.split_at_checked(length)?;
@@ -102,27 +96,47 @@ impl Cache {
         Some((note.to_vec(), component))
     }
 
-    /// Keeps compiled code. Best effort: a full disk costs the next start some time, not this one.
-    pub(crate) fn put(
+    /// Keeps compiled code, and a note.
+    pub(crate) fn put_component(
         &self,
         engine: &Engine,
         what: What,
-        file: &[u8],
+        hash: &str,
         note: &[u8],
         compiled: &Component,
     ) {
-        let write = || -> Result<(), Box<dyn std::error::Error>> {
-            let length = u32::try_from(note.len())?.to_le_bytes();
-            let bytes = [&length[..], note, &compiled.serialize()?].concat();
+        let length = u32::try_from(note.len()).unwrap_or(u32::MAX).to_le_bytes();
+        match compiled.serialize() {
+            Ok(code) => self.put(engine, what, hash, &[&length[..], note, &code].concat()),
+            Err(error) => warn(&format_args!("{error:#}")),
+        }
+    }
+
+    /// What [`Cache::put`] kept of this file, if it is there and whole.
+    pub(crate) fn bytes(&self, engine: &Engine, what: What, hash: &str) -> Option<Vec<u8>> {
+        let path = self.path(engine, what, hash);
+        let meta = fs::symlink_metadata(&path).ok()?;
+        if !meta.is_file() || meta.mode() & 0o077 != 0 || meta.len() > MAX_FILE {
+            return None;
+        }
+        let mut bytes = fs::read(&path).ok()?;
+        let length = bytes.len().checked_sub(SHA256_OUTPUT_LEN)?;
+        let sum = bytes.split_off(length);
+        (digest(&SHA256, &bytes).as_ref() == sum).then_some(bytes)
+    }
+
+    /// Keeps what was made of a file. Best effort: a full disk costs the next start some time, not
+    /// this one.
+    pub(crate) fn put(&self, engine: &Engine, what: What, hash: &str, bytes: &[u8]) {
+        let write = || -> io::Result<()> {
             let mut kept = tempfile::NamedTempFile::new_in(&self.folder)?;
-            kept.write_all(&bytes)?;
-            kept.write_all(digest(&SHA256, &bytes).as_ref())?;
-            kept.persist(self.path(engine, what, file))?;
-            self.prune()?;
-            Ok(())
+            kept.write_all(bytes)?;
+            kept.write_all(digest(&SHA256, bytes).as_ref())?;
+            kept.persist(self.path(engine, what, hash))?;
+            self.prune()
         };
         if let Err(error) = write() {
-            tracing::warn!(target: "sluicegate::plugin", %error, "compiled plugin not cached");
+            warn(&error);
         }
     }
 
@@ -140,12 +154,11 @@ impl Cache {
             .try_for_each(|(_, path)| fs::remove_file(path))
     }
 
-    fn path(&self, engine: &Engine, what: What, file: &[u8]) -> PathBuf {
+    fn path(&self, engine: &Engine, what: What, hash: &str) -> PathBuf {
         let mut key = Sha256Hasher(Context::new(&SHA256));
         // Also what turns a file into a component, and the note, may differ from version to version.
-        (what, env!("CARGO_PKG_VERSION")).hash(&mut key);
+        (what, hash, FORMAT, env!("CARGO_PKG_VERSION")).hash(&mut key);
         engine.precompile_compatibility_hash().hash(&mut key);
-        key.0.update(file);
         let name = hex(key.0.finish().as_ref());
         Path::new(&self.folder).join(name).with_extension(EXTENSION)
     }
@@ -158,6 +171,10 @@ pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn warn(error: &dyn fmt::Display) {
+    tracing::warn!(target: "sluicegate::plugin", %error, "compiled plugin not cached");
 }
 
 /// Lets what only implements `Hash` go into a SHA-256.
@@ -175,6 +192,8 @@ impl Hasher for Sha256Hasher {
 }
 
 const EXTENSION: &str = "cwasm";
-/// Files kept, at most two of a plugin; the oldest go first.
-const MAX_FILES: usize = 128;
+/// Of files and notes; another one makes all files that are there strangers.
+const FORMAT: u32 = 2;
+/// Files kept, at most three of a plugin; the oldest go first.
+const MAX_FILES: usize = 192;
 const MAX_FILE: u64 = 512 << 20;

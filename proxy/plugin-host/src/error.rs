@@ -103,6 +103,9 @@ pub enum FilterError {
     Trap { reason: String, backtrace: String },
     #[error("ran longer than `call_timeout`")]
     Timeout,
+    /// What it waited for took too long, or others kept it from running.
+    #[error("took longer than `wall_timeout`")]
+    WallTimeout,
     #[error("wanted more memory than its limit")]
     Memory,
     #[error("no instance was free in time")]
@@ -112,18 +115,30 @@ pub enum FilterError {
     Configure(ConfigProblem),
     #[error("gave a response that cannot be sent: {0}")]
     BadReply(#[source] ReplyError),
+    #[error("gave a response with a body of {size} bytes; `response_body` allows {limit}")]
+    ReplyBody { size: usize, limit: usize },
+    /// It was not asked: it has failed too often of late.
+    #[error("is in quarantine")]
+    Quarantined,
 }
 
 impl FilterError {
+    /// Whether it is the plugin's own fault, and not that of who uses it or of a busy moment.
+    pub fn is_fault(&self) -> bool {
+        !matches!(self, FilterError::NoInstance | FilterError::Quarantined)
+    }
+
     /// A word for metrics.
     pub fn label(&self) -> &'static str {
         match self {
             FilterError::Trap { .. } => "trap",
             FilterError::Timeout => "timeout",
+            FilterError::WallTimeout => "wall_timeout",
             FilterError::Memory => "memory",
             FilterError::NoInstance => "no_instance",
             FilterError::Configure(_) => "configure",
-            FilterError::BadReply(_) => "bad_reply",
+            FilterError::BadReply(_) | FilterError::ReplyBody { .. } => "bad_reply",
+            FilterError::Quarantined => "quarantined",
         }
     }
 }

@@ -13,7 +13,6 @@ use std::num::NonZeroU32;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
@@ -187,10 +186,15 @@ impl Filter {
         matches!(self.0.start, Start::Image(_))
     }
 
+    /// Whether this is a clone of the other.
+    pub fn is(&self, other: &Filter) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Asks an instance about a request: a fresh one, or one that served others before.
     ///
-    /// Waits at most a second for an instance. Then `configure`, where it runs, and the hook each have
-    /// `call_timeout` of CPU time; the guest yields to other tasks each millisecond.
+    /// Waits up to `instance_wait` for an instance. Then `configure`, where it runs, and the hook each have
+    /// `call_timeout` of CPU time within `wall_timeout`; the guest yields to other tasks each millisecond.
     ///
     /// # Errors
     /// See [`FilterError`]; the head then comes back as it was.
@@ -241,13 +245,20 @@ impl Filter {
             return Ok(instance);
         }
         // Boxed: a request that reuses an instance holds no room for the making of one.
-        let mut made = Box::pin(self.configured(&facts.route));
-        within_wall(&self.0.plugin.limits, made.as_mut()).await
+        let made = Box::pin(async {
+            let permits = self.permits().await?;
+            let configured = pin!(self.configured(&facts.route, permits));
+            within_wall(&self.0.plugin.limits, configured).await
+        });
+        made.await
     }
 
     /// A pristine instance that has this filter's config.
-    async fn configured(&self, route: &Arc<str>) -> Result<Box<Instance>, FilterError> {
-        let permits = self.permits().await?;
+    async fn configured(
+        &self,
+        route: &Arc<str>,
+        permits: [OwnedSemaphorePermit; 2],
+    ) -> Result<Box<Instance>, FilterError> {
         let Plugin {
             host,
             identity,
@@ -276,7 +287,7 @@ impl Filter {
             return Ok([own, shared]);
         }
         let _waiting = host.shelves.make_room();
-        let permits = timeout(INSTANCE_WAIT, async {
+        let permits = timeout(self.0.plugin.limits.instance_wait, async {
             let own = Arc::clone(permits).acquire_owned().await.ok()?;
             let shared = Arc::clone(&host.permits).acquire_owned().await.ok()?;
             Some([own, shared])
@@ -349,17 +360,7 @@ async fn within_wall<T>(
     if let Poll::Ready(result) = first {
         return result;
     }
-    let wall = limits
-        .call_timeout
-        .saturating_mul(WALL_FACTOR)
-        .max(MIN_WALL);
-    timeout(wall, call)
+    timeout(limits.wall_timeout, call)
         .await
-        .unwrap_or(Err(FilterError::Timeout))
+        .unwrap_or(Err(FilterError::WallTimeout))
 }
-
-/// How long a handshake waits for an instance.
-const INSTANCE_WAIT: Duration = Duration::from_secs(1);
-/// Wall-clock time of a call, in `call_timeout`s; and at least this long.
-const WALL_FACTOR: u32 = 20;
-const MIN_WALL: Duration = Duration::from_secs(2);

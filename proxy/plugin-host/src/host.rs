@@ -57,7 +57,9 @@ impl Default for HostSettings {
 pub struct Host {
     pub(crate) machine: Machine,
     pub(crate) cache: Option<Cache>,
-    /// Where images are made; one at a time, as they take memory and all cores.
+    /// Of plugins that were compiled or that images were made of.
+    pub(crate) functions: Arc<Functions>,
+    /// Where images are made; one at a time, as they take memory.
     pub(crate) workbench: Arc<tokio::sync::Mutex<Workbench>>,
     /// Instances that serve handshakes.
     pub(crate) permits: Arc<Semaphore>,
@@ -65,7 +67,7 @@ pub struct Host {
     pub(crate) shelves: Arc<Shelves>,
     /// The one instance that tries out a config, so that a busy proxy can still be reloaded.
     pub(crate) configuring: tokio::sync::Mutex<()>,
-    /// One plugin compiles and describes itself at a time: it takes all cores as it is.
+    /// One plugin or image compiles at a time: it takes all cores as it is.
     pub(crate) loading: Mutex<()>,
     pub(crate) max_memory: u64,
     pub(crate) cheap_configure: Duration,
@@ -94,7 +96,8 @@ impl Host {
         Ok(Arc::new(Host {
             machine,
             cache,
-            workbench: Arc::new(tokio::sync::Mutex::new(Workbench::new(functions))),
+            functions,
+            workbench: Arc::default(),
             permits: Arc::new(Semaphore::new(settings.instances as usize)),
             shelves: Arc::default(),
             configuring: tokio::sync::Mutex::new(()),

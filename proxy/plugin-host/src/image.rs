@@ -10,7 +10,7 @@
 //! or into a message. Guests run here under the limits of `configure`; only one image is made at a
 //! time, as that takes some fifteen times the guest's memory, on a thread for blocking work.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -23,7 +23,6 @@ use crate::bindings::Pre;
 use crate::cache::What;
 use crate::component::componentize;
 use crate::error::{FilterError, HostError};
-use crate::functions::Functions;
 use crate::instance::Instance;
 use crate::machine::Machine;
 use crate::plugin::{Limits, Plugin, block_on};
@@ -32,10 +31,10 @@ mod memory;
 mod shape;
 
 /// Where images are made.
+#[derive(Default)]
 pub(crate) struct Workbench {
     /// Made for the first image.
     machine: Option<Machine>,
-    functions: Arc<Functions>,
 }
 
 /// Why there is no image. Nothing of it comes from a config.
@@ -62,13 +61,6 @@ pub(crate) enum Refusal {
 }
 
 impl Workbench {
-    pub(crate) fn new(functions: Arc<Functions>) -> Self {
-        Workbench {
-            machine: None,
-            functions,
-        }
-    }
-
     fn machine(&mut self) -> Result<&Machine, Refusal> {
         match self.machine.take() {
             Some(machine) => Ok(self.machine.insert(machine)),
@@ -112,7 +104,8 @@ fn make(workbench: &mut Workbench, plugin: &Plugin, config: &str) -> Result<Pre,
     let mould = mould(machine, plugin, &accessible)?;
     let image = block_on(snapshot(machine, plugin, mould, config, &wizer, &context))?;
     let compiled = {
-        let _recording = workbench.functions.record();
+        let _one_at_a_time = host.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        recall_functions(plugin);
         Component::from_binary(&host.machine.engine, &image)
     };
     let compile = |e: wasmtime::Error| Refusal::Compile(format!("{e:#}"));
@@ -133,6 +126,16 @@ fn make(workbench: &mut Workbench, plugin: &Plugin, config: &str) -> Result<Pre,
     Ok(pre)
 }
 
+/// Sees to it that what was compiled of the plugin need not be compiled again.
+fn recall_functions(plugin: &Plugin) {
+    let engine = &plugin.host.machine.engine;
+    if let Some(cache) = &plugin.host.cache
+        && let Some(functions) = cache.bytes(engine, What::Functions, plugin.content_hash())
+    {
+        plugin.host.functions.add(&functions);
+    }
+}
+
 /// The plugin with accessors, compiled once; it knows no config, so it may come from the cache.
 fn mould<'a>(machine: &Machine, plugin: &'a Plugin, accessible: &[u8]) -> Result<&'a Pre, Refusal> {
     if let Some(mould) = plugin.mould.get() {
@@ -140,13 +143,20 @@ fn mould<'a>(machine: &Machine, plugin: &'a Plugin, accessible: &[u8]) -> Result
     }
     let compile = |e: wasmtime::Error| Refusal::Compile(format!("{e:#}"));
     let cache = plugin.host.cache.as_ref();
-    let known = cache.and_then(|cache| cache.get(&machine.engine, What::Mould, &plugin.wasm));
+    let known = cache
+        .and_then(|cache| cache.component(&machine.engine, What::Mould, plugin.content_hash()));
     let component = match known {
         Some((_, component)) => component,
         None => {
             let component = Component::from_binary(&machine.engine, accessible).map_err(compile)?;
             if let Some(cache) = cache {
-                cache.put(&machine.engine, What::Mould, &plugin.wasm, &[], &component);
+                cache.put_component(
+                    &machine.engine,
+                    What::Mould,
+                    plugin.content_hash(),
+                    &[],
+                    &component,
+                );
             }
             component
         }

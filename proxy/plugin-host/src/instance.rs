@@ -158,7 +158,7 @@ impl Instance {
             let _running = self.ticker.running();
             self.exports.on_request(&mut self.store).await
         };
-        self.judged(result)
+        self.judged(result, limits)
     }
 
     pub(crate) async fn on_response(&mut self, limits: &Limits) -> Result<Verdict, FilterError> {
@@ -168,7 +168,7 @@ impl Instance {
             let _running = self.ticker.running();
             self.exports.on_response(&mut self.store).await
         };
-        self.judged(result)
+        self.judged(result, limits)
     }
 
     pub(crate) fn lend_request(&mut self, head: Box<RequestHead>) {
@@ -203,10 +203,14 @@ impl Instance {
         }
     }
 
-    fn judged(&mut self, result: wasmtime::Result<wit::Verdict>) -> Result<Verdict, FilterError> {
+    fn judged(
+        &mut self,
+        result: wasmtime::Result<wit::Verdict>,
+        limits: &Limits,
+    ) -> Result<Verdict, FilterError> {
         let verdict = match result {
             Ok(wit::Verdict::Continue) => Verdict::Continue,
-            Ok(wit::Verdict::Respond(reply)) => Verdict::Respond(checked(reply)?),
+            Ok(wit::Verdict::Respond(reply)) => Verdict::Respond(checked(reply, limits)?),
             Err(error) => return Err(failure(&self.store, &error)),
         };
         self.sound = true;
@@ -252,12 +256,16 @@ fn allow(store: &mut Store<State>, limits: &Limits) {
     store.set_epoch_deadline(1);
 }
 
-fn checked(reply: wit::Reply) -> Result<Response<Bytes>, FilterError> {
+fn checked(reply: wit::Reply, limits: &Limits) -> Result<Response<Bytes>, FilterError> {
     let wit::Reply {
         status,
         headers,
         body,
     } = reply;
+    let (size, limit) = (body.len(), limits.response_body);
+    if size > limit {
+        return Err(FilterError::ReplyBody { size, limit });
+    }
     rules::reply(status, &headers, Bytes::from(body)).map_err(FilterError::BadReply)
 }
 

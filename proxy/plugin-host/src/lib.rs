@@ -18,6 +18,7 @@
 
 #![deny(unsafe_code)]
 
+mod allowance;
 mod bindings;
 mod cache;
 mod component;
@@ -33,10 +34,12 @@ mod machine;
 pub mod metrics;
 mod outbound;
 mod plugin;
+mod quarantine;
 mod shelf;
 mod ticker;
 mod undo;
 
+pub use allowance::{Allowance, Pass};
 pub use component::{Inspection, Kind, componentize, inspect};
 pub use error::{ConfigProblem, ConfigureError, FilterError, HostError, LoadError};
 pub use filter::{
@@ -46,5 +49,6 @@ pub use grants::Grants;
 pub use host::{Host, HostSettings};
 pub use outbound::{Outbound, OutboundError, OutboundFuture, OutboundRequest, OutboundResponse};
 pub use plugin::{Description, Limits, Plugin};
+pub use quarantine::{Admission, Quarantine, QuarantineRule};
 pub use sluicegate_plugin_rules::Session;
 pub use sluicegate_plugin_services::{clock, kv};

@@ -4,41 +4,27 @@
 //! become ten thousand lines.
 
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::Level;
+
+use crate::allowance::Allowance;
 
 /// The log allowance of one plugin.
 #[derive(Debug)]
 pub(crate) struct LogGate {
-    window: Mutex<Window>,
+    lines: Allowance,
+    /// Bytes of a message, and of a field.
+    line: usize,
     silent: bool,
 }
 
-#[derive(Debug)]
-struct Window {
-    started: Instant,
-    lines: u32,
-    suppressed: u64,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Pass {
-    allowed: bool,
-    /// Lines that the window before kept back, to be said now.
-    suppressed: u64,
-}
-
 impl LogGate {
-    pub(crate) fn new() -> Self {
-        let window = Window {
-            started: Instant::now(),
-            lines: 0,
-            suppressed: 0,
-        };
+    /// So many lines a second, each of so many bytes.
+    pub(crate) fn new(lines: u32, line: usize) -> Self {
         LogGate {
-            window: Mutex::new(window),
+            lines: Allowance::new(lines),
+            line,
             silent: false,
         }
     }
@@ -47,7 +33,7 @@ impl LogGate {
     pub(crate) fn silent() -> Self {
         LogGate {
             silent: true,
-            ..Self::new()
+            ..Self::new(0, 0)
         }
     }
 
@@ -64,7 +50,7 @@ impl LogGate {
         if self.silent || !enabled(level) {
             return;
         }
-        let pass = self.pass(Instant::now());
+        let pass = self.lines.pass(Instant::now());
         if pass.suppressed > 0 {
             let suppressed = pass.suppressed;
             tracing::warn!(target: TARGET, plugin, route, suppressed, "log lines suppressed");
@@ -72,8 +58,8 @@ impl LogGate {
         if !pass.allowed {
             return;
         }
-        let message = escape(message);
-        let fields = told(fields);
+        let message = escape_to(message, self.line);
+        let fields = told(fields, self.line);
         let fields = fields.as_deref().map(tracing::field::display);
         match level {
             Level::TRACE => tracing::trace!(target: TARGET, plugin, route, fields, "{message}"),
@@ -83,46 +69,29 @@ impl LogGate {
             Level::ERROR => tracing::error!(target: TARGET, plugin, route, fields, "{message}"),
         }
     }
-
-    fn pass(&self, now: Instant) -> Pass {
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut suppressed = 0;
-        if now.saturating_duration_since(window.started) >= WINDOW {
-            suppressed = window.suppressed;
-            *window = Window {
-                started: now,
-                lines: 0,
-                suppressed: 0,
-            };
-        }
-        let allowed = window.lines < LINES_PER_WINDOW;
-        if allowed {
-            window.lines += 1;
-        } else {
-            window.suppressed += 1;
-        }
-        Pass {
-            allowed,
-            suppressed,
-        }
-    }
 }
 
 /// A guest's fields as one, `name=value` each; `None` where it has none.
-fn told(fields: &[(String, String)]) -> Option<String> {
+fn told(fields: &[(String, String)], line: usize) -> Option<String> {
     if fields.is_empty() {
         return None;
     }
     let fields = fields.iter().take(MAX_LOG_FIELDS);
-    let pairs = fields.map(|(name, value)| format!("{}=\"{}\"", escape(name), escape(value)));
+    let cut = |text: &String| escape_to(text, line).replace('"', "\\\"");
+    let pairs = fields.map(|(name, value)| format!("{}=\"{}\"", cut(name), cut(value)));
     Some(pairs.collect::<Vec<_>>().join(" "))
 }
 
 /// A guest's text as part of one line: control and direction characters escaped, at most 1 KiB.
 pub(crate) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len().min(MAX_LINE));
+    escape_to(text, MAX_LINE)
+}
+
+/// As [`escape`], with at most so many bytes and an ellipsis.
+fn escape_to(text: &str, most: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(most));
     for c in text.chars() {
-        if out.len() + MAX_ESCAPE > MAX_LINE {
+        if out.len() + MAX_ESCAPE > most {
             out.push('…');
             break;
         }
@@ -148,11 +117,9 @@ fn enabled(level: Level) -> bool {
 }
 
 const TARGET: &str = "sluicegate::plugin";
-const WINDOW: Duration = Duration::from_secs(1);
-const LINES_PER_WINDOW: u32 = 100;
 /// Fields of one line.
 const MAX_LOG_FIELDS: usize = 16;
-/// Bytes of one line.
+/// Bytes of what is no log line, but part of a message of ours.
 const MAX_LINE: usize = 1024;
 /// The longest escape, `\u{10ffff}`.
 const MAX_ESCAPE: usize = 10;
@@ -160,28 +127,6 @@ const MAX_ESCAPE: usize = 10;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_second_holds_so_many_lines_and_the_next_one_counts_the_rest() {
-        let gate = LogGate::new();
-        let start = Instant::now();
-        let passed = (0..1000).filter(|_| gate.pass(start).allowed).count();
-        assert_eq!(passed, 100);
-        assert_eq!(
-            gate.pass(start + WINDOW),
-            Pass {
-                allowed: true,
-                suppressed: 900
-            }
-        );
-        assert_eq!(
-            gate.pass(start + WINDOW),
-            Pass {
-                allowed: true,
-                suppressed: 0
-            }
-        );
-    }
 
     #[test]
     fn lines_are_escaped_and_cut() {
@@ -192,11 +137,10 @@ mod tests {
         ] {
             assert_eq!(escape(text), expect);
         }
-        let long = escape(&"\u{1b}".repeat(2000));
-        assert!(
-            long.len() <= MAX_LINE + '…'.len_utf8() && long.ends_with('…'),
-            "{}",
-            long.len()
-        );
+        for most in [64, MAX_LINE, 10_000] {
+            let long = escape_to(&"\u{1b}".repeat(2000), most);
+            let len = long.len();
+            assert!(len <= most + '…'.len_utf8() && long.ends_with('…'), "{len}");
+        }
     }
 }

@@ -33,13 +33,22 @@ use crate::metrics::PluginMetrics;
 pub struct Limits {
     /// Linear memory of one instance, bytes.
     pub memory: u64,
-    /// CPU time of one call, in steps of a millisecond. Wall-clock time, the wait for an instance
-    /// included, is bounded as well: by twenty times as much or two seconds, whichever is longer.
+    /// CPU time of one call, in steps of a millisecond.
     pub call_timeout: Duration,
+    /// Wall-clock time of one call, with all that it asks of the host.
+    pub wall_timeout: Duration,
     /// Wall-clock time `configure` may take when the plugin is loaded.
     pub configure_timeout: Duration,
     /// Instances alive at once in the whole process; further handshakes wait.
     pub instances: NonZeroU32,
+    /// How long a handshake waits for an instance.
+    pub instance_wait: Duration,
+    /// The body of a response that the plugin makes itself, bytes; at most 64 KiB.
+    pub response_body: usize,
+    /// Lines in the log, a second.
+    pub log_lines: u32,
+    /// The message of one, and each of its fields, bytes.
+    pub log_line: usize,
     /// One HTTP request of the plugin's own, from connecting to the end of the answer.
     pub http_timeout: Duration,
     /// The body of an answer to one, bytes.
@@ -53,6 +62,11 @@ impl Default for Limits {
             call_timeout: Duration::from_millis(50),
             configure_timeout: Duration::from_secs(5),
             instances: const { NonZeroU32::new(256).unwrap() },
+            wall_timeout: Duration::from_secs(2),
+            instance_wait: Duration::from_secs(1),
+            response_body: 64 << 10,
+            log_lines: 100,
+            log_line: 1 << 10,
             http_timeout: Duration::from_secs(5),
             http_body: 1 << 20,
         }
@@ -120,9 +134,10 @@ impl Plugin {
         }
         let _one_at_a_time = host.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
+        let content_hash = sha256_hex(wasm);
         let identity = Arc::new(Identity {
             name: name.into(),
-            log: LogGate::new(),
+            log: LogGate::new(limits.log_lines, limits.log_line),
             limits,
             grants: grants.clone(),
             clock: Arc::clone(&host.clock),
@@ -131,9 +146,9 @@ impl Plugin {
             metrics: host.metrics().plugin(name),
             peak_memory: AtomicUsize::new(0),
         });
-        let (loaded, from_cache) = match known(host, wasm, grants)? {
+        let (loaded, from_cache) = match known(host, grants, &content_hash)? {
             Some(loaded) => (loaded, true),
-            None => (compile(host, &identity, wasm)?, false),
+            None => (compile(host, &identity, wasm, &content_hash)?, false),
         };
         Ok(Arc::new(Plugin {
             host: Arc::clone(host),
@@ -146,7 +161,7 @@ impl Plugin {
             description: loaded.description,
             load_time: began.elapsed(),
             from_cache,
-            content_hash: sha256_hex(wasm),
+            content_hash,
         }))
     }
 
@@ -209,7 +224,9 @@ impl Plugin {
             least = least.min(began.elapsed());
             let cheap = self.host.cheap_configure;
             run += 1;
-            if run == TRIALS || least <= cheap || least > cheap.saturating_mul(SURELY_DEAR) {
+            // The first run may have found the code cold, so it alone condemns nobody.
+            let dear = run > 1 && least > cheap.saturating_mul(SURELY_DEAR);
+            if run == TRIALS || least <= cheap || dear {
                 return Ok((least, hooks));
             }
         }
@@ -298,12 +315,12 @@ struct Note {
 }
 
 /// A plugin that was here before.
-fn known(host: &Host, wasm: &[u8], grants: &Grants) -> Result<Option<Loaded>, LoadError> {
+fn known(host: &Host, grants: &Grants, content_hash: &str) -> Result<Option<Loaded>, LoadError> {
     let engine = &host.machine.engine;
     let found = host
         .cache
         .as_ref()
-        .and_then(|cache| cache.get(engine, What::Plugin, wasm))
+        .and_then(|cache| cache.component(engine, What::Plugin, content_hash))
         .and_then(|(note, component)| Some((serde_json::from_slice(&note).ok()?, component)));
     let Some((Note { needs, description }, component)) = found else {
         return Ok(None);
@@ -317,12 +334,18 @@ fn known(host: &Host, wasm: &[u8], grants: &Grants) -> Result<Option<Loaded>, Lo
 }
 
 /// Checks and compiles a plugin, asks it about itself, and puts it into the cache.
-fn compile(host: &Host, identity: &Arc<Identity>, wasm: &[u8]) -> Result<Loaded, LoadError> {
+fn compile(
+    host: &Host,
+    identity: &Arc<Identity>,
+    wasm: &[u8],
+    content_hash: &str,
+) -> Result<Loaded, LoadError> {
     let Host { machine, cache, .. } = host;
     let (binary, needs) = plugin_component(wasm)?;
     needs.check(&identity.grants)?;
-    let component = Component::from_binary(&machine.engine, &binary)
-        .map_err(|e| LoadError::Compile(format!("{e:#}")))?;
+    let compile = || Component::from_binary(&machine.engine, &binary);
+    let (component, functions) = host.functions.record(compile);
+    let component = component.map_err(|e| LoadError::Compile(format!("{e:#}")))?;
     let pre = machine
         .link(&component, needs.version)
         .map_err(|e| unfit(&e))?;
@@ -336,7 +359,14 @@ fn compile(host: &Host, identity: &Arc<Identity>, wasm: &[u8]) -> Result<Loaded,
     if let Some(cache) = cache
         && let Ok(note) = serde_json::to_vec(&note)
     {
-        cache.put(&machine.engine, What::Plugin, wasm, &note, &component);
+        cache.put_component(
+            &machine.engine,
+            What::Plugin,
+            content_hash,
+            &note,
+            &component,
+        );
+        cache.put(&machine.engine, What::Functions, content_hash, &functions);
     }
     Ok(Loaded {
         pre,
@@ -389,7 +419,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 
 /// Runs of `configure` until its cost is known.
 const TRIALS: u32 = 5;
-/// So many times what is cheap needs no second run to be called dear.
+/// So many times what is cheap needs no further run to be called dear.
 const SURELY_DEAR: u32 = 20;
 /// A plugin's name and version, characters each.
 const MAX_WORD: usize = 64;

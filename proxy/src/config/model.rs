@@ -204,14 +204,34 @@ pub struct PluginLimits {
     pub memory: u64,
     /// CPU time of one call.
     pub call_timeout: Duration,
+    /// Wall-clock time of one call.
+    pub wall_timeout: Duration,
     /// Wall-clock time `configure` may take when the plugin is loaded.
     pub configure_timeout: Duration,
     /// Instances alive at once in the whole process; further handshakes wait.
     pub instances: NonZeroU32,
+    /// So long.
+    pub instance_wait: Duration,
+    /// Body of a response that the plugin makes itself, bytes.
+    pub response_body: u64,
+    /// Lines in the log, a second.
+    pub log_lines: u32,
+    /// Message of such a line, and each field, bytes.
+    pub log_line: u64,
     /// An HTTP request of the plugin's own, whole.
     pub http_timeout: Duration,
     /// Body of the answer to one, bytes.
     pub http_body: u64,
+    /// `None`: it is asked however often it fails.
+    pub quarantine: Option<Quarantine>,
+}
+
+/// A plugin that fails so often within this time on a route is not asked there for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quarantine {
+    pub fails: NonZeroU32,
+    pub within: Duration,
+    pub out_for: Duration,
 }
 
 /// A plugin's config as JSON, with the places where secrets go.

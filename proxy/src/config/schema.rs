@@ -234,14 +234,43 @@ table! {
             memory: Text<ByteSize>,
             /// CPU time of one call. Default `50ms`.
             call_timeout: Text<Duration>,
+            /// Wall-clock time of one call, with all that the plugin asks of the proxy. Default `2s` or
+            /// 20 times `call_timeout`, and time for a request where `allow.http` permits them.
+            wall_timeout: Text<Duration>,
             /// Time to configure it when it is loaded. Default `5s`.
             configure_timeout: Text<Duration>,
             /// Instances alive at once. Default 256.
             instances: Whole<1, 100_000>,
+            /// How long a request waits for an instance. Default `1s`.
+            instance_wait: Text<Duration>,
+            /// Body of a response that the plugin makes itself. Default and most `64KiB`.
+            response_body: Text<ByteSize>,
+            /// Lines in the log, a second. Default 100.
+            log_lines: Whole<0, 10_000>,
+            /// Message of such a line, and each field. Default `1KiB`.
+            log_line: Text<ByteSize>,
             /// An HTTP request of the plugin's own, from connecting to the end of the answer. Default `5s`.
             http_timeout: Text<Duration>,
             /// Body of the answer to one. Default `1MiB`.
             http_body: Text<ByteSize>,
+            /// When to leave it out for a while. Default: never.
+            quarantine: Quarantine,
+        }
+    }
+}
+
+table! {
+    /// A plugin that fails `fails` times within `within` on a route is not asked there for `out_for`;
+    /// meanwhile the route's `on_error` answers.
+    Quarantine "the `quarantine` of a plugin" {
+        required {}
+        optional {
+            /// Default 5.
+            fails: Whole<1, 10_000>,
+            /// Default `10s`.
+            within: Text<Duration>,
+            /// Default `30s`.
+            out_for: Text<Duration>,
         }
     }
 }
@@ -487,6 +516,7 @@ const TABLES: &[(&str, &[&str])] = &[
     (Plugin::TITLE, Plugin::KEYS),
     (Allow::TITLE, Allow::KEYS),
     (PluginLimits::TITLE, PluginLimits::KEYS),
+    (Quarantine::TITLE, Quarantine::KEYS),
     (Route::TITLE, Route::KEYS),
     (Respond::TITLE, Respond::KEYS),
     (Redirect::TITLE, Redirect::KEYS),

@@ -1,8 +1,9 @@
 //! The filters of a route around one request: in order on the way in, in reverse on the way out.
 //!
 //! A filter that responds ends the way in; the filters before it still see the response. What a
-//! failing filter does is the route's `on_error`: `deny` answers 500 (503 if no instance was free),
-//! `pass` goes on as if it had not been there; its own changes are undone by the host either way.
+//! failing filter does is the route's `on_error`: `deny` answers 500 (503 if no instance was free, or the
+//! plugin is in quarantine), `pass` goes on as if it had not been there; its own changes are undone by
+//! the host either way.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +11,8 @@ use std::time::Instant;
 use http::request::Parts;
 use http::{Response, StatusCode};
 use sluicegate_plugin_host::{
-    CallFacts, FilterError, RequestHead, ResponseFilter, ResponseHead, Session, TlsFacts, Verdict,
+    Admission, CallFacts, FilterError, RequestHead, ResponseFilter, ResponseHead, Session,
+    TlsFacts, Verdict,
 };
 
 use crate::body::ResponseBody;
@@ -85,8 +87,12 @@ impl<'a> Chain<'a> {
         let verdict = 'links: {
             for link in &self.route.chain {
                 let started = Instant::now();
-                let (after, outcome) = link.filter.on_request(head).await;
-                head = after;
+                let outcome;
+                (head, outcome) = if self.admits(link, started) {
+                    link.filter.on_request(head).await
+                } else {
+                    (head, Err(FilterError::Quarantined))
+                };
                 match outcome {
                     Ok(outcome) => {
                         link.metrics
@@ -151,12 +157,77 @@ impl<'a> Chain<'a> {
         Ok(())
     }
 
+    /// Whether a plugin is asked, or in quarantine.
+    fn admits(&self, link: &ChainLink, now: Instant) -> bool {
+        let Some(quarantine) = &link.standing.quarantine else {
+            return true;
+        };
+        match quarantine.admit(now) {
+            Admission::Admitted => true,
+            Admission::Back { spared } => {
+                link.metrics.not_quarantined();
+                let (plugin, route) = (link.filter.plugin().name(), &*self.route.name);
+                tracing::info!(plugin, route, spared, "the plugin's quarantine is over");
+                true
+            }
+            Admission::Out => false,
+        }
+    }
+
     /// Counts and logs a filter's failure; what it means for the request is `on_error`'s.
     fn failed(&self, link: &ChainLink, error: &FilterError, started: Instant) -> Option<Failure> {
-        link.metrics.call(error.label(), started.elapsed());
+        let now = Instant::now();
+        link.metrics.call(error.label(), now - started);
+        if !matches!(error, FilterError::Quarantined) {
+            self.log_failure(link, error, now);
+        }
+        if error.is_fault()
+            && let Some(quarantine) = &link.standing.quarantine
+            && let Some(until) = quarantine.failed(now)
+        {
+            link.metrics.quarantined(until);
+            let (plugin, route) = (link.filter.plugin().name(), &*self.route.name);
+            let rule = quarantine.rule();
+            let (fails, within, out_for) = (rule.fails, rule.within, rule.out_for);
+            tracing::warn!(
+                plugin,
+                route,
+                fails,
+                ?within,
+                ?out_for,
+                "the plugin is in quarantine"
+            );
+        }
+        match (link.on_error, error) {
+            (OnError::Pass, _) => None,
+            (OnError::Deny, FilterError::NoInstance | FilterError::Quarantined) => Some(
+                Failure::new(Side::Filter, StatusCode::SERVICE_UNAVAILABLE, error.label()),
+            ),
+            (OnError::Deny, _) => Some(Failure::new(
+                Side::Filter,
+                StatusCode::INTERNAL_SERVER_ERROR,
+                error.label(),
+            )),
+        }
+    }
+
+    /// A line about a failure, if there is room for one, and a count of those before for which there
+    /// was none.
+    fn log_failure(&self, link: &ChainLink, error: &FilterError, now: Instant) {
         let plugin = link.filter.plugin().name();
         let route = &*self.route.name;
+        let pass = link.standing.failures.pass(now);
+        if pass.suppressed > 0 {
+            let suppressed = pass.suppressed;
+            tracing::warn!(
+                plugin,
+                route,
+                suppressed,
+                "filter failed as often without a line"
+            );
+        }
         match error {
+            _ if !pass.allowed => {}
             FilterError::Trap { backtrace, .. } => {
                 tracing::warn!(plugin, route, %error, backtrace, "filter failed");
             }
@@ -165,19 +236,6 @@ impl<'a> Chain<'a> {
                 tracing::warn!(plugin, route, "filter failed: it refuses its config now");
             }
             _ => tracing::warn!(plugin, route, %error, "filter failed"),
-        }
-        match (link.on_error, error) {
-            (OnError::Pass, _) => None,
-            (OnError::Deny, FilterError::NoInstance) => Some(Failure::new(
-                Side::Filter,
-                StatusCode::SERVICE_UNAVAILABLE,
-                error.label(),
-            )),
-            (OnError::Deny, _) => Some(Failure::new(
-                Side::Filter,
-                StatusCode::INTERNAL_SERVER_ERROR,
-                error.label(),
-            )),
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::config_schema::{ConfigSchema, place};
-use super::{ChainLink, Snapshot, Workshop};
+use super::{ChainLink, Snapshot, Standing, Workshop};
 use crate::config::Diagnostic;
 use crate::config::model::{self, Config, PluginConfig, SecretSource};
 
@@ -68,15 +68,20 @@ pub(super) async fn build_chains(
                 continue;
             };
             match filter(loaded, &link.config, previous).await {
-                Ok(filter) => chain.push(ChainLink {
-                    metrics: workshop.metrics.plugin(loaded.plugin.name(), &route.name),
-                    // Never taken over from before: instances of an earlier generation go with it.
-                    filter: match link.reuse {
-                        Some(requests) => filter.reusing(requests),
-                        None => filter,
-                    },
-                    on_error: link.on_error,
-                }),
+                Ok(filter) => {
+                    let metrics = workshop.metrics.plugin(loaded.plugin.name(), &route.name);
+                    let rule = loaded.limits.quarantine;
+                    chain.push(ChainLink {
+                        standing: Standing::of(&filter, rule, &route.name, &metrics, previous),
+                        metrics,
+                        // Never taken over from before: instances of an earlier generation go with it.
+                        filter: match link.reuse {
+                            Some(requests) => filter.reusing(requests),
+                            None => filter,
+                        },
+                        on_error: link.on_error,
+                    });
+                }
                 Err(found) => {
                     // Routes that share the plugin's own config share its mistakes.
                     for diagnostic in found {
@@ -293,13 +298,19 @@ fn read_secret_file(path: &Path) -> std::io::Result<String> {
 }
 
 fn host_limits(limits: &model::PluginLimits) -> Limits {
+    let bytes = |size| usize::try_from(size).unwrap_or(usize::MAX);
     Limits {
         memory: limits.memory,
         call_timeout: limits.call_timeout,
         configure_timeout: limits.configure_timeout,
         instances: limits.instances,
         http_timeout: limits.http_timeout,
-        http_body: usize::try_from(limits.http_body).unwrap_or(usize::MAX),
+        http_body: bytes(limits.http_body),
+        wall_timeout: limits.wall_timeout,
+        instance_wait: limits.instance_wait,
+        response_body: bytes(limits.response_body),
+        log_lines: limits.log_lines,
+        log_line: bytes(limits.log_line),
     }
 }
 

@@ -14,7 +14,7 @@ pub mod series;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::{Method, StatusCode};
 use prometheus_client::registry::Registry;
@@ -105,6 +105,8 @@ struct EndpointSeries {
 struct PluginSeries {
     calls: LabelledCounter,
     call_duration: Histogram,
+    quarantines: AtomicU64,
+    quarantined_until: Mutex<Option<Instant>>,
 }
 
 /// What the collector reads and the handles come from.
@@ -325,6 +327,17 @@ impl PluginMetrics {
         self.0.calls.inc(result);
         self.0.call_duration.observe(duration);
     }
+
+    /// Counts a quarantine that begins now and ends then.
+    pub fn quarantined(&self, until: Instant) {
+        self.0.quarantines.fetch_add(1, Ordering::Relaxed);
+        *lock(&self.0.quarantined_until) = Some(until);
+    }
+
+    /// A quarantine ended, if there was one, or was lifted.
+    pub fn not_quarantined(&self) {
+        *lock(&self.0.quarantined_until) = None;
+    }
 }
 
 impl OpenGuard {
@@ -391,6 +404,8 @@ impl PluginSeries {
         PluginSeries {
             calls: LabelledCounter::default(),
             call_duration: Histogram::new(&CALL_BUCKETS),
+            quarantines: AtomicU64::new(0),
+            quarantined_until: Mutex::default(),
         }
     }
 }
@@ -524,6 +539,9 @@ mod tests {
         endpoint.connected(Duration::from_millis(1));
         let plugin = metrics.plugin("auth", "chat");
         plugin.call("continue", Duration::from_micros(30));
+        plugin.quarantined(Instant::now() + Duration::from_secs(600));
+        let other_plugin = metrics.plugin("ban", "chat");
+        other_plugin.quarantined(Instant::now());
         metrics.reload_applied(7);
         metrics.reload_rejected();
         metrics.set_draining(true);
@@ -556,6 +574,9 @@ mod tests {
                 r#"sluicegate_upstream_connect_errors_total{upstream="backend",endpoint="10.0.0.1:3000",kind="refused"} 1"#,
                 r#"sluicegate_plugin_calls_total{plugin="auth",route="chat",result="continue"} 1"#,
                 r#"sluicegate_plugin_call_duration_seconds_count{plugin="auth",route="chat"} 1"#,
+                r#"sluicegate_plugin_quarantines_total{plugin="auth",route="chat"} 1"#,
+                r#"sluicegate_plugin_quarantined{plugin="auth",route="chat"} 1"#,
+                r#"sluicegate_plugin_quarantined{plugin="ban",route="chat"} 0"#,
                 r#"sluicegate_reloads_total{result="applied"} 1"#,
                 r#"sluicegate_reloads_total{result="rejected"} 1"#,
                 "sluicegate_config_generation 7",

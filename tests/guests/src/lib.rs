@@ -3,7 +3,8 @@
 use std::cell::Cell;
 
 use sluicegate_plugin::{
-    ConfigError, Filter, Reply, Request, Response, ResponseFilter, Verdict, config, export,
+    ConfigError, EditError, Filter, Reply, Request, Response, ResponseFilter, Verdict, config,
+    crypto, export,
 };
 
 #[config]
@@ -39,13 +40,19 @@ pub enum Act {
     LogFlood,
     /// Edits that must be refused; `x-refused` lists what the host said.
     BadHeaders,
+    /// As many fields as it can set, and what is too large or no value; `x-told` says what came of it.
+    HeaderFlood,
     BigBody,
+    /// 2 KiB.
+    SmallBody,
     BadStatus,
     BadReplyHeader,
     /// Counts its calls in a static; `x-count` shows how many this instance has seen.
     Count,
     /// As `count`, and a panic where the query says `trap`, a loop where it says `loop`.
     CountOrFail,
+    /// Has the host check a password against the dearest hash that it takes; `x-answer` shows the outcome.
+    SlowHostCall,
     /// An error, from `configure` only.
     Reject,
 }
@@ -113,6 +120,11 @@ impl Filter for Guest {
                 edited(req.set_header("x-refused", refused.join("; ")))
             }
             Act::Count => edited(req.set_header("x-count", count().to_string())),
+            Act::HeaderFlood => header_flood(|name, value| req.set_header(name, value)),
+            Act::SlowHostCall => {
+                let answer = crypto::verify_password(DEAREST_HASH, "password");
+                edited(req.set_header("x-answer", format!("{answer:?}")))
+            }
             Act::CountOrFail => match req.query().as_deref() {
                 Some("trap") => trap_as_asked(),
                 Some("loop") => act(Act::Loop),
@@ -127,6 +139,7 @@ impl ResponseFilter for Guest {
     fn on_response(&self, res: &mut Response) -> Verdict {
         match self.0.response {
             Act::Count | Act::CountOrFail => edited(res.set_header("x-count", count().to_string())),
+            Act::HeaderFlood => header_flood(|name, value| res.set_header(name, value)),
             Act::EditAndTrap => {
                 let done = res.set_header("x-edited", "yes");
                 sluicegate_plugin::debug!("{done:?}");
@@ -159,6 +172,7 @@ fn act(act: Act) -> Verdict {
             }
         }
         Act::BigBody => return Reply::new(200).body(vec![b'a'; 65 * 1024]).into(),
+        Act::SmallBody => return Reply::new(200).body(vec![b'a'; 2048]).into(),
         Act::BadStatus => return Reply::new(101).into(),
         Act::BadReplyHeader => return Reply::new(200).header("content-length", "7").into(),
         _ => {}
@@ -166,11 +180,25 @@ fn act(act: Act) -> Verdict {
     Verdict::Continue
 }
 
-fn edited(result: Result<(), sluicegate_plugin::EditError>) -> Verdict {
+fn edited(result: Result<(), EditError>) -> Verdict {
     match result {
         Ok(()) => Verdict::Continue,
         Err(error) => Reply::new(500).body(error.to_string()).into(),
     }
+}
+
+fn header_flood(mut set: impl FnMut(&str, &str) -> Result<(), EditError>) -> Verdict {
+    let first = set("x-told", "");
+    let mut told = |name: &str, value: &str| match set(name, value) {
+        Ok(()) => "accepted".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let nul = told("x-nul", "a\0b");
+    let large = told("x-large", &"v".repeat(9 << 10));
+    let flood = (0..1000).map(|n| told(&format!("x-{n}"), "v"));
+    let accepted = flood.filter(|told| told == "accepted").count();
+    let told = format!("{accepted} accepted; {large}; {nul}");
+    edited(first.and_then(|()| set("x-told", &told)))
 }
 
 fn count() -> u32 {
@@ -205,3 +233,6 @@ fn deeper(depth: u64) -> u64 {
         deeper(depth + 1) + frame[(depth % 64) as usize]
     }
 }
+
+const DEAREST_HASH: &str =
+    "$argon2id$v=19$m=65536,t=10,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";

@@ -100,10 +100,9 @@ impl Passwords {
             return Ok(true);
         }
         let place = timeout(PASSWORD_WAIT, Arc::clone(&self.places).acquire_owned());
-        let place = match place.await {
-            Ok(Ok(place)) => place,
-            // Nobody closes the semaphore.
-            Ok(Err(_)) | Err(_) => return Err(CryptoError::Busy),
+        // Nobody closes the semaphore: it is the time that runs out.
+        let Ok(Ok(place)) = place.await else {
+            return Err(CryptoError::Busy);
         };
         // A browser opens six connections at once: five wait, and find what the first left.
         if self.is_remembered(&mac) {

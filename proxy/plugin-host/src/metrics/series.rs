@@ -224,11 +224,13 @@ impl State {
         }
         if known.is_none() {
             let own = lines_of(name, kind);
-            let clash = |(other, shape): (&Box<str>, &Shape)| {
-                (lines_of(other, shape.kind).iter()).any(|line| own.contains(line))
-            };
-            if self.families.iter().any(clash) {
-                return Err(MetricError::Mismatch);
+            for (other, shape) in &self.families {
+                if lines_of(other, shape.kind)
+                    .iter()
+                    .any(|line| own.contains(line))
+                {
+                    return Err(MetricError::Mismatch);
+                }
             }
             self.families.insert(name.into(), shape);
         }

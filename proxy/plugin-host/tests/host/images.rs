@@ -195,8 +195,8 @@ async fn secrets_do_not_go_into_the_cache() {
         let files: Vec<_> = fs::read_dir(&cache).expect("a folder").flatten().collect();
         assert_eq!(
             files.len(),
-            2,
-            "the plugin, and what its images are made with"
+            3,
+            "the plugin, its functions, and what its images are made with"
         );
         for file in files {
             let bytes = fs::read(file.path()).expect("readable");

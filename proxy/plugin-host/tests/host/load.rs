@@ -114,19 +114,20 @@ async fn the_cache_gives_the_same_plugin_and_ignores_what_is_broken() {
         assert!(outcome.is_ok());
         assert_eq!(head.headers["x-count"], "1");
         if round == 1 {
-            let file = only_file(&cache);
-            assert_eq!(
-                fs::metadata(&file).expect("there").permissions().mode() & 0o077,
-                0
-            );
-            let mut bytes = fs::read(&file).expect("readable");
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-            fs::write(&file, bytes).expect("writable");
+            for file in files(&cache) {
+                let mode = fs::metadata(&file).expect("there").permissions().mode();
+                assert_eq!(mode & 0o077, 0);
+                let mut bytes = fs::read(&file).expect("readable");
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                fs::write(&file, bytes).expect("writable");
+            }
         }
     }
     // An empty or truncated file is no reason to fail either.
-    fs::write(only_file(&cache), b"").expect("writable");
+    for file in files(&cache) {
+        fs::write(file, b"").expect("writable");
+    }
     let plugin = cached_host(&cache).expect("a host").load(
         "p",
         &GUEST,
@@ -179,8 +180,9 @@ fn cached_host(cache: &Path) -> Result<std::sync::Arc<Host>, HostError> {
     })
 }
 
-fn only_file(folder: &Path) -> std::path::PathBuf {
+/// The code of the one plugin, and its functions by themselves.
+fn files(folder: &Path) -> [std::path::PathBuf; 2] {
     let files: Vec<_> = fs::read_dir(folder).expect("a folder").flatten().collect();
-    assert_eq!(files.len(), 1);
-    files[0].path()
+    let paths: Vec<_> = files.iter().map(fs::DirEntry::path).collect();
+    paths.try_into().expect("two files")
 }

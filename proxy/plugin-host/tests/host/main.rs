@@ -12,3 +12,4 @@ mod limits;
 mod load;
 mod reuse;
 mod support;
+mod tables;

@@ -14,6 +14,10 @@ use sluicegate_plugin_host::{
 #[path = "../../../../tests/src/plugins.rs"]
 mod plugins;
 
+#[allow(unreachable_pub, reason = "a library of another crate")]
+#[path = "../../../../tests/src/modules.rs"]
+pub(crate) mod modules;
+
 /// The misbehaving guest of `tests/guests`.
 pub(crate) static GUEST: LazyLock<Vec<u8>> = LazyLock::new(|| wasm("sluicegate-test-guests"));
 /// One that builds much from its config.

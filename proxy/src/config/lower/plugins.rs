@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +13,12 @@ use super::upstreams::Upstreams;
 use super::{Context, entries, number};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::model::{
-    Allow, Located, OnError, Plugin, PluginConfig, PluginLimits, PluginUse, SecretRef,
+    Allow, Located, OnError, Plugin, PluginConfig, PluginLimits, PluginUse, Quarantine, SecretRef,
     SecretSource, Span,
 };
 use crate::config::reader::{Either, Field, OneOrMany, Text};
 use crate::config::schema;
-use crate::config::values::{Name, PluginJson, Secret, did_you_mean};
+use crate::config::values::{ByteSize, Name, PluginJson, Secret, did_you_mean};
 
 /// All plugins by name, and which of them a route uses.
 pub(super) struct Plugins {
@@ -146,8 +147,9 @@ fn lower_plugin(
     upstreams: &mut Upstreams,
     cx: &mut Context<'_>,
 ) -> Option<Plugin> {
-    let limits = lower_limits(written.limits.value(), cx);
     let allow = lower_allow(written.allow.value(), upstreams, cx);
+    let sends_requests = allow.as_ref().is_some_and(|allow| !allow.http.is_empty());
+    let limits = lower_limits(written.limits.value(), sends_requests, cx);
     let config_span = match &written.config {
         Field::Absent => name.span.clone(),
         Field::Mistaken => return None,
@@ -194,40 +196,84 @@ fn lower_allow(
 
 fn lower_limits(
     written: Option<&schema::PluginLimits>,
+    sends_requests: bool,
     cx: &mut Context<'_>,
 ) -> Option<PluginLimits> {
     let empty = schema::PluginLimits::default();
     let written = written.unwrap_or(&empty);
-    let memory = written.memory.value().map_or(MEMORY, |memory| memory.0);
-    if let Some(given) = written.memory.given()
-        && !(MIN_MEMORY..=MAX_MEMORY).contains(&memory)
-    {
-        let message = "a plugin cannot have this much memory, or this little";
-        let hint = "from `64KiB`, one page of WebAssembly, to `4GiB`".to_owned();
-        cx.report(Diagnostic::error(given.span.clone(), message).hint(hint));
-        return None;
-    }
+    let memory = size(
+        &written.memory,
+        MEMORY,
+        MIN_MEMORY..=MAX_MEMORY,
+        "a plugin cannot have this much memory, or this little",
+        "from `64KiB`, one page of WebAssembly, to `4GiB`",
+        cx,
+    );
+    let response_body = size(
+        &written.response_body,
+        MAX_RESPONSE_BODY,
+        0..=MAX_RESPONSE_BODY,
+        "a plugin cannot answer with this much",
+        "at most `64KiB`",
+        cx,
+    );
+    let log_line = size(
+        &written.log_line,
+        LOG_LINE,
+        MIN_LOG_LINE..=MAX_LOG_LINE,
+        "a line of the log cannot be this long, or this short",
+        "from `64B` to `64KiB`",
+        cx,
+    );
+    let time = |field: &Field<Text<Duration>>, default| field.value().copied().unwrap_or(default);
+    let call_timeout = time(&written.call_timeout, CALL_TIMEOUT);
+    let http_timeout = time(&written.http_timeout, HTTP_TIMEOUT);
+    // A request's own limit comes first, so that the plugin is told and can do something about it.
+    let waits = if sends_requests {
+        http_timeout
+    } else {
+        Duration::ZERO
+    };
+    let wall_timeout = MIN_WALL.max(call_timeout.saturating_mul(WALL_FACTOR)) + waits;
     Some(PluginLimits {
-        memory,
-        call_timeout: written
-            .call_timeout
-            .value()
-            .copied()
-            .unwrap_or(CALL_TIMEOUT),
-        configure_timeout: written
-            .configure_timeout
-            .value()
-            .copied()
-            .unwrap_or(CONFIGURE_TIMEOUT),
+        memory: memory?,
+        call_timeout,
+        wall_timeout: time(&written.wall_timeout, wall_timeout),
+        configure_timeout: time(&written.configure_timeout, CONFIGURE_TIMEOUT),
         instances: NonZeroU32::new(number(&written.instances, INSTANCES))
             .unwrap_or(NonZeroU32::MIN),
-        http_timeout: written
-            .http_timeout
-            .value()
-            .copied()
-            .unwrap_or(HTTP_TIMEOUT),
+        instance_wait: time(&written.instance_wait, INSTANCE_WAIT),
+        response_body: response_body?,
+        log_lines: number(&written.log_lines, LOG_LINES),
+        log_line: log_line?,
+        http_timeout,
         http_body: written.http_body.value().map_or(HTTP_BODY, |size| size.0),
+        quarantine: written.quarantine.value().map(|written| Quarantine {
+            fails: NonZeroU32::new(number(&written.fails, FAILS)).unwrap_or(NonZeroU32::MIN),
+            within: time(&written.within, WITHIN),
+            out_for: time(&written.out_for, OUT_FOR),
+        }),
     })
+}
+
+/// A size that has bounds; `None`, and a report, outside of them.
+fn size(
+    field: &Field<Text<ByteSize>>,
+    default: u64,
+    bounds: RangeInclusive<u64>,
+    message: &str,
+    hint: &str,
+    cx: &mut Context<'_>,
+) -> Option<u64> {
+    let size = field.value().map_or(default, |size| size.0);
+    if let Some(given) = field.given()
+        && !bounds.contains(&size)
+    {
+        let diagnostic = Diagnostic::error(given.span.clone(), message.to_owned());
+        cx.report(diagnostic.hint(hint.to_owned()));
+        return None;
+    }
+    Some(size)
 }
 
 /// One config's keys laid over another's, a route's over the plugin's; a secret goes when its key is
@@ -287,5 +333,18 @@ const MAX_MEMORY: u64 = 4 << 30;
 const CALL_TIMEOUT: Duration = Duration::from_millis(50);
 const CONFIGURE_TIMEOUT: Duration = Duration::from_secs(5);
 const INSTANCES: u32 = 256;
+const INSTANCE_WAIT: Duration = Duration::from_secs(1);
+/// Wall-clock time of a call, in `call_timeout`s; and at least this long.
+const WALL_FACTOR: u32 = 20;
+const MIN_WALL: Duration = Duration::from_secs(2);
+/// What the plugin interface allows.
+const MAX_RESPONSE_BODY: u64 = 64 << 10;
+const LOG_LINES: u32 = 100;
+const LOG_LINE: u64 = 1 << 10;
+const MIN_LOG_LINE: u64 = 64;
+const MAX_LOG_LINE: u64 = 64 << 10;
+const FAILS: u32 = 5;
+const WITHIN: Duration = Duration::from_secs(10);
+const OUT_FOR: Duration = Duration::from_secs(30);
 const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 const HTTP_BODY: u64 = 1 << 20;

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::fs;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
+use std::time::{Instant, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
@@ -180,6 +180,20 @@ impl Shared {
             "plugin_call_duration_seconds",
             "Time spent in calls into plugins",
             all.iter().map(|(l, s)| (l, &s.call_duration)),
+        )?;
+        families.counter(
+            "plugin_quarantines",
+            "How often the plugin failed so often that it was left out for a while",
+            all.iter().map(|(l, s)| counter(l, &s.quarantines)),
+        )?;
+        let now = Instant::now();
+        families.gauge(
+            "plugin_quarantined",
+            "Whether the plugin is left out now",
+            all.iter().map(|(l, s)| {
+                let until = *lock(&s.quarantined_until);
+                sample(l.clone(), i64::from(until.is_some_and(|until| now < until)))
+            }),
         )
     }
 
@@ -277,6 +291,8 @@ impl Shared {
 pub(super) const OWN: &[(&str, MetricKind)] = &[
     ("plugin_calls", MetricKind::Counter),
     ("plugin_call_duration_seconds", MetricKind::Histogram),
+    ("plugin_quarantines", MetricKind::Counter),
+    ("plugin_quarantined", MetricKind::Gauge),
 ];
 
 /// Writes whole families; the registry adds the `sluicegate_` prefix.
