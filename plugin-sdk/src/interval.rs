@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A length of time in a config: `"500ms"`, `"30s"`, `"1h30m"`, at most ten years.
 ///
@@ -37,18 +37,14 @@ impl Interval {
         while !rest.is_empty() {
             let (number, after) = split_where(rest, |c| !c.is_ascii_digit());
             let (unit, next) = split_where(after, |c| !c.is_ascii_alphabetic());
-            let factor = match unit {
-                "ms" => 1,
-                "s" => 1_000,
-                "m" => 60_000,
-                "h" => 3_600_000,
-                "d" => 86_400_000,
-                _ => return Err(bad()),
-            };
-            if number.is_empty() {
+            let factor = UNITS.iter().find(|(_, name)| *name == unit);
+            let Some((factor, _)) = factor.filter(|_| !number.is_empty()) else {
                 return Err(bad());
-            }
-            let part = number.parse().ok().and_then(|n: u64| n.checked_mul(factor));
+            };
+            let part = number
+                .parse()
+                .ok()
+                .and_then(|n: u64| n.checked_mul(*factor));
             total = part
                 .and_then(|part| total.checked_add(part))
                 .filter(|total| *total <= LONGEST_MS)
@@ -84,6 +80,25 @@ impl<'de> Deserialize<'de> for Interval {
     }
 }
 
+impl fmt::Display for Interval {
+    /// In the largest unit that it is a whole number of.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        let fits = |(factor, _): &&(u64, &str)| millis.is_multiple_of(u128::from(*factor));
+        let (factor, unit) = match UNITS.iter().find(fits) {
+            Some(unit) if millis > 0 => *unit,
+            _ => (1_000, "s"),
+        };
+        write!(f, "{}{unit}", millis / u128::from(factor))
+    }
+}
+
+impl Serialize for Interval {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl JsonSchema for Interval {
     fn schema_name() -> Cow<'static, str> {
         "Interval".into()
@@ -102,6 +117,14 @@ fn split_where(text: &str, end: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(end).unwrap_or(text.len()))
 }
 
+/// Milliseconds, the largest first.
+const UNITS: [(u64, &str); 5] = [
+    (86_400_000, "d"),
+    (3_600_000, "h"),
+    (60_000, "m"),
+    (1_000, "s"),
+    (1, "ms"),
+];
 const LONGEST_MS: u64 = 3650 * 86_400_000;
 
 #[cfg(test)]
@@ -130,5 +153,14 @@ mod tests {
             check(bad, None);
         }
         check("99999999999999999999s", None);
+    }
+
+    #[test]
+    fn intervals_are_written_as_they_are_read() {
+        for text in ["500ms", "90s", "5m", "36h", "7d", "0s", "1001ms"] {
+            let interval = Interval::parse(text).unwrap();
+            assert_eq!(interval.to_string(), text);
+        }
+        assert_eq!(serde_json::json!(Interval::from_secs(5_400)), "90m");
     }
 }
