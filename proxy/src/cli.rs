@@ -34,14 +34,21 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Check(check::Args),
-    /// Print the JSON schema of the configuration file, for editors
-    Schema,
+    Schema(SchemaArgs),
     Reload(reload::Args),
     /// Build and examine plugins
     #[command(subcommand)]
     Plugin(plugin::Command),
     Demo(demo::Args),
     Echo(echo::Args),
+}
+
+/// Print the JSON schema of the configuration file, for editors
+#[derive(Debug, clap::Args)]
+struct SchemaArgs {
+    /// Of a plugin's case files instead
+    #[arg(long)]
+    cases: bool,
 }
 
 /// Why a command did not do what it was asked; the message is fit for people.
@@ -60,7 +67,12 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::check(&args),
-        Command::Schema => print(&format!("{:#}\n", config::json_schema())),
+        Command::Schema(SchemaArgs { cases: false }) => {
+            print(&format!("{:#}\n", config::json_schema()))
+        }
+        Command::Schema(SchemaArgs { cases: true }) => {
+            print(&format!("{:#}\n", config::cases::json_schema()))
+        }
         Command::Reload(args) => reload::reload(&args),
         Command::Plugin(command) => plugin::plugin(&command),
         Command::Demo(args) => demo::demo(&args),

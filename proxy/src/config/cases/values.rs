@@ -324,17 +324,13 @@ fn day_number(year: i64, month: i64, day: i64) -> i64 {
 /// The date of a day since 1970-01-01.
 fn civil_date(days: u64) -> (i64, i64, i64) {
     let days = i64::try_from(days).unwrap_or(i64::MAX / 2);
-    // A guess by the mean length of a year is at most one too high.
+    // By the mean length of a year, at most one away.
     let guess = 1970 + days * 400 / 146_097;
-    let year = if day_number(guess, 1, 1) > days {
-        guess - 1
-    } else {
-        guess
-    };
-    let months = (1..=12).rev();
-    let month = months
-        .into_iter()
-        .find(|month| day_number(year, *month, 1) <= days);
+    let years = [guess + 1, guess, guess - 1].into_iter();
+    let mut begun = years.filter(|year| day_number(*year, 1, 1) <= days);
+    let year = begun.next().unwrap_or(guess);
+    let mut months = (1..=12).rev();
+    let month = months.find(|month| day_number(year, *month, 1) <= days);
     let month = month.unwrap_or(1);
     (year, month, days - day_number(year, month, 1) + 1)
 }
