@@ -25,7 +25,7 @@ mod wasm {
     use std::cell::OnceCell;
 
     use super::Exported;
-    use crate::{Filter, Hook, Request, Response, Verdict};
+    use crate::{Filter, Hook, Request, Response, Service, Verdict};
 
     pub use wit_bindgen::rt;
 
@@ -55,6 +55,7 @@ mod wasm {
             version: P::VERSION.into(),
             hooks,
             config_schema: Some(crate::config::schema::<<P::Filter as Filter>::Config>()),
+            optional: P::Filter::OPTIONAL.iter().map(interface).collect(),
         }
     }
 
@@ -82,6 +83,13 @@ mod wasm {
             return http::Verdict::Continue;
         };
         with_filter::<P>(|filter| hook(filter, &mut Response::lent(res))).into()
+    }
+
+    fn interface(service: &Service) -> String {
+        match service {
+            Service::Kv => "kv".into(),
+            Service::Outbound => "outbound".into(),
+        }
     }
 
     fn hooks(request: bool, response: bool) -> about::Hooks {

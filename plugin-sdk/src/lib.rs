@@ -106,6 +106,12 @@ pub trait Filter: Sized + 'static {
     /// [`NoConfig`]. The proxy checks what the operator wrote against its JSON Schema.
     type Config: serde::de::DeserializeOwned + schemars::JsonSchema;
 
+    /// Services that must be granted, but that the filter can do without: where the operator grants none
+    /// of it, the plugin is loaded all the same, and every call of [`kv`] answers
+    /// [`kv::Error::Unavailable`], of [`outbound`] [`outbound::Error::NotAllowed`]. Let `configure` refuse
+    /// a config that needs what may be missing only if you must: it cannot tell.
+    const OPTIONAL: &'static [Service] = &[];
+
     /// Makes the filter; a pure function of the config.
     ///
     /// # Errors
@@ -122,6 +128,16 @@ pub trait Filter: Sized + 'static {
 
     /// Decides on a request before anything of it reaches the upstream.
     fn on_request(&self, req: &mut Request) -> Verdict;
+}
+
+/// What an operator must grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Service {
+    /// [`kv`], by `allow = { kv = true }`.
+    Kv,
+    /// [`outbound`], by `allow = { http = ["NAME"] }`.
+    Outbound,
 }
 
 /// A moment at which a filter is asked.

@@ -81,6 +81,26 @@ async fn a_token_opens_a_tunnel_that_ends_with_it() {
 }
 
 #[tokio::test]
+async fn keys_that_stand_in_the_configuration_need_no_grant() {
+    let upstream = Upstream::describing("server").await;
+    let config = r#"config = { secret = "0123456789abcdef0123456789abcdef", audience = "ws" }"#;
+    let proxy = with_plugin("sluicegate-jwt", config, upstream.addr).await;
+    let (head, _) = ask(&proxy, "/", "Authorization: Bearer a.b.c\r\n").await;
+    assert_eq!(head.status, 401);
+    let b64 = |text: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(text);
+    let claims = format!(
+        r#"{{"sub":"ann","aud":"ws","exp":{}}}"#,
+        since_1970().as_secs() + 60
+    );
+    let signed = format!("{}.{}", b64(br#"{"alg":"HS256"}"#), b64(claims.as_bytes()));
+    let key = hmac::Key::new(hmac::HMAC_SHA256, b"0123456789abcdef0123456789abcdef");
+    let tag = hmac::sign(&key, signed.as_bytes());
+    let field = format!("Authorization: Bearer {signed}.{}\r\n", b64(tag.as_ref()));
+    let (head, _) = ask(&proxy, "/", &field).await;
+    assert_eq!(head.status, 200);
+}
+
+#[tokio::test]
 async fn a_ticket_opens_the_door_once() {
     const KEY: &str = "0123456789abcdef0123456789abcdef";
     let upstream = Upstream::describing("server").await;

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use sluicegate_plugin::log::{self, Level};
 use sluicegate_plugin::outbound::{self, Error};
 use sluicegate_plugin::{
-    ConfigError, EditError, Filter, Interval, Reply, Request, Verdict, check_header, check_label,
-    config, export, metrics,
+    ConfigError, EditError, Filter, Interval, Reply, Request, Service, Verdict, check_header,
+    check_label, config, export, metrics,
 };
 
 use crate::cache::Answer;
@@ -89,6 +89,8 @@ enum Failure {
 
 impl Filter for ForwardAuth {
     type Config = Config;
+    // Without a time to live nothing is kept.
+    const OPTIONAL: &'static [Service] = &[Service::Kv];
 
     fn configure(config: Config) -> Result<Self, ConfigError> {
         config.check()?;

@@ -11,7 +11,9 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use sluicegate_plugin::log::{self, Level};
-use sluicegate_plugin::{ConfigError, EditError, Filter, Request, Verdict, clock, export, metrics};
+use sluicegate_plugin::{
+    ConfigError, EditError, Filter, Request, Service, Verdict, clock, export, metrics,
+};
 
 use crate::claims::Rules;
 use crate::key::Key;
@@ -44,6 +46,8 @@ pub struct Jwt {
 
 impl Filter for Jwt {
     type Config = Config;
+    // Keys that stand in the configuration need neither.
+    const OPTIONAL: &'static [Service] = &[Service::Kv, Service::Outbound];
 
     fn configure(config: Config) -> Result<Self, ConfigError> {
         config.check_names()?;

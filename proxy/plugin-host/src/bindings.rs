@@ -104,6 +104,8 @@ pub(crate) struct State {
     pub(crate) facts: Option<Arc<CallFacts>>,
     /// `configure` is running, which may only log.
     pub(crate) configuring: bool,
+    /// What runs has run and logged before, with the same config.
+    pub(crate) repeats: bool,
     /// What this call has edited.
     undo: Undo,
     /// Epoch ticks left to this call.
@@ -132,6 +134,7 @@ impl State {
             response: None,
             facts: None,
             configuring: false,
+            repeats: false,
             undo: Undo::default(),
             ticks: 0,
             hit: None,

@@ -100,8 +100,12 @@ impl Needs {
 
     /// # Errors
     /// `NotGranted`: something that it imports is not.
-    pub(crate) fn check(&self, grants: &Grants) -> Result<(), LoadError> {
-        self.interfaces.iter().try_for_each(|interface| {
+    pub(crate) fn check(&self, grants: &Grants, optional: &[String]) -> Result<(), LoadError> {
+        let mut needed = self.interfaces.iter();
+        needed.try_for_each(|interface| {
+            if optional.contains(interface) {
+                return Ok(());
+            }
             grants
                 .allows(interface)
                 .map_err(|key| LoadError::NotGranted {

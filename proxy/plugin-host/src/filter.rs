@@ -274,7 +274,7 @@ impl Filter {
         let mut instance =
             Instance::new(machine, identity, pre, limits, route, Some(permits)).await?;
         if let Some(config) = config {
-            instance.configure(config, limits).await?;
+            instance.configure_again(config, limits).await?;
         }
         Ok(instance)
     }

@@ -76,6 +76,8 @@ impl Instance {
         let mut store = store(machine, identity, limits, &Arc::from(""));
         let made = {
             let _running = machine.ticker.running();
+            // What a start function learnt would be frozen as well.
+            store.data_mut().configuring = true;
             pre.dissect(&mut store).await
         };
         match made {
@@ -147,6 +149,19 @@ impl Instance {
             Ok(Err(problem)) => Err(FilterError::Configure(problem)),
             Err(error) => Err(failure(&self.store, &error)),
         }
+    }
+
+    /// As [`Instance::configure`], with a config that the plugin took when it was loaded: what it logs was
+    /// said then.
+    pub(crate) async fn configure_again(
+        &mut self,
+        config: &str,
+        limits: &Limits,
+    ) -> Result<Hooks, FilterError> {
+        self.store.data_mut().repeats = true;
+        let configured = self.configure(config, limits).await;
+        self.store.data_mut().repeats = false;
+        configured
     }
 
     /// Lends the guest a request and asks it; [`Instance::take_request`] takes it back.

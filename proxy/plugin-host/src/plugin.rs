@@ -82,6 +82,8 @@ pub struct Description {
     pub response_hook: bool,
     /// The JSON Schema of its config, as text, if it has one.
     pub config_schema: Option<Box<str>>,
+    /// Interfaces that it imports and can do without: `kv`, `outbound`.
+    pub optional: Vec<String>,
 }
 
 /// A compiled plugin that fits the interface.
@@ -327,7 +329,7 @@ fn known(host: &Host, grants: &Grants, content_hash: &str) -> Result<Option<Load
     let Some((Note { needs, description }, component)) = found else {
         return Ok(None);
     };
-    needs.check(grants)?;
+    needs.check(grants, &description.optional)?;
     let pre = host
         .machine
         .link(&component, needs.version, needs.wasi())
@@ -344,7 +346,8 @@ fn compile(
 ) -> Result<Loaded, LoadError> {
     let Host { machine, cache, .. } = host;
     let (binary, needs) = plugin_component(wasm)?;
-    needs.check(&identity.grants)?;
+    // What it can do without it says itself: until it has, all of that counts as such.
+    needs.check(&identity.grants, &OPTIONAL.map(str::to_owned))?;
     let compile = || Component::from_binary(&machine.engine, &binary);
     let (component, functions) = host.functions.record(compile);
     let component = component.map_err(|e| LoadError::Compile(format!("{e:#}")))?;
@@ -357,6 +360,7 @@ fn compile(
         instance.describe(limits).await
     });
     let description = checked(description.map_err(LoadError::Describe)?)?;
+    needs.check(&identity.grants, &description.optional)?;
     let note = Note { needs, description };
     if let Some(cache) = cache
         && let Ok(note) = serde_json::to_vec(&note)
@@ -387,6 +391,7 @@ fn checked(description: about::Description) -> Result<Description, LoadError> {
         version,
         hooks,
         config_schema,
+        optional,
     } = description;
     for (what, text) in [("name", &name), ("version", &version)] {
         if text.is_empty() || text.len() > MAX_WORD || !text.bytes().all(|b| b.is_ascii_graphic()) {
@@ -402,6 +407,10 @@ fn checked(description: about::Description) -> Result<Description, LoadError> {
         request_hook: hooks.contains(about::Hooks::REQUEST),
         response_hook: hooks.contains(about::Hooks::RESPONSE),
         config_schema: config_schema.map(Into::into),
+        optional: optional
+            .into_iter()
+            .filter(|name| OPTIONAL.contains(&name.as_str()))
+            .collect(),
     })
 }
 
@@ -423,6 +432,8 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 const TRIALS: u32 = 5;
 /// So many times what is cheap needs no further run to be called dear.
 const SURELY_DEAR: u32 = 20;
+/// What a plugin may say it can do without: its calls can answer that it is not there.
+const OPTIONAL: [&str; 2] = ["kv", "outbound"];
 /// A plugin's name and version, characters each.
 const MAX_WORD: usize = 64;
 
@@ -439,6 +450,7 @@ mod tests {
                 version: version.into(),
                 hooks: about::Hooks::RESPONSE,
                 config_schema: None,
+                optional: vec!["kv".into(), "log".into()],
             };
             match checked(description) {
                 Ok(description) => {

@@ -42,6 +42,7 @@ pub(super) fn description(old: old_about::Description) -> about::Description {
         name: old.name,
         version: old.version,
         config_schema: None,
+        optional: Vec::new(),
     }
 }
 
