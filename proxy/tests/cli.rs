@@ -404,9 +404,21 @@ fn a_plugin_is_built_and_inspected() {
 
     let inspected = check(&folder, &["plugin", "inspect", file], 0, "");
     let facts = String::from_utf8_lossy(&inspected.stdout);
-    for fact in ["component", "api-key", "on-request", "hooks       request"] {
+    for fact in [
+        "component",
+        "api-key",
+        "on-request",
+        "hooks       request",
+        " in a fresh instance",
+        "keys ",
+        "required",
+        "Consumer name to key",
+    ] {
         assert!(facts.contains(fact), "{fact}: {facts}");
     }
+    let schema = check(&folder, &["plugin", "inspect", file, "--json"], 0, "");
+    let schema: Value = serde_json::from_slice(&schema.stdout).expect("JSON and nothing else");
+    assert_eq!(schema["properties"]["keys"]["type"], "object");
     write(&folder, "text.wasm", "text");
     check(
         &folder,

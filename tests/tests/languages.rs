@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 use sluicegate_tests::languages::{self, C, JAVASCRIPT, PYTHON, Tools};
-use sluicegate_tests::proxy::{Proxy, source_root};
+use sluicegate_tests::proxy::{Proxy, binary, source_root};
 use sluicegate_tests::upstream::Upstream;
 use sluicegate_tests::{client, plugins};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
 use tokio_tungstenite::tungstenite::Error as WsError;
 
 #[tokio::test]
@@ -44,6 +45,21 @@ async fn example(tools: Tools) {
 }
 
 async fn lets_in_who_knows_the_token(language: &str, dir: TempDir) {
+    let cases = source_root()
+        .join("examples/filters")
+        .join(language)
+        .join("cases");
+    let tested = Command::new(binary())
+        .args(["plugin", "test", "token_gate.wasm", "--cases"])
+        .arg(cases)
+        .current_dir(dir.path())
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&[tested.stdout, tested.stderr].concat()).into_owned();
+    assert!(tested.status.success(), "{said}");
+    assert!(said.contains("3 cases, all pass"), "{said}");
+
     let server = Upstream::serving_both("server").await;
     let proxy = languages::serve(dir, &server.addr.to_string()).await;
 

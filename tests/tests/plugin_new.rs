@@ -33,6 +33,20 @@ async fn a_rust_plugin_builds_without_the_repository_or_the_network() {
     let said = String::from_utf8_lossy(&built.stdout);
     assert!(said.starts_with("./my_gate.wasm: "), "{said}");
 
+    let cases = Command::new(binary())
+        .args(["plugin", "test"])
+        .current_dir(&folder)
+        .env("CARGO_TARGET_DIR", &target)
+        .env("CARGO_NET_OFFLINE", "true")
+        .output()
+        .unwrap();
+    assert!(cases.status.success(), "{}", text(&cases));
+    assert!(
+        text(&cases).contains("my-gate 0.1.0: 3 cases, all pass"),
+        "{}",
+        text(&cases)
+    );
+
     // Its own tests, natively.
     let tested = Command::new("cargo")
         .args(["test", "--offline"])

@@ -169,7 +169,7 @@ fn suite(written: &schema::Suite, source: &Source, mistakes: &mut Vec<Diagnostic
         // Without any config the case itself is the place that mistakes are shown at.
         let span = span.unwrap_or_else(|| name_span(&written));
         let config = lower::located(merged.as_ref().unwrap_or(config), span, &source.dir);
-        case(&written.value, config, source, mistakes)
+        case(written.value, config, source, mistakes)
     });
     Suite {
         cases: cases.collect(),
@@ -521,9 +521,7 @@ mod tests {
         assert!(case.request.tls, "a subject comes over TLS");
         assert_eq!(case.request.headers.get_all("a").iter().count(), 2);
         let body = case.http[0].answer.as_ref().map(|answer| &answer.body);
-        assert!(
-            matches!(body, Ok(Body::File(file)) if file.value == PathBuf::from("cases/j.json"))
-        );
+        assert!(matches!(body, Ok(Body::File(file)) if file.value == "cases/j.json"));
         let expect = &case.expect;
         assert_eq!(expect.verdict, Some(Decision::Refuse(401)));
         assert_eq!(expect.headers[0].1, FieldValues::Absent);

@@ -167,7 +167,7 @@ fn test_file(
             Ok(outcome) => outcome,
             Err(mistake) => {
                 tally.failed += 1;
-                show.report(&report(file, vec![mistake]));
+                show.report(&report(file, vec![*mistake]));
                 continue;
             }
         };

@@ -39,7 +39,7 @@ pub(super) fn blessed(text: &str, blessings: &[Blessing<'_>]) -> Result<String, 
 
 fn bless(case: &mut Table, blessing: &Blessing<'_>) {
     let differences = blessing.differences.iter();
-    let single: Option<Vec<_>> = differences
+    let single: Option<Vec<(Vec<&str>, &Value)>> = differences
         .map(|one| {
             Some((
                 one.path.iter().map(String::as_str).collect(),
@@ -53,7 +53,7 @@ fn bless(case: &mut Table, blessing: &Blessing<'_>) {
     ) {
         (Some(single), Some(expect)) if !single.is_empty() => {
             for (path, value) in single {
-                put(expect, path, value);
+                put(expect, &path, value);
             }
         }
         (_, written) => {
@@ -74,15 +74,15 @@ fn bless(case: &mut Table, blessing: &Blessing<'_>) {
                 }
             };
             for (path, value) in compare::everything(blessing.outcome) {
-                put(written, path, &value);
+                put(written, &path, &value);
             }
         }
     }
 }
 
 /// Sets a value; tables on the way to it are made where they are missing.
-fn put(table: &mut dyn TableLike, path: Vec<&str>, value: &Value) {
-    let [above @ .., last] = path.as_slice() else {
+fn put(table: &mut dyn TableLike, path: &[&str], value: &Value) {
+    let [above @ .., last] = path else {
         return;
     };
     let mut table = table;

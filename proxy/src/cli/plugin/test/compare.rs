@@ -120,7 +120,7 @@ fn of_call(case: &Case, got: &Got) -> Vec<Difference> {
     if let Some(expected) = &expect.subprotocols {
         let offered = subprotocols(&got.request.headers);
         if *expected != offered {
-            found.push(&["subprotocols"], array(expected), array(&offered));
+            found.push(&["subprotocols"], &array(expected), array(&offered));
         }
     }
     one(
@@ -138,7 +138,7 @@ fn of_call(case: &Case, got: &Got) -> Vec<Difference> {
         if got != Some(expected) {
             found.push(
                 &["expires_at"],
-                datetime(expected),
+                &datetime(expected),
                 got.map_or(Value::from(false), datetime),
             );
         }
@@ -148,7 +148,7 @@ fn of_call(case: &Case, got: &Got) -> Vec<Difference> {
         if got.session.max_lifetime != Some(expected) {
             let got = got.session.max_lifetime;
             let got = got.map_or(Value::from(false), |got| duration(got).into());
-            found.push(&["lifetime"], duration(expected).into(), got);
+            found.push(&["lifetime"], &duration(expected).into(), got);
         }
     }
     found.logs(&expect.logs, &got.logs);
@@ -157,7 +157,7 @@ fn of_call(case: &Case, got: &Got) -> Vec<Difference> {
         if value != expected.0 {
             found.push(
                 &["metrics", &name.to_string()],
-                number(expected.0),
+                &number(expected.0),
                 number(value),
             );
         }
@@ -166,7 +166,7 @@ fn of_call(case: &Case, got: &Got) -> Vec<Difference> {
         let stored = got.kv.iter().find(|(known, _)| known == key);
         let stored = stored.map_or(&Stored::Absent, |(_, stored)| stored);
         if text_of(expected) != text_of(stored) {
-            found.push(&["kv", key], stored_value(expected), stored_value(stored));
+            found.push(&["kv", key], &stored_value(expected), stored_value(stored));
         }
     }
     if let Some(expected) = &expect.response {
@@ -269,10 +269,10 @@ pub(super) fn everything(outcome: &Outcome) -> Vec<(Vec<&'static str>, Value)> {
 struct Found(Vec<Difference>);
 
 impl Found {
-    fn push(&mut self, path: &[&str], expected: Value, got: Value) {
+    fn push(&mut self, path: &[&str], expected: &Value, got: Value) {
         self.0.push(Difference {
             path: path.iter().map(|&key| key.to_owned()).collect(),
-            expected: vec![shown(&expected)],
+            expected: vec![shown(expected)],
             got: vec![shown(&got)],
             write: Some(got),
         });
@@ -280,7 +280,7 @@ impl Found {
 
     fn text(&mut self, path: &[&str], expected: &str, got: &str) {
         if expected != got {
-            self.push(path, text(expected), text(got));
+            self.push(path, &text(expected), text(got));
         }
     }
 
@@ -290,7 +290,7 @@ impl Found {
             false => FieldValues::Exactly(got),
         };
         if *expected != got {
-            self.push(path, field_values(expected), field_values(&got));
+            self.push(path, &field_values(expected), field_values(&got));
         }
     }
 
@@ -305,7 +305,7 @@ impl Found {
                 let path = [path, &[name.as_str()]].concat();
                 self.push(
                     &path,
-                    field_values(expected),
+                    &field_values(expected),
                     field_values(&values_of(headers, name)),
                 );
             }
@@ -357,7 +357,7 @@ impl Found {
             && expected != status
         {
             let (expected, got) = (i64::from(expected), i64::from(status));
-            self.push(&["response", "status"], expected.into(), got.into());
+            self.push(&["response", "status"], &expected.into(), got.into());
         }
         self.fields(
             &["response", "headers"],

@@ -24,7 +24,7 @@ use super::capture::Captured;
 use super::stub::Stub;
 use crate::config::Diagnostic;
 use crate::config::cases::{Allow, Body, Case, HttpAnswer, MetricName, Request, Stored, Suite};
-use crate::config::model::PluginConfig;
+use crate::config::model::{PluginConfig, Span};
 use crate::facts::{self, ConnectionFacts, Peer, RequestFacts};
 use crate::forward;
 use crate::snapshot::config_schema::{ConfigSchema, place};
@@ -139,7 +139,7 @@ impl Subject<'_> {
         case: &Case,
         grants: &Grants,
         runtime: &Runtime,
-    ) -> Result<Outcome, Diagnostic> {
+    ) -> Result<Outcome, Box<Diagnostic>> {
         self.run_with(case, grants, runtime, Duration::MAX)
     }
 
@@ -168,8 +168,8 @@ impl Subject<'_> {
         grants: &Grants,
         runtime: &Runtime,
         cheap_configure: Duration,
-    ) -> Result<Outcome, Diagnostic> {
-        let cannot = |why: String| Diagnostic::error(case.name.span.clone(), why);
+    ) -> Result<Outcome, Box<Diagnostic>> {
+        let cannot = |why: String| mistake(&case.name.span, why);
         let captured = Captured::default();
         captured.during(|| {
             let clock = Arc::new(SettableClock::new(case.now.0));
@@ -244,7 +244,7 @@ async fn configure(plugin: &Arc<Plugin>, config: &PluginConfig) -> Result<Filter
 }
 
 /// One request, and the answer to it if the case has one.
-async fn call(filter: &Filter, case: &Case, head: RequestHead) -> Result<Got, Diagnostic> {
+async fn call(filter: &Filter, case: &Case, head: RequestHead) -> Result<Got, Box<Diagnostic>> {
     let again = Again {
         filter: filter.clone(),
         head: head.clone(),
@@ -317,7 +317,7 @@ fn told(error: &FilterError) -> String {
 }
 
 /// What the proxy would hand to the first filter of a route.
-fn request_head(case: &Case, stub: &Arc<Stub>) -> Result<RequestHead, Diagnostic> {
+fn request_head(case: &Case, stub: &Arc<Stub>) -> Result<RequestHead, Box<Diagnostic>> {
     let request = &case.request;
     let authority: Arc<str> = String::from_utf8_lossy(request.host.as_bytes()).into();
     let host = match authority.rsplit_once(':') {
@@ -353,9 +353,9 @@ fn request_head(case: &Case, stub: &Arc<Stub>) -> Result<RequestHead, Diagnostic
     let mut session = Session::default();
     for label in &request.labels {
         let (name, value) = &label.value;
-        session.set_label(name, value).map_err(|error| {
-            Diagnostic::error(label.span.clone(), format!("label `{name}`: {error}"))
-        })?;
+        session
+            .set_label(name, value)
+            .map_err(|error| mistake(&label.span, format!("label `{name}`: {error}")))?;
     }
     let call_facts = CallFacts {
         client_ip: facts.client_ip,
@@ -417,7 +417,7 @@ pub(super) fn subprotocols(headers: &HeaderMap) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-fn answers(case: &Case) -> Result<Vec<(HttpAnswer, Bytes)>, Diagnostic> {
+fn answers(case: &Case) -> Result<Vec<(HttpAnswer, Bytes)>, Box<Diagnostic>> {
     let with_body = |answer: &HttpAnswer| {
         let bytes = match &answer.answer {
             Ok(response) => body(&response.body)?,
@@ -428,14 +428,14 @@ fn answers(case: &Case) -> Result<Vec<(HttpAnswer, Bytes)>, Diagnostic> {
     case.http.iter().map(with_body).collect()
 }
 
-fn body(body: &Body) -> Result<Bytes, Diagnostic> {
+fn body(body: &Body) -> Result<Bytes, Box<Diagnostic>> {
     match body {
         Body::Text(text) => Ok(Bytes::from(text.clone())),
         Body::File(file) => std::fs::read(&file.value)
             .map(Bytes::from)
             .map_err(|error| {
                 let message = format!("cannot read `{}`: {error}", file.value.display());
-                Diagnostic::error(file.span.clone(), message)
+                mistake(&file.span, message)
             }),
     }
 }
@@ -501,6 +501,11 @@ fn metrics(registry: &Registry) -> Vec<(MetricName, f64)> {
         })
     });
     series.collect()
+}
+
+/// Why a case cannot be run, with its place.
+fn mistake(span: &Span, why: String) -> Box<Diagnostic> {
+    Box::new(Diagnostic::error(span.clone(), why))
 }
 
 fn status(status: u16) -> StatusCode {

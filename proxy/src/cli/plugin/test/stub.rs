@@ -102,7 +102,7 @@ pub(super) fn has(headers: &HeaderMap, name: &HeaderName, values: &FieldValues) 
     match values {
         FieldValues::Absent => there.count() == 0,
         FieldValues::Exactly(expected) => there
-            .map(|value| value.as_bytes())
+            .map(http::HeaderValue::as_bytes)
             .eq(expected.iter().map(String::as_bytes)),
     }
 }
