@@ -38,7 +38,7 @@ impl std::error::Error for Error {}
 /// # Errors
 /// `TooLarge`, `Unavailable`.
 pub fn get(key: &str) -> Result<Option<Vec<u8>>, Error> {
-    Ok(host::get(key)?)
+    told(host::get(key))
 }
 
 /// Sets a value; without a time to live it stays while the proxy runs.
@@ -46,7 +46,7 @@ pub fn get(key: &str) -> Result<Option<Vec<u8>>, Error> {
 /// # Errors
 /// See [`Error`].
 pub fn set(key: &str, value: impl AsRef<[u8]>, ttl: Option<Duration>) -> Result<(), Error> {
-    Ok(host::set(key, value.as_ref(), ttl.map(millis))?)
+    told(host::set(key, value.as_ref(), ttl.map(millis)))
 }
 
 /// Sets what is not there yet; false: it is there.
@@ -54,7 +54,7 @@ pub fn set(key: &str, value: impl AsRef<[u8]>, ttl: Option<Duration>) -> Result<
 /// # Errors
 /// See [`Error`].
 pub fn add(key: &str, value: impl AsRef<[u8]>, ttl: Option<Duration>) -> Result<bool, Error> {
-    Ok(host::add(key, value.as_ref(), ttl.map(millis))?)
+    told(host::add(key, value.as_ref(), ttl.map(millis)))
 }
 
 /// Sets what is still as expected (`None`: absent); false: it is not.
@@ -67,12 +67,12 @@ pub fn compare_and_set(
     value: impl AsRef<[u8]>,
     ttl: Option<Duration>,
 ) -> Result<bool, Error> {
-    Ok(host::compare_and_set(
+    told(host::compare_and_set(
         key,
         expected,
         value.as_ref(),
         ttl.map(millis),
-    )?)
+    ))
 }
 
 /// Adds to a number and returns the sum. It begins as 0 with this time to live, and keeps that later
@@ -81,7 +81,7 @@ pub fn compare_and_set(
 /// # Errors
 /// See [`Error`].
 pub fn increment(key: &str, by: i64, ttl: Option<Duration>) -> Result<i64, Error> {
-    Ok(host::increment(key, by, ttl.map(millis))?)
+    told(host::increment(key, by, ttl.map(millis)))
 }
 
 /// Removes a value; false: it was not there.
@@ -89,7 +89,7 @@ pub fn increment(key: &str, by: i64, ttl: Option<Duration>) -> Result<i64, Error
 /// # Errors
 /// `TooLarge`, `Unavailable`.
 pub fn delete(key: &str) -> Result<bool, Error> {
-    Ok(host::delete(key)?)
+    told(host::delete(key))
 }
 
 fn millis(ttl: Duration) -> u64 {
@@ -101,6 +101,17 @@ use crate::testing::kv as host;
 
 #[cfg(target_arch = "wasm32")]
 use crate::glue::bindings::sluicegate::plugin::kv as host;
+
+#[cfg(target_arch = "wasm32")]
+fn told<T>(answer: Result<T, host::KvError>) -> Result<T, Error> {
+    answer.map_err(Error::from)
+}
+
+/// What stands in for the proxy speaks our words already.
+#[cfg(not(target_arch = "wasm32"))]
+fn told<T>(answer: Result<T, Error>) -> Result<T, Error> {
+    answer
+}
 
 #[cfg(target_arch = "wasm32")]
 impl From<host::KvError> for Error {

@@ -27,15 +27,15 @@ pub enum Level {
 pub fn event(level: Level, message: &str, fields: &[(&str, &str)]) {
     let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     let fields: Vec<(String, String)> = fields.iter().map(pair).collect();
-    host::log(level.into(), message, &fields);
+    host::log(told(level), message, &fields);
 }
 
 /// Writes a line; the macros [`trace!`](crate::trace), [`debug!`](crate::debug),
 /// [`info!`](crate::info), [`warn!`](crate::warn) and [`error!`](crate::error) are shorter.
 pub fn write(level: Level, message: fmt::Arguments<'_>) {
     match message.as_str() {
-        Some(text) => host::log(level.into(), text, &[]),
-        None => host::log(level.into(), &message.to_string(), &[]),
+        Some(text) => host::log(told(level), text, &[]),
+        None => host::log(told(level), &message.to_string(), &[]),
     }
 }
 
@@ -44,6 +44,16 @@ use crate::testing::logging as host;
 
 #[cfg(target_arch = "wasm32")]
 use crate::glue::bindings::sluicegate::plugin::logging as host;
+
+#[cfg(not(target_arch = "wasm32"))]
+fn told(level: Level) -> Level {
+    level
+}
+
+#[cfg(target_arch = "wasm32")]
+fn told(level: Level) -> host::Level {
+    level.into()
+}
 
 #[cfg(target_arch = "wasm32")]
 impl From<Level> for host::Level {

@@ -38,7 +38,7 @@ pub type Labels<'a> = &'a [(&'a str, &'a str)];
 /// # Errors
 /// See [`Error`]; most plugins can do without the figure (`.ok()`).
 pub fn count(name: &str, labels: Labels<'_>, by: u64) -> Result<(), Error> {
-    Ok(host::count(name, &owned(labels), by)?)
+    told(host::count(name, &owned(labels), by))
 }
 
 /// Sets a gauge.
@@ -46,7 +46,7 @@ pub fn count(name: &str, labels: Labels<'_>, by: u64) -> Result<(), Error> {
 /// # Errors
 /// See [`Error`].
 pub fn gauge(name: &str, labels: Labels<'_>, value: f64) -> Result<(), Error> {
-    Ok(host::gauge(name, &owned(labels), value)?)
+    told(host::gauge(name, &owned(labels), value))
 }
 
 /// Puts a value into a histogram whose buckets suit seconds, 1 ms to 10 s.
@@ -54,7 +54,7 @@ pub fn gauge(name: &str, labels: Labels<'_>, value: f64) -> Result<(), Error> {
 /// # Errors
 /// See [`Error`].
 pub fn observe(name: &str, labels: Labels<'_>, value: f64) -> Result<(), Error> {
-    Ok(host::observe(name, &owned(labels), value)?)
+    told(host::observe(name, &owned(labels), value))
 }
 
 fn owned(labels: Labels<'_>) -> Vec<(String, String)> {
@@ -67,6 +67,17 @@ use crate::testing::metrics as host;
 
 #[cfg(target_arch = "wasm32")]
 use crate::glue::bindings::sluicegate::plugin::metrics as host;
+
+#[cfg(target_arch = "wasm32")]
+fn told<T>(answer: Result<T, host::MetricError>) -> Result<T, Error> {
+    answer.map_err(Error::from)
+}
+
+/// What stands in for the proxy speaks our words already.
+#[cfg(not(target_arch = "wasm32"))]
+fn told<T>(answer: Result<T, Error>) -> Result<T, Error> {
+    answer
+}
 
 #[cfg(target_arch = "wasm32")]
 impl From<host::MetricError> for Error {

@@ -112,7 +112,7 @@ impl Request {
             wasm::send(self)
         }
         #[cfg(not(target_arch = "wasm32"))]
-        crate::testing::send(self)
+        crate::testing::send(&self)
     }
 }
 

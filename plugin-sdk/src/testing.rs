@@ -51,8 +51,11 @@ pub fn fail_kv(error: Option<crate::kv::Error>) {
     WORLD.with_borrow_mut(|world| world.kv_error = error);
 }
 
-/// What was logged so far: level, message, fields.
-pub fn logs() -> Vec<(Level, String, Vec<(String, String)>)> {
+/// Level, message and fields of a line.
+pub type LogLine = (Level, String, Vec<(String, String)>);
+
+/// What was logged so far.
+pub fn logs() -> Vec<LogLine> {
     WORLD.with_borrow(|world| world.logs.clone())
 }
 
@@ -69,7 +72,7 @@ struct World {
     stopped_at: Option<SystemTime>,
     advanced: Duration,
     outbound: Option<Answer>,
-    logs: Vec<(Level, String, Vec<(String, String)>)>,
+    logs: Vec<LogLine>,
     figures: BTreeMap<String, f64>,
     entries: BTreeMap<String, Entry>,
     kv_error: Option<crate::kv::Error>,
@@ -102,18 +105,19 @@ pub(crate) fn monotonic() -> Duration {
     WORLD.with_borrow(|world| world.started.elapsed() + world.advanced)
 }
 
+#[expect(clippy::panic, reason = "only in authors' tests")]
 pub(crate) fn random(len: u32) -> Vec<u8> {
     // Without the system's random bytes no test can go on.
     services::random::bytes(len as usize).unwrap_or_else(|error| panic!("no random bytes: {error}"))
 }
 
-pub(crate) fn send(request: outbound::Request) -> Result<outbound::Response, outbound::Error> {
+pub(crate) fn send(request: &outbound::Request) -> Result<outbound::Response, outbound::Error> {
     // Taken out for the call: the answer may use the other fakes.
     let answer = WORLD.with_borrow_mut(|world| world.outbound.take());
     let Some(mut answer) = answer else {
         return Err(outbound::Error::Unreachable("no test answers".to_owned()));
     };
-    let answered = answer(&request);
+    let answered = answer(request);
     WORLD.with_borrow_mut(|world| {
         world.outbound.get_or_insert(answer);
     });

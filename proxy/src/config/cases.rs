@@ -521,7 +521,9 @@ mod tests {
         assert!(case.request.tls, "a subject comes over TLS");
         assert_eq!(case.request.headers.get_all("a").iter().count(), 2);
         let body = case.http[0].answer.as_ref().map(|answer| &answer.body);
-        assert!(matches!(body, Ok(Body::File(file)) if file.value == "cases/j.json"));
+        assert!(
+            matches!(body, Ok(Body::File(file)) if file.value == std::path::Path::new("cases/j.json"))
+        );
         let expect = &case.expect;
         assert_eq!(expect.verdict, Some(Decision::Refuse(401)));
         assert_eq!(expect.headers[0].1, FieldValues::Absent);
