@@ -36,7 +36,7 @@ enum Command {
     Check(check::Args),
     Schema(SchemaArgs),
     Reload(reload::Args),
-    /// Build and examine plugins
+    /// Begin, build, test and examine plugins
     #[command(subcommand)]
     Plugin(plugin::Command),
     Demo(demo::Args),

@@ -518,6 +518,10 @@ mod tests {
 
     impl Rig {
         fn new(idle_timeout: Duration) -> Rig {
+            Rig::expiring(idle_timeout, None)
+        }
+
+        fn expiring(idle_timeout: Duration, expiry: Option<Expiry>) -> Rig {
             let (client, downstream) = UnixStream::pair().unwrap();
             let (server, upstream) = UnixStream::pair().unwrap();
             let drain = Drain::default();
@@ -531,7 +535,7 @@ mod tests {
                 compressed: false,
                 idle_timeout,
                 drain: Duration::from_secs(3),
-                expiry: None,
+                expiry: expiry.map(Box::new),
                 member: drain.join(),
                 metrics: None,
             };
@@ -591,6 +595,35 @@ mod tests {
         );
         assert_eq!(summary.from_upstream.messages, 1);
         assert_eq!(rig.drain.live(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_ends_when_it_should_busy_or_idle() {
+        let lifetime = Duration::from_millis(2_300);
+        for (idle_timeout, busy) in [(60, false), (60, true), (4, true)] {
+            let started = Instant::now();
+            let expiry = Expiry {
+                at: started + lifetime,
+                code: CloseCode(4001),
+            };
+            let mut rig = Rig::expiring(Duration::from_secs(idle_timeout), Some(expiry));
+            if busy {
+                while started.elapsed() + Duration::from_millis(200) < lifetime {
+                    rig.client.write_all(HI).await.unwrap();
+                    assert_eq!(receive(&mut rig.server, HI.len()).await, HI);
+                    tokio::time::advance(Duration::from_millis(100)).await;
+                }
+            }
+            let close = encode_close(CloseCode(4001), "session expired", None);
+            assert_eq!(receive(&mut rig.client, close.len()).await, &close[..]);
+            let took = started.elapsed();
+            assert!(took >= lifetime, "{took:?}");
+            assert!(took < lifetime + Duration::from_millis(100), "{took:?}");
+            drop((rig.client, rig.server));
+            let summary = rig.tunnel.await.unwrap();
+            assert_eq!(summary.cause, Cause::Expired);
+            assert_eq!(summary.close_code, Some(CloseCode(4001)));
+        }
     }
 
     #[tokio::test]

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest::{Context, SHA256};
+
 /// All Rust files under a folder of the workspace.
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -26,6 +28,28 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     }
     assert!(!found.is_empty(), "no sources under {folder}");
     found
+}
+
+/// A released version of the plugin interface never changes: plugins were built for it.
+#[test]
+fn released_interfaces_are_frozen() {
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-sdk/wit");
+    for (version, digest) in [(
+        "0.1.0",
+        "8d32d81c61c81fa4b1da9035e084a2773b22ef669bd6b51c2affea540f72edaf",
+    )] {
+        let mut all = Context::new(&SHA256);
+        for file in ["host.wit", "http.wit", "plugin.wit"] {
+            all.update(&fs::read(wit.join(version).join(file)).unwrap());
+        }
+        let found: String = all
+            .finish()
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(found, digest, "{version}");
+    }
 }
 
 /// Fails if code (not comments) outside of `except` names one of `words`.

@@ -249,6 +249,40 @@ async fn a_tunnel_ends_when_its_session_expires() {
     }
 }
 
+#[tokio::test]
+async fn a_dear_config_is_set_up_once_and_each_reload_has_its_own() {
+    let upstream = Upstream::describing("main").await;
+    let dir = TempDir::new().unwrap();
+    let wasm = plugins::wasm("sluicegate-dear-guest");
+    std::fs::copy(wasm, dir.path().join("guest.wasm")).unwrap();
+    let keys = |kept: &str| {
+        let keys: Vec<String> = (0..3_000).map(|n| format!("key-{n}")).collect();
+        let list = format!("{{ keys = {keys:?} }}").replace("key-7\"", &format!("{kept}\""));
+        config(&upstream.addr.to_string(), "", &list, "")
+    };
+    let proxy = Proxy::start_in(dir, &keys("first")).await;
+    let status = async |key: &str| {
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: {key}\r\nConnection: close\r\n\r\n"
+        );
+        let answer = client::exchange(proxy.addr(0), request.as_bytes()).await;
+        String::from_utf8_lossy(&answer[9..12]).into_owned()
+    };
+    for _ in 0..3 {
+        assert_eq!(status("first").await, "200");
+        assert_eq!(status("key-2999").await, "200");
+        assert_eq!(status("second").await, "403");
+    }
+    proxy.rewrite_config(&keys("second"));
+    assert!(proxy.reload().await);
+    assert_eq!(status("second").await, "200");
+    assert_eq!(status("first").await, "403");
+    // It logs in `configure`: once for each config, however many instances there were.
+    let lines = proxy.stderr_text();
+    let said = lines.matches("configured with 0 patterns").count();
+    assert_eq!(said, 2, "{lines}");
+}
+
 /// The body of the answer to `GET /?ask=…`.
 async fn asked(proxy: &Proxy, what: &str) -> String {
     let (_, body) = soon(

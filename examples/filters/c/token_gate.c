@@ -20,6 +20,8 @@ void exports_filter_describe(filter_description_t *ret) {
   ret->hooks = SLUICEGATE_PLUGIN_ABOUT_HOOKS_REQUEST;
   ret->config_schema.is_some = true;
   filter_string_dup(&ret->config_schema.val, schema);
+  ret->optional.ptr = NULL;
+  ret->optional.len = 0;
 }
 
 // Finds the value in `{"token":"value"}`: the proxy has checked the config against the schema, and writes

@@ -22,6 +22,7 @@ export function describe() {
     version: "0.1.0",
     hooks: { request: true },
     configSchema: JSON.stringify(schema),
+    optional: [],
   };
 }
 

@@ -25,7 +25,8 @@ class WitWorld:
     token = b""
 
     def describe(self) -> about.Description:
-        return about.Description("token-gate", "0.1.0", about.Hooks.REQUEST, json.dumps(SCHEMA))
+        schema = json.dumps(SCHEMA)
+        return about.Description("token-gate", "0.1.0", about.Hooks.REQUEST, schema, [])
 
     def configure(self, config: str) -> about.Hooks:
         # The proxy has checked the config against the schema.

@@ -81,11 +81,18 @@ pub(crate) fn load(entry: &str) -> Option<Answer> {
 
 /// Whether an answer may be given to the next who asks the same.
 pub(crate) fn may_keep(response: &outbound::Response) -> bool {
-    let no_store = response.headers.iter().any(|(name, value)| {
-        let value = value.to_ascii_lowercase();
-        name == "cache-control" && value.windows(8).any(|part| part == b"no-store")
+    let must_not = response.headers.iter().any(|(name, value)| {
+        let value = String::from_utf8_lossy(value).to_ascii_lowercase();
+        let mut directives = value.split(',').map(str::trim);
+        name == "cache-control"
+            && directives.any(|one| matches!(one, "no-store" | "no-cache" | "max-age=0"))
     });
-    !no_store && response.header("set-cookie").is_none() && response.body.len() <= MAX_KEPT_BODY
+    // Of this moment, not of this client.
+    let passing = matches!(response.status, 408 | 425 | 429);
+    !must_not
+        && !passing
+        && response.header("set-cookie").is_none()
+        && response.body.len() <= MAX_KEPT_BODY
 }
 
 pub(crate) fn keep(entry: &str, answer: &Answer, ttl: Duration) {

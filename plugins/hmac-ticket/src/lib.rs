@@ -110,6 +110,9 @@ impl HmacTicket {
             .query_param(&self.0.query)
             .filter(|text| !text.is_empty());
         let text = text.ok_or(Why::Missing)?;
+        // Before anything can refuse it: what is left in the query may end in the access log.
+        req.remove_query_param(&self.0.query)
+            .map_err(|_| Why::Request)?;
         let (ticket, signature) = Ticket::verify(&text, &self.0.keys)?;
         let now = clock::now();
         let left = self.check(&ticket, req, now)?;
@@ -163,7 +166,6 @@ impl HmacTicket {
     }
 
     fn pass_on(&self, ticket: &Ticket, req: &mut Request) -> Result<(), EditError> {
-        req.remove_query_param(&self.0.query)?;
         // Whatever the client says of itself goes, also where the ticket says nothing.
         req.remove_header(&self.0.header)?;
         if let Some(sub) = &ticket.sub {

@@ -94,17 +94,18 @@ impl Jwt {
     fn admit(&self, req: &mut Request) -> Result<(), Refused> {
         let text = self.sources.find(req)?;
         let text = text.ok_or_else(|| Refused::new(Why::Missing, "no token"))?;
+        // Before anything can refuse it: what is left in the query may end in the access log.
+        if self.config.strip {
+            self.sources
+                .strip(req)
+                .map_err(|error| cannot_edit(&error))?;
+        }
         let token = Token::parse(&text)?;
         self.check_type(&token)?;
         self.check_signature(&token)?;
         let claims = token.payload()?;
         let now = clock::now();
         let expires = self.rules.check(&claims, now)?;
-        if self.config.strip {
-            self.sources
-                .strip(req)
-                .map_err(|error| cannot_edit(&error))?;
-        }
         self.pass_on(req, &claims)?;
         if let Some(expires) = expires.filter(|_| self.config.expire) {
             req.expire_at(self.end_of_session(expires, now));

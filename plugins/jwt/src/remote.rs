@@ -93,7 +93,13 @@ impl Remote {
             Ok(turn) if !has_keys && turn <= MOST_AT_ONCE => {
                 matches!(kv::get(&self.entry("failed")), Ok(None))
             }
-            _ => false,
+            Ok(_) => false,
+            Err(error) => {
+                let why = error.to_string();
+                let fields = [("why", why.as_str()), ("help", "allow = { kv = true }")];
+                log::event(Level::Warn, "keys cannot be kept, nor fetched", &fields);
+                false
+            }
         }
     }
 

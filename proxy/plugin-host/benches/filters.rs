@@ -21,8 +21,12 @@ use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use sluicegate_plugin_host::{
     CallFacts, Filter, Grants, Host, HostSettings, Limits, Plugin, RequestHead, ResponseHead,
     Session, Verdict,
@@ -42,13 +46,23 @@ fn filters(c: &mut Criterion) {
         ("sluicegate-api-key", API_KEY),
     ]
     .map(|(package, config)| filter(&runtime, &plugin(package, NEVER, &cache), config));
+    let key = key();
+    let (token, config) = token();
+    let jwt = filter(
+        &runtime,
+        &plugin("sluicegate-jwt", AS_EVER, &cache),
+        &config,
+    );
 
     let mut group = c.benchmark_group("fresh");
     group.bench_function("headers: request and response", |b| {
         b.iter_custom(|n| runtime.block_on(exchanges(&[&headers], n)));
     });
     group.bench_function("api-key: request", |b| {
-        b.iter_custom(|n| runtime.block_on(requests(from_ref(&api_key), n)));
+        b.iter_custom(|n| runtime.block_on(requests(from_ref(&api_key), &key, n)));
+    });
+    group.bench_function("jwt, ES256: request", |b| {
+        b.iter_custom(|n| runtime.block_on(requests(from_ref(&jwt), &token, n)));
     });
     group.finish();
 
@@ -58,7 +72,7 @@ fn filters(c: &mut Criterion) {
         b.iter_custom(|n| runtime.block_on(exchanges(&[&headers_kept], n)));
     });
     group.bench_function("api-key: request", |b| {
-        b.iter_custom(|n| runtime.block_on(requests(from_ref(&api_key_kept), n)));
+        b.iter_custom(|n| runtime.block_on(requests(from_ref(&api_key_kept), &key, n)));
     });
     group.finish();
 
@@ -74,6 +88,7 @@ fn filters(c: &mut Criterion) {
 
 fn images(c: &mut Criterion) {
     let runtime = runtime();
+    let key = key();
     // Both hosts need the plugin compiled.
     let cache = tempfile::tempdir().expect("a folder");
     let configs = [
@@ -88,7 +103,7 @@ fn images(c: &mut Criterion) {
             let filter = filter(&runtime, &plugin, config);
             assert_eq!(filter.has_image(), cheap.is_zero());
             group.bench_function(*name, |b| {
-                b.iter_custom(|n| runtime.block_on(requests(from_ref(&filter), n)));
+                b.iter_custom(|n| runtime.block_on(requests(from_ref(&filter), &key, n)));
             });
         }
         group.finish();
@@ -101,25 +116,55 @@ fn images(c: &mut Criterion) {
         .collect();
     let mut group = c.benchmark_group("routes");
     group.bench_function("fifty images in turn", |b| {
-        b.iter_custom(|n| runtime.block_on(requests(&filters, n)));
+        b.iter_custom(|n| runtime.block_on(requests(&filters, &key, n)));
     });
     group.finish();
 }
 
 /// `n` requests that filters let pass, each in its turn, and that get no answer.
-async fn requests(filters: &[Filter], n: u64) -> Duration {
+async fn requests(filters: &[Filter], proof: &Proof, n: u64) -> Duration {
     let mut head = request();
     let began = Instant::now();
     for (filter, _) in filters.iter().cycle().zip(0..n) {
-        // `api-key` has taken it out.
-        head.headers
-            .insert("x-api-key", HeaderValue::from_static("s3cret"));
+        // The filter before has taken it out.
+        head.headers.insert(&proof.0, proof.1.clone());
         let (after, outcome) = filter.on_request(head).await;
         let outcome = outcome.expect("a verdict");
         assert!(matches!(outcome.verdict, Verdict::Continue));
         head = black_box(after);
     }
     began.elapsed()
+}
+
+/// What lets a request pass.
+struct Proof(HeaderName, HeaderValue);
+
+fn key() -> Proof {
+    Proof(
+        HeaderName::from_static("x-api-key"),
+        HeaderValue::from_static("s3cret"),
+    )
+}
+
+/// A token signed with ES256, and the config that takes it.
+fn token() -> (Proof, String) {
+    let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key");
+    // An uncompressed point: 4, x, y.
+    let (x, y) = key.public_key().as_ref()[1..].split_at(32);
+    let b64 = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+    let config = format!(
+        r#"{{"jwks":{{"keys":[{{"kty":"EC","crv":"P-256","kid":"1","x":"{}","y":"{}"}}]}},"audience":"ws"}}"#,
+        b64(x),
+        b64(y)
+    );
+    let header = b64(br#"{"alg":"ES256","kid":"1"}"#);
+    let claims = b64(br#"{"sub":"ann","aud":"ws","exp":9999999999}"#);
+    let signed = format!("{header}.{claims}");
+    let signature = key.sign(&SystemRandom::new(), signed.as_bytes());
+    let signature = b64(signature.expect("a signature").as_ref());
+    let value = HeaderValue::try_from(format!("Bearer {signed}.{signature}"));
+    let proof = Proof(header::AUTHORIZATION, value.expect("visible ASCII"));
+    (proof, config)
 }
 
 /// `n` requests and their answers through a chain of filters.
@@ -251,6 +296,7 @@ const API_KEY: &str = r#"{"keys":{"ci":"s3cret","ops":"another"}}"#;
 const DEAR: &str = "sluicegate-dear-guest";
 
 /// No `configure` is too dear for this.
+const AS_EVER: Duration = Duration::from_micros(50);
 const NEVER: Duration = Duration::MAX;
 const REUSE: NonZeroU32 = NonZeroU32::new(1000).unwrap();
 

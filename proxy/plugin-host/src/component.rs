@@ -256,7 +256,8 @@ fn producers(component: &[u8]) -> Vec<String> {
 pub(crate) const MAX_SIZE: usize = 32 << 20;
 const MAX_PRODUCERS: usize = 32;
 /// The versions of the interface that this host speaks, the latest last; `plugin-sdk/wit` has them.
-const VERSIONS: [(&str, Version); 2] = [("0.1.0", Version::V0_1), ("0.2.0", Version::Current)];
+const VERSIONS: [(&str, Version); 2] = [("0.1.0", Version::V0_1), (PRESENT, Version::Current)];
+pub(crate) const PRESENT: &str = "0.2.0";
 const PACKAGE: &str = "sluicegate:plugin/";
 const INTERFACES: [&str; 9] = [
     "about", "clock", "crypto", "http", "kv", "logging", "metrics", "outbound", "random",

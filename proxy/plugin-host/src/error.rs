@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sluicegate_plugin_rules::ReplyError;
 
@@ -68,6 +69,11 @@ pub enum ConfigureError {
     Rejected(ConfigProblem),
     #[error("configure took longer than `configure_timeout`")]
     Timeout,
+    /// Each handshake would run it, and be cut.
+    #[error(
+        "configure takes {0:.1?}, longer than `call_timeout`, and the memory that it leaves cannot be kept"
+    )]
+    Dear(Duration),
     #[error("configure failed: {0}")]
     Failed(#[source] FilterError),
 }

@@ -77,7 +77,11 @@ fn told(fields: &[(String, String)], line: usize) -> Option<String> {
         return None;
     }
     let fields = fields.iter().take(MAX_LOG_FIELDS);
-    let cut = |text: &String| escape_to(text, line).replace('"', "\\\"");
+    // Before control characters become escapes themselves.
+    let cut = |text: &String| {
+        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+        escape_to(&quoted, line)
+    };
     let pairs = fields.map(|(name, value)| format!("{}=\"{}\"", cut(name), cut(value)));
     Some(pairs.collect::<Vec<_>>().join(" "))
 }

@@ -83,7 +83,7 @@ impl Asked {
         let invalid = |what: String| OutboundError::Invalid(what);
         let method = Method::from_bytes(self.method.as_bytes())
             .ok()
-            .filter(|method| *method != Method::CONNECT)
+            .filter(|method| *method != Method::CONNECT && self.method.len() <= MAX_METHOD)
             .ok_or_else(|| invalid("not a method that can be sent".to_owned()))?;
         if !self.path.starts_with('/') {
             return Err(invalid("the path does not begin with a slash".to_owned()));
@@ -124,8 +124,9 @@ impl Asked {
     }
 }
 
-/// What a guest may send, bytes.
-const MAX_BODY: usize = 1 << 20;
+/// What a guest may send, bytes; with the rest of a request less than a guest's call may hand over.
+const MAX_BODY: usize = 512 << 10;
+const MAX_METHOD: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -189,7 +190,7 @@ mod tests {
         );
         check(
             |asked| asked.body = vec![0; MAX_BODY + 1],
-            Err("a body of more than 1048576 bytes"),
+            Err("a body of more than 524288 bytes"),
         );
     }
 }

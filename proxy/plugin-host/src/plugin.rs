@@ -18,7 +18,7 @@ use wasmtime::component::Component;
 
 use crate::bindings::{Hooks, Pre, about};
 use crate::cache::{What, sha256_hex};
-use crate::component::{Needs, plugin_component};
+use crate::component::{Needs, PRESENT, plugin_component};
 use crate::error::{ConfigureError, FilterError, LoadError};
 use crate::filter::{Filter, Start};
 use crate::grants::Grants;
@@ -194,6 +194,9 @@ impl Plugin {
         } else {
             match image::of(self, config_json).await {
                 Ok(image) => Start::Image(Arc::new(image)),
+                Err(_) if cost >= self.limits.call_timeout => {
+                    return Err(ConfigureError::Dear(cost));
+                }
                 Err(refusal) => {
                     let plugin = self.name();
                     tracing::warn!(
@@ -381,7 +384,9 @@ fn compile(
 }
 
 fn unfit(error: &wasmtime::Error) -> LoadError {
-    LoadError::Interface(format!("{error:#}"))
+    LoadError::Interface(format!(
+        "{error:#}; rebuild it with the SDK of this sluicegate (interface {PRESENT})"
+    ))
 }
 
 /// A description fit for banners, log lines and metrics.

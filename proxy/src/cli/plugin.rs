@@ -63,7 +63,7 @@ fn build_all(args: &BuildArgs) -> Result<(), Failure> {
         print(&format!("{}: {size}, imports {imports}\n", file.display()))?;
         let needs = inspect::needs(&built.inspection);
         if !needs.is_empty() {
-            print(&format!("  needs in its `[plugin.NAME]`: {needs}\n"))?;
+            print(&format!("  uses, in its `[plugin.NAME]`: {needs}\n"))?;
         }
     }
     Ok(())

@@ -18,15 +18,17 @@ use http_body_util::Full;
 use sluicegate_plugin_host::{
     Outbound, OutboundError, OutboundFuture, OutboundRequest, OutboundResponse,
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::body::UpstreamConnection;
 use crate::flow::forwarding::RESPONSE_HEAD;
 use crate::forward;
 use crate::http1::Framing;
-use crate::http1::client::{Fault, Progress, Upload};
+use crate::http1::Violation;
+use crate::http1::client::{Fault, HeadFault, Progress, Upload};
 use crate::snapshot::{Snapshot, UpstreamEntry};
-use crate::upstream::{Lease, Outcome};
+use crate::telemetry::metrics::EndpointMetrics;
+use crate::upstream::{ConnectErrorKind, Lease, Outcome};
 use crate::worker::Worker;
 
 /// The way to the upstreams for the guests of one request.
@@ -61,36 +63,44 @@ impl GuestHttp {
             .find(|entry| *entry.upstream.name() == asked.upstream)
             .ok_or(OutboundError::NotAllowed)?;
         let unreachable = |why: &dyn fmt::Display| OutboundError::Unreachable(why.to_string());
-        let lease = entry.upstream.pick(self.client, &[]);
-        let mut lease = lease.map_err(|error| unreachable(&error))?;
-        let metrics = &entry.metrics[lease.index()];
-        let _counted = metrics.lease();
-        let now = Instant::now();
-        let pooled = self.worker.pool.take(lease.endpoint(), now);
-        if let Some(pooled) = pooled {
-            match self.attempt(pooled, &asked, entry, &lease).await {
-                Err(Missed::Closed { repeatable: true }) => {}
-                done => return done.map_err(OutboundError::from),
+        let deadline = Instant::now() + asked.timeout;
+        let mut tried = Vec::new();
+        loop {
+            let lease = entry.upstream.pick(self.client, &tried);
+            let mut lease = lease.map_err(|error| unreachable(&error))?;
+            let metrics = &entry.metrics[lease.index()];
+            let _counted = metrics.lease();
+            let now = Instant::now();
+            if let Some(pooled) = self.worker.pool.take(lease.endpoint(), now) {
+                let attempt = self.attempt(pooled, &asked, entry, &lease);
+                match until(deadline, attempt).await {
+                    Err(Missed::Closed { repeatable: true }) => {}
+                    done => return judged(done, &mut lease, metrics),
+                }
             }
-        }
-        let timer = pin!(sleep_until(now + asked.timeout));
-        match lease.endpoint().connect(timer).await {
-            Ok(stream) => {
-                metrics.connected(now.elapsed());
-                let fresh = UpstreamConnection::new(stream);
-                let answered = self.attempt(fresh, &asked, entry, &lease).await;
-                lease.report(match answered {
-                    Ok(_) | Err(Missed::TooLarge) => Outcome::Success,
-                    Err(_) => Outcome::Failure,
-                });
-                metrics.set_up(lease.endpoint().is_up());
-                answered.map_err(OutboundError::from)
-            }
-            Err(error) => {
-                metrics.connect_error(error.kind.label());
-                lease.report(Outcome::Failure);
-                metrics.set_up(lease.endpoint().is_up());
-                Err(unreachable(&error))
+            // One server that takes no connection leaves time for another.
+            let patience = asked.timeout / MAX_TRIES;
+            let timer = pin!(sleep_until(deadline.min(now + patience)));
+            match lease.endpoint().connect(timer).await {
+                Ok(stream) => {
+                    metrics.connected(now.elapsed());
+                    let fresh = UpstreamConnection::new(stream);
+                    let attempt = self.attempt(fresh, &asked, entry, &lease);
+                    return judged(until(deadline, attempt).await, &mut lease, metrics);
+                }
+                Err(error) => {
+                    metrics.connect_error(error.kind.label());
+                    if error.kind == ConnectErrorKind::Local {
+                        // No endpoint's fault, and no other endpoint would do better.
+                        return Err(unreachable(&error));
+                    }
+                    lease.report(Outcome::Failure);
+                    metrics.set_up(lease.endpoint().is_up());
+                    tried.push(lease.index());
+                    if tried.len() == MAX_TRIES as usize || Instant::now() >= deadline {
+                        return Err(unreachable(&error));
+                    }
+                }
             }
         }
     }
@@ -135,12 +145,35 @@ impl GuestHttp {
     }
 }
 
+/// An attempt, and what it makes known of the endpoint.
+fn judged(
+    attempt: Result<OutboundResponse, Missed>,
+    lease: &mut Lease,
+    metrics: &EndpointMetrics,
+) -> Result<OutboundResponse, OutboundError> {
+    lease.report(match attempt {
+        Ok(_) | Err(Missed::TooLarge) => Outcome::Success,
+        Err(_) => Outcome::Failure,
+    });
+    metrics.set_up(lease.endpoint().is_up());
+    attempt.map_err(OutboundError::from)
+}
+
+async fn until<T>(
+    deadline: Instant,
+    attempt: impl Future<Output = Result<T, Missed>>,
+) -> Result<T, Missed> {
+    let attempt = timeout_at(deadline, attempt).await;
+    attempt.unwrap_or(Err(Missed::TimedOut))
+}
+
 /// Why an attempt brought no answer.
 enum Missed {
     /// The connection was closed before an answer came.
     Closed {
         repeatable: bool,
     },
+    TimedOut,
     TooLarge,
     Broken(String),
 }
@@ -151,6 +184,7 @@ impl From<Missed> for OutboundError {
             Missed::Closed { .. } => {
                 OutboundError::Broken("the server closed before it answered".to_owned())
             }
+            Missed::TimedOut => OutboundError::Timeout,
             Missed::TooLarge => OutboundError::TooLarge,
             Missed::Broken(why) => OutboundError::Broken(why),
         }
@@ -167,6 +201,7 @@ fn missed<E>(fault: &Fault<E>, progress: Progress, asked: &OutboundRequest) -> M
         }
         Fault::Closed => Missed::Broken("the answer's head broke off".to_owned()),
         Fault::Io(error) => Missed::Broken(error.to_string()),
+        Fault::Head(HeadFault::Malformed(Violation::HeadTooLarge)) => Missed::TooLarge,
         Fault::Head(fault) => Missed::Broken(format!("its head is refused: {fault}")),
         Fault::Upload(_) => Missed::Broken("the request broke off".to_owned()),
     }
@@ -202,3 +237,6 @@ fn request_of(
     };
     Ok((head, upload))
 }
+
+/// Endpoints that one request may be tried on.
+const MAX_TRIES: u32 = 3;

@@ -5,6 +5,8 @@
 //! time, and it can refer to nothing outside of itself. No value is ever quoted, as any may be a secret.
 //! What stands for a secret (`env:`, `file:`) is not judged here: `configure` sees the real one.
 
+use std::collections::HashMap;
+
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde_json::Value;
@@ -26,8 +28,18 @@ impl ConfigSchema {
             return Err(format!("it has more than {MAX_SCHEMA} bytes"));
         }
         let schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let mut work = Work {
+            root: &schema,
+            known: HashMap::new(),
+        };
+        if work.of(&schema, 0).is_none_or(|work| work > MAX_WORK) {
+            return Err("to check a config against it would take too long".to_owned());
+        }
+        let patterns = PatternOptions::regex()
+            .size_limit(MAX_PATTERN)
+            .dfa_size_limit(MAX_PATTERN);
         let validator = jsonschema::options()
-            .with_pattern_options(PatternOptions::regex())
+            .with_pattern_options(patterns)
             .build(&schema)
             .map_err(|error| error.to_string())?;
         Ok(ConfigSchema { schema, validator })
@@ -134,6 +146,52 @@ impl ConfigSchema {
     }
 }
 
+/// How many steps a schema takes for one value: what `$ref`s name counts wherever they stand, so that
+/// a small text cannot ask for 2^50 of them.
+struct Work<'s> {
+    root: &'s Value,
+    /// By the address of the part; `None` while it is being counted.
+    known: HashMap<*const Value, Option<u64>>,
+}
+
+impl Work<'_> {
+    /// `None`: too deep, or a `$ref` that names nothing here.
+    fn of(&mut self, part: &Value, depth: u32) -> Option<u64> {
+        if depth > MAX_DEPTH {
+            return None;
+        }
+        if let Some(known) = self.known.get(&std::ptr::from_ref(part)) {
+            // A circle goes on only as deep as the config does.
+            return Some(known.unwrap_or(1));
+        }
+        self.known.insert(std::ptr::from_ref(part), None);
+        let mut work: u64 = 1;
+        match part {
+            Value::Array(items) => {
+                for item in items {
+                    work = work.saturating_add(self.of(item, depth + 1)?);
+                }
+            }
+            Value::Object(keys) => {
+                for (key, value) in keys {
+                    work = work.saturating_add(match (key.as_str(), value) {
+                        ("$ref", Value::String(target)) => {
+                            let target = target.strip_prefix('#')?;
+                            self.of(self.root.pointer(target)?, depth + 1)?
+                        }
+                        // Other ways to name a part of it are not for a config's schema.
+                        ("$dynamicRef" | "$recursiveRef", _) => return None,
+                        _ => self.of(value, depth + 1)?,
+                    });
+                }
+            }
+            _ => {}
+        }
+        self.known.insert(std::ptr::from_ref(part), Some(work));
+        Some(work)
+    }
+}
+
 /// Where the value at a pointer stands, or the nearest around it that was written.
 pub fn place(config: &PluginConfig, pointer: &str) -> Span {
     let mut pointer = pointer;
@@ -177,8 +235,56 @@ fn shown(text: &str) -> String {
         .collect()
 }
 
+/// Steps for one value.
+const MAX_WORK: u64 = 1_000_000;
+/// Parts in each other.
+const MAX_DEPTH: u32 = 100;
+/// A compiled pattern, bytes.
+const MAX_PATTERN: usize = 256 << 10;
 /// Bytes of a schema.
 const MAX_SCHEMA: usize = 256 << 10;
 /// Mistakes told of one config.
 const MAX_MISTAKES: usize = 20;
 const MAX_SHOWN: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schema_that_asks_for_too_much_is_refused() {
+        #[track_caller]
+        fn check(schema: &str, fits: bool) {
+            let made = ConfigSchema::new(schema).map(drop);
+            assert_eq!(made.is_ok(), fits, "{made:?}");
+        }
+        check(
+            r#"{"type":"object","properties":{"a":{"type":"string"}}}"#,
+            true,
+        );
+        let tree = r##"{"$defs":{"t":{"type":"object","properties":{"l":{"$ref":"#/$defs/t"},
+            "r":{"$ref":"#/$defs/t"}}}},"$ref":"#/$defs/t"}"##;
+        check(tree, true);
+        // Each doubles the one before.
+        let doubled = |n: u32| {
+            let both = |n| format!(r##"{{"$ref":"#/$defs/a{n}"}},{{"$ref":"#/$defs/a{n}"}}"##);
+            let parts = (1..=n).map(|n| format!(r#""a{n}":{{"allOf":[{}]}}"#, both(n - 1)));
+            let parts: Vec<String> = parts.collect();
+            let parts = parts.join(",");
+            format!(r##"{{"$defs":{{"a0":{{"type":"object"}},{parts}}},"$ref":"#/$defs/a{n}"}}"##)
+        };
+        check(&doubled(3), true);
+        check(&doubled(40), false);
+        check(
+            &format!(
+                "{}{}",
+                r#"{"not":"#.repeat(200),
+                "{}".to_owned() + &"}".repeat(200)
+            ),
+            false,
+        );
+        check(r#"{"type":"string","pattern":"(\\w{99}){99}"}"#, false);
+        check(r#"{"$ref":"https://example.com/schema"}"#, false);
+        check("[", false);
+    }
+}

@@ -230,18 +230,37 @@ async fn told_without_secrets(
     if config.secrets.is_empty() {
         return (problem.pointer.clone(), problem.to_string());
     }
+    // With the sources in the place of the secrets it may find something else to refuse, which would
+    // lead astray.
+    let touches_a_secret = |pointer: &str| {
+        let mut secrets = config.secrets.iter().map(|secret| secret.pointer.as_str());
+        secrets.any(|secret| secret.starts_with(pointer) || pointer.starts_with(secret))
+    };
     match plugin.configure(&config.json.to_string()).await {
-        Err(ConfigureError::Rejected(problem)) => (problem.pointer.clone(), problem.to_string()),
+        Err(ConfigureError::Rejected(second))
+            if second.pointer == problem.pointer && !touches_a_secret(&second.pointer) =>
+        {
+            (second.pointer.clone(), second.to_string())
+        }
+        _ if !problem.pointer.is_empty() && !touches_a_secret(&problem.pointer) => {
+            let reason = "it refuses this, in words that are kept back as they may quote a secret";
+            (problem.pointer, reason.to_owned())
+        }
         _ => {
             let keys = config.secrets.iter().map(|secret| {
                 let key = secret.pointer.trim_start_matches('/').replace('/', ".");
                 format!("`{key}`")
             });
             let keys = keys.collect::<Vec<_>>().join(", ");
-            let secret = config.secrets.first();
-            let pointer = secret.map(|secret| secret.pointer.clone());
             let reason = format!("it refuses the value of a secret ({keys})");
-            (pointer.unwrap_or_default(), reason)
+            let first = config.secrets.first();
+            let pointer = match problem.pointer.is_empty() {
+                true => first
+                    .map(|secret| secret.pointer.clone())
+                    .unwrap_or_default(),
+                false => problem.pointer,
+            };
+            (pointer, reason)
         }
     }
 }

@@ -15,10 +15,13 @@ use crate::metrics::MetricError;
 use crate::outbound::{Asked, OutboundError};
 
 impl State {
-    /// Traps in `configure`.
+    /// Traps outside of the hooks: where an instance is set up nothing may wait.
     fn serving(&self, what: &'static str) -> wasmtime::Result<()> {
         if self.configuring {
             return Err(format_err!("`configure` calls `{what}`, but may only log"));
+        }
+        if self.request.is_none() && self.response.is_none() {
+            return Err(format_err!("`{what}` is called outside of a hook"));
         }
         Ok(())
     }
@@ -301,7 +304,8 @@ impl State {
             .and_then(|facts| facts.outbound.as_ref())
             .ok_or_else(|| OutboundError::Unreachable("there are no upstreams here".to_owned()))?;
         let answer = way.send(asked.checked()?);
-        let answer = tokio::time::timeout(timeout, answer)
+        // Whoever sends gives up in time himself, and knows then which server was silent.
+        let answer = tokio::time::timeout(timeout + GRACE, answer)
             .await
             .unwrap_or(Err(OutboundError::Timeout))?;
         let headers = answer.headers.iter();
@@ -315,6 +319,9 @@ impl State {
         })
     }
 }
+
+/// How much later than promised a request to an upstream may be given up.
+const GRACE: Duration = Duration::from_millis(250);
 
 fn millis(ttl: Option<u64>) -> Option<Duration> {
     ttl.map(Duration::from_millis)

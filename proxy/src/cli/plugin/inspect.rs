@@ -104,6 +104,7 @@ fn running(plugin: &Arc<Plugin>, schema: Option<&Value>) -> String {
         version,
         request_hook,
         response_hook,
+        optional,
         ..
     } = plugin.description();
     let hooks = [(*request_hook, "request"), (*response_hook, "response")];
@@ -114,6 +115,7 @@ fn running(plugin: &Arc<Plugin>, schema: Option<&Value>) -> String {
     [
         line("plugin", &format!("{name} {version}")),
         line("hooks", &hooks.join(", ")),
+        line("optional", &list(optional)),
         line("compiled", &format!("in {}", time(plugin.load_time()))),
         line(
             "memory",

@@ -206,7 +206,7 @@ fn lower_limits(
         MEMORY,
         MIN_MEMORY..=MAX_MEMORY,
         "a plugin cannot have this much memory, or this little",
-        "from `64KiB`, one page of WebAssembly, to `4GiB`",
+        "from `64KiB`, one page of WebAssembly, to `256MiB`",
         cx,
     );
     let response_body = size(
@@ -329,7 +329,8 @@ pub(in crate::config) fn located(config: &PluginJson, span: Span, dir: &Path) ->
 
 const MEMORY: u64 = 16 << 20;
 const MIN_MEMORY: u64 = 64 << 10;
-const MAX_MEMORY: u64 = 4 << 30;
+/// What the instance pool reserves for each.
+const MAX_MEMORY: u64 = 256 << 20;
 const CALL_TIMEOUT: Duration = Duration::from_millis(50);
 const CONFIGURE_TIMEOUT: Duration = Duration::from_secs(5);
 const INSTANCES: u32 = 256;

@@ -15,9 +15,9 @@
   (import "sluicegate:plugin/http@0.2.0" "[resource-drop]request" (func $give_back (param i32)))
   (memory (export "memory") 2)
 
-  ;; The description: name, version, the request hook, no schema.
-  (data (i32.const 0) "\20\00\00\00\05\00\00\00\25\00\00\00\01\00\00\00\01")
-  (data (i32.const 32) "guest1")
+  ;; The description: name, version, the request hook, no schema, nothing optional.
+  (data (i32.const 0) "\30\00\00\00\05\00\00\00\35\00\00\00\01\00\00\00\01")
+  (data (i32.const 48) "guest1")
   (data (i32.const 64) "one\1b[31m\ntwo\nrest")
   (global $act (mut i32) (i32.const 0))
   (global $heap (mut i32) (i32.const 4096))
