@@ -49,7 +49,11 @@ impl ConfigSchema {
     pub fn mistakes(&self, plugin: &str, config: &PluginConfig) -> Vec<Diagnostic> {
         let errors = self.validator.iter_errors(&config.json);
         errors
-            .filter(|error| !is_secret(config, error.instance_path().as_str()))
+            .filter(|error| {
+                // Whatever a secret is, it is a string.
+                let of_type = matches!(error.kind(), ValidationErrorKind::Type { .. });
+                of_type || !is_secret(config, error.instance_path().as_str())
+            })
             .flat_map(|error| self.told(plugin, config, &error))
             .take(MAX_MISTAKES)
             .collect()

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use super::config_schema::{ConfigSchema, place};
 use super::{ChainLink, Snapshot, Standing, Workshop};
 use crate::config::Diagnostic;
-use crate::config::model::{self, Config, PluginConfig, SecretSource};
+use crate::config::model::{self, Config, PluginConfig, SecretRef, SecretSource};
 
 /// A compiled plugin and the filters that routes have made of it.
 pub struct LoadedPlugin {
@@ -247,7 +247,12 @@ async fn told_without_secrets(
             (problem.pointer, reason.to_owned())
         }
         _ => {
-            let keys = config.secrets.iter().map(|secret| {
+            let concerned = |secret: &&SecretRef| secret.pointer == problem.pointer;
+            let alone = config.secrets.iter().find(concerned);
+            let all = config.secrets.iter();
+            let concerned =
+                all.filter(|secret| alone.is_none_or(|one| one.pointer == secret.pointer));
+            let keys = concerned.map(|secret| {
                 let key = secret.pointer.trim_start_matches('/').replace('/', ".");
                 format!("`{key}`")
             });
