@@ -215,6 +215,33 @@ async fn a_reload_takes_a_changed_wasm_and_keeps_the_old_one_when_it_is_broken()
 }
 
 #[tokio::test]
+async fn a_table_bomb_is_refused_and_takes_no_memory() {
+    let upstream = Upstream::describing("main").await;
+    let dir = TempDir::new().unwrap();
+    // It grows until it is refused, and traps if that never comes, or comes at once.
+    let bomb = r#"
+        (loop $more
+          (br_if $more
+            (i32.and
+              (i32.ne (table.grow $table (ref.null func) (i32.const 1000)) (i32.const -1))
+              (i32.lt_u (table.size $table) (i32.const 10000000)))))
+        (if (i32.ge_u (table.size $table) (i32.const 10000000)) (then unreachable))
+        (if (i32.lt_u (table.size $table) (i32.const 1000)) (then unreachable))"#;
+    let bomb = format!("{bomb} (call $drop_request (local.get 0))");
+    let wasm = modules::encoded(&modules::text("", "(table $table 1 funcref)", "", &bomb));
+    std::fs::write(dir.path().join("filter.wasm"), wasm).unwrap();
+    let config = config_to(&upstream.addr.to_string(), "{}", "");
+    let proxy = Proxy::start_in(dir, &config).await;
+    assert_eq!(client::get(proxy.addr(0), "/").await.0.status, 200);
+    let before = proxy.resident_kib();
+    for _ in 0..50 {
+        assert_eq!(client::get(proxy.addr(0), "/").await.0.status, 200);
+    }
+    let more = proxy.resident_kib().saturating_sub(before);
+    assert!(more < 8 * 1024, "{more} KiB more");
+}
+
+#[tokio::test]
 async fn while_a_plugin_compiles_for_long_requests_are_served() {
     let upstream = Upstream::describing("pages").await;
     let dir = TempDir::new().unwrap();
