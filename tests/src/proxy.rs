@@ -56,6 +56,30 @@ impl Proxy {
         .await
     }
 
+    /// Starts with one plugin, `filter`, of this package on the one route to a server; `more` goes on with
+    /// the plugin's table.
+    pub async fn with_plugin(package: &str, more: &str, server: SocketAddr) -> Proxy {
+        Proxy::start(&format!(
+            r#"
+            trusted_proxies = ["127.0.0.1"]
+            [[listener]]
+            bind = "127.0.0.1:0"
+            [admin]
+            bind = "127.0.0.1:0"
+            [log]
+            access = "json"
+            [plugin.filter]
+            wasm = "{}"
+            {more}
+            [[route]]
+            to = "{server}"
+            plugins = ["filter"]
+            "#,
+            crate::plugins::wasm(package).display(),
+        ))
+        .await
+    }
+
     /// As [`Proxy::start`], in a directory that holds certificates or plugins already.
     pub async fn start_in(dir: TempDir, config: &str) -> Proxy {
         Proxy::start_with(dir, config, |_| {}).await

@@ -13,8 +13,8 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use sluicegate_tests::client::{self, Head};
 use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::soon;
 use sluicegate_tests::upstream::Upstream;
-use sluicegate_tests::{plugins, soon};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -42,7 +42,7 @@ async fn a_token_opens_a_tunnel_that_ends_with_it() {
         servers = ["{provider}"]
         "#
     );
-    let proxy = with_plugin("sluicegate-jwt", &more, upstream.addr).await;
+    let proxy = Proxy::with_plugin("sluicegate-jwt", &more, upstream.addr).await;
 
     let expires = since_1970() + Duration::from_secs(2);
     let long = token(since_1970() + Duration::from_secs(600));
@@ -84,7 +84,7 @@ async fn a_token_opens_a_tunnel_that_ends_with_it() {
 async fn keys_that_stand_in_the_configuration_need_no_grant() {
     let upstream = Upstream::describing("server").await;
     let config = r#"config = { secret = "0123456789abcdef0123456789abcdef", audience = "ws" }"#;
-    let proxy = with_plugin("sluicegate-jwt", config, upstream.addr).await;
+    let proxy = Proxy::with_plugin("sluicegate-jwt", config, upstream.addr).await;
     let (head, _) = ask(&proxy, "/", "Authorization: Bearer a.b.c\r\n").await;
     assert_eq!(head.status, 401);
     let b64 = |text: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(text);
@@ -101,11 +101,31 @@ async fn keys_that_stand_in_the_configuration_need_no_grant() {
 }
 
 #[tokio::test]
+async fn without_a_store_fetched_keys_are_refused_and_the_log_says_why() {
+    let upstream = Upstream::describing("server").await;
+    let more = r#"
+        allow  = { http = ["provider"] }
+        config = { jwks_upstream = "provider", audience = "ws" }
+        [upstream.provider]
+        servers = ["127.0.0.1:1"]
+        "#;
+    let proxy = Proxy::with_plugin("sluicegate-jwt", more, upstream.addr).await;
+    let b64 = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+    let token = format!("{}.{}.AAAA", b64(r#"{"alg":"ES256"}"#), b64("{}"));
+    let (head, _) = ask(&proxy, "/", &format!("Authorization: Bearer {token}\r\n")).await;
+    assert_eq!(head.status, 503);
+    let line = proxy
+        .log_line("why", |line| line.contains("keys cannot be kept"))
+        .await;
+    assert!(line.contains("allow = { kv = true }"), "{line}");
+}
+
+#[tokio::test]
 async fn a_ticket_opens_the_door_once() {
     const KEY: &str = "0123456789abcdef0123456789abcdef";
     let upstream = Upstream::describing("server").await;
     let more = format!("allow = {{ kv = true }}\nconfig = {{ keys = {{ k1 = \"{KEY}\" }} }}");
-    let proxy = with_plugin("sluicegate-hmac-ticket", &more, upstream.addr).await;
+    let proxy = Proxy::with_plugin("sluicegate-hmac-ticket", &more, upstream.addr).await;
     let payload = json!({"exp": since_1970().as_secs() + 60, "sub": "ann", "path": "/ws/*"});
     let payload = b64(payload.to_string());
     let key = hmac::Key::new(hmac::HMAC_SHA256, KEY.as_bytes());
@@ -132,7 +152,7 @@ async fn the_workers_share_a_clients_allowance() {
         allow  = { kv = true }
         config = { limit = 5, per = "1h", only = "all" }
         "#;
-    let proxy = with_plugin("sluicegate-rate-limit", more, upstream.addr).await;
+    let proxy = Proxy::with_plugin("sluicegate-rate-limit", more, upstream.addr).await;
     let many = (0..20).map(|_| ask(&proxy, "/", ""));
     let answers = futures_util::future::join_all(many).await;
     let passed = answers.iter().filter(|(head, _)| head.status == 200);
@@ -152,7 +172,7 @@ async fn passwords_are_checked_against_their_hashes() {
     // "s3cret", cheaply.
     let more = r#"config = { users = { ann = '$2b$04$abcdefghijklmnopqrstuuLZYjhNQAOdpbzt4WxWlUHjv1wsyH5DG' } }"#;
     let upstream = Upstream::describing("server").await;
-    let proxy = with_plugin("sluicegate-basic-auth", more, upstream.addr).await;
+    let proxy = Proxy::with_plugin("sluicegate-basic-auth", more, upstream.addr).await;
     for (credentials, status) in [
         ("ann:s3cret", 200),
         ("ann:S3cret", 401),
@@ -186,7 +206,8 @@ async fn a_service_decides_and_is_not_asked_twice() {
         )
     };
     let (service, mut asked) = serve("200 OK", "X-User: ann\r\n", String::new()).await;
-    let proxy = with_plugin("sluicegate-forward-auth", &config(service), upstream.addr).await;
+    let proxy =
+        Proxy::with_plugin("sluicegate-forward-auth", &config(service), upstream.addr).await;
     for _ in 0..3 {
         let fields = "Cookie: session=1\r\nX-User: root\r\n";
         let (head, seen) = ask(&proxy, "/a?b=1", fields).await;
@@ -205,7 +226,8 @@ async fn a_service_decides_and_is_not_asked_twice() {
 
     let fields = "Location: /login\r\nSet-Cookie: state=1\r\n";
     let (service, _asked) = serve("302 Found", fields, "over there".to_owned()).await;
-    let proxy = with_plugin("sluicegate-forward-auth", &config(service), upstream.addr).await;
+    let proxy =
+        Proxy::with_plugin("sluicegate-forward-auth", &config(service), upstream.addr).await;
     let (head, body) = client::get(proxy.addr(0), "/").await;
     assert_eq!((head.status, &*body), (302, &b"over there"[..]));
     assert_eq!(head.get("location"), Some("/login"));
@@ -215,7 +237,8 @@ async fn a_service_decides_and_is_not_asked_twice() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let service = nobody.local_addr().unwrap();
     drop(nobody);
-    let proxy = with_plugin("sluicegate-forward-auth", &config(service), upstream.addr).await;
+    let proxy =
+        Proxy::with_plugin("sluicegate-forward-auth", &config(service), upstream.addr).await;
     assert_eq!(client::get(proxy.addr(0), "/").await.0.status, 503);
 }
 
@@ -240,29 +263,6 @@ async fn serve(
         }
     });
     (addr, asked)
-}
-
-/// One plugin, `filter`, on one route; `more` goes on with the plugin's table.
-async fn with_plugin(package: &str, more: &str, server: SocketAddr) -> Proxy {
-    Proxy::start(&format!(
-        r#"
-        trusted_proxies = ["127.0.0.1"]
-        [[listener]]
-        bind = "127.0.0.1:0"
-        [admin]
-        bind = "127.0.0.1:0"
-        [log]
-        access = "json"
-        [plugin.filter]
-        wasm = "{}"
-        {more}
-        [[route]]
-        to = "{server}"
-        plugins = ["filter"]
-        "#,
-        plugins::wasm(package).display(),
-    ))
-    .await
 }
 
 /// A request to an upstream that describes it; `null` where the answer is another's.

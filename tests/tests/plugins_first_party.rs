@@ -1,11 +1,8 @@
 //! First-party plugins behind the real binary, where they meet the proxy's own rules: which subprotocol is
 //! answered, which upstream is chosen, whose address counts, which page began a handshake.
 
-use std::net::SocketAddr;
-
 use serde_json::Value;
 use sluicegate_tests::client::{self, Head};
-use sluicegate_tests::plugins;
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::{Script, Upstream};
 use tokio::io::AsyncWriteExt;
@@ -16,7 +13,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 #[tokio::test]
 async fn a_token_moves_into_a_header_and_the_browser_gets_a_subprotocol() {
     let upstream = Script::new().await;
-    let proxy = with_plugin("sluicegate-subprotocol-token", "", upstream.addr).await;
+    let proxy = Proxy::with_plugin("sluicegate-subprotocol-token", "", upstream.addr).await;
     for (offered, reaches, chosen) in [
         ("bearer, abc.def", None, Some("bearer")),
         ("bearer, abc.def, chat", Some("chat"), Some("chat")),
@@ -63,7 +60,7 @@ async fn a_canary_is_sent_to_the_other_upstream() {
         "#,
         next.addr
     );
-    let proxy = with_plugin("sluicegate-canary", &more, stable.addr).await;
+    let proxy = Proxy::with_plugin("sluicegate-canary", &more, stable.addr).await;
     // Whose place is in the share is the same everywhere: so the README says.
     for (fields, server) in [
         ("X-Canary: always\r\n", "next"),
@@ -90,7 +87,7 @@ async fn a_canary_is_sent_to_the_other_upstream() {
 async fn the_address_behind_a_trusted_proxy_counts() {
     let upstream = Upstream::describing("server").await;
     let more = r#"config = { allow = { office = ["192.0.2.0/24"] }, deny = ["192.0.2.66"], label = "network" }"#;
-    let proxy = with_plugin("sluicegate-ip-allow", more, upstream.addr).await;
+    let proxy = Proxy::with_plugin("sluicegate-ip-allow", more, upstream.addr).await;
     for (client, status) in [
         ("192.0.2.1", 200),
         ("::ffff:192.0.2.1", 200),
@@ -110,7 +107,7 @@ async fn the_address_behind_a_trusted_proxy_counts() {
 async fn only_pages_of_the_list_open_websockets() {
     let upstream = Upstream::echoing("server").await;
     let more = r#"config = { allow = ["https://*.example.com"] }"#;
-    let proxy = with_plugin("sluicegate-origin", more, upstream.addr).await;
+    let proxy = Proxy::with_plugin("sluicegate-origin", more, upstream.addr).await;
     for (origin, status) in [
         (Some("https://app.example.com"), 101),
         (Some("https://example.com.evil.net"), 403),
@@ -134,29 +131,6 @@ async fn only_pages_of_the_list_open_websockets() {
     };
     proxy.until_metric(&why("not-allowed"), 1.0).await;
     proxy.until_metric(&why("missing"), 1.0).await;
-}
-
-/// One plugin, `filter`, on one route; `more` goes on with the plugin's table.
-async fn with_plugin(package: &str, more: &str, server: SocketAddr) -> Proxy {
-    Proxy::start(&format!(
-        r#"
-        trusted_proxies = ["127.0.0.1"]
-        [[listener]]
-        bind = "127.0.0.1:0"
-        [admin]
-        bind = "127.0.0.1:0"
-        [log]
-        access = "json"
-        [plugin.filter]
-        wasm = "{}"
-        {more}
-        [[route]]
-        to = "{server}"
-        plugins = ["filter"]
-        "#,
-        plugins::wasm(package).display(),
-    ))
-    .await
 }
 
 async fn ask(proxy: &Proxy, fields: &str) -> (Head, Value) {
