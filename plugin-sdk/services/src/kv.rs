@@ -52,6 +52,10 @@ pub trait KvStore: fmt::Debug + Send + Sync {
     fn delete<'a>(&'a self, key: &'a str) -> KvFuture<'a, bool>;
 }
 
+/// The store of a plugin that is granted none: it never answers.
+#[derive(Debug)]
+pub struct NoStore;
+
 /// The answer of a store.
 pub type KvFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, KvError>> + Send + 'a>>;
 
@@ -70,6 +74,42 @@ pub enum KvError {
     /// A store beyond the network gave no answer in time.
     #[error("the store does not answer")]
     Unavailable,
+}
+
+impl KvStore for NoStore {
+    fn get<'a>(&'a self, _: &'a str) -> KvFuture<'a, Option<Vec<u8>>> {
+        unavailable()
+    }
+
+    fn set<'a>(&'a self, _: &'a str, _: &'a [u8], _: Option<Duration>) -> KvFuture<'a, ()> {
+        unavailable()
+    }
+
+    fn add<'a>(&'a self, _: &'a str, _: &'a [u8], _: Option<Duration>) -> KvFuture<'a, bool> {
+        unavailable()
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        _: &'a str,
+        _: Option<&'a [u8]>,
+        _: &'a [u8],
+        _: Option<Duration>,
+    ) -> KvFuture<'a, bool> {
+        unavailable()
+    }
+
+    fn increment<'a>(&'a self, _: &'a str, _: i64, _: Option<Duration>) -> KvFuture<'a, i64> {
+        unavailable()
+    }
+
+    fn delete<'a>(&'a self, _: &'a str) -> KvFuture<'a, bool> {
+        unavailable()
+    }
+}
+
+fn unavailable<'a, T: Send + 'a>() -> KvFuture<'a, T> {
+    Box::pin(std::future::ready(Err(KvError::Unavailable)))
 }
 
 /// A key of this length or an error.

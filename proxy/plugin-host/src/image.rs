@@ -78,6 +78,9 @@ impl Workbench {
 ///
 /// One that takes too long is waited for no more, but the next one begins only when it has ended.
 pub(crate) async fn of(plugin: &Arc<Plugin>, config: &str) -> Result<Pre, Refusal> {
+    if plugin.wasm.len() > MAX_PLUGIN {
+        return Err(Refusal::LargePlugin);
+    }
     let (plugin, config) = (Arc::clone(plugin), config.to_owned());
     let work = async {
         let mut workbench = Mutex::lock_owned(Arc::clone(&plugin.host.workbench)).await;
@@ -94,9 +97,6 @@ pub(crate) async fn of(plugin: &Arc<Plugin>, config: &str) -> Result<Pre, Refusa
 fn make(workbench: &mut Workbench, plugin: &Plugin, config: &str) -> Result<Pre, Refusal> {
     let began = Instant::now();
     let host = &plugin.host;
-    if plugin.wasm.len() > MAX_PLUGIN {
-        return Err(Refusal::LargePlugin);
-    }
     let component = componentize(&plugin.wasm).map_err(|e| Refusal::Shape(e.to_string()))?;
     shape::check(&component)?;
     let mut wizer = Wizer::new();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use sluicegate_plugin_services::clock::Clock;
 use sluicegate_plugin_services::crypto::Passwords;
-use sluicegate_plugin_services::kv::KvStore;
+use sluicegate_plugin_services::kv::{KvStore, NoStore};
 use tokio::sync::Semaphore;
 use wasmtime::component::Component;
 
@@ -143,7 +143,10 @@ impl Plugin {
             limits,
             grants: grants.clone(),
             clock: Arc::clone(&host.clock),
-            kv: host.store.part(name),
+            kv: match grants.kv {
+                true => host.store.part(name),
+                false => Arc::new(NoStore),
+            },
             passwords: Arc::clone(&host.passwords),
             metrics: host.metrics().plugin(name),
             peak_memory: AtomicUsize::new(0),

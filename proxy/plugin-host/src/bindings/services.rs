@@ -172,23 +172,10 @@ impl crypto::Host for State {
     }
 }
 
-impl State {
-    /// The plugin's part of the store, where it is granted.
-    fn store(&self) -> Result<&dyn services::kv::KvStore, services::kv::KvError> {
-        match self.plugin.grants.kv {
-            true => Ok(&*self.plugin.kv),
-            false => Err(services::kv::KvError::Unavailable),
-        }
-    }
-}
-
 impl kv::Host for State {
     async fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, kv::KvError>> {
         self.serving("kv")?;
-        Ok(match self.store() {
-            Ok(store) => store.get(&key).await.map_err(Into::into),
-            Err(error) => Err(error.into()),
-        })
+        Ok(self.plugin.kv.get(&key).await.map_err(Into::into))
     }
 
     async fn set(
@@ -198,13 +185,8 @@ impl kv::Host for State {
         ttl: Option<u64>,
     ) -> wasmtime::Result<Result<(), kv::KvError>> {
         self.serving("kv")?;
-        Ok(match self.store() {
-            Ok(store) => store
-                .set(&key, &value, millis(ttl))
-                .await
-                .map_err(Into::into),
-            Err(error) => Err(error.into()),
-        })
+        let stored = self.plugin.kv.set(&key, &value, millis(ttl)).await;
+        Ok(stored.map_err(Into::into))
     }
 
     async fn add(
@@ -214,13 +196,8 @@ impl kv::Host for State {
         ttl: Option<u64>,
     ) -> wasmtime::Result<Result<bool, kv::KvError>> {
         self.serving("kv")?;
-        Ok(match self.store() {
-            Ok(store) => store
-                .add(&key, &value, millis(ttl))
-                .await
-                .map_err(Into::into),
-            Err(error) => Err(error.into()),
-        })
+        let stored = self.plugin.kv.add(&key, &value, millis(ttl)).await;
+        Ok(stored.map_err(Into::into))
     }
 
     async fn compare_and_set(
@@ -231,13 +208,9 @@ impl kv::Host for State {
         ttl: Option<u64>,
     ) -> wasmtime::Result<Result<bool, kv::KvError>> {
         self.serving("kv")?;
-        Ok(match self.store() {
-            Ok(store) => store
-                .compare_and_set(&key, expected.as_deref(), &value, millis(ttl))
-                .await
-                .map_err(Into::into),
-            Err(error) => Err(error.into()),
-        })
+        let kv = &self.plugin.kv;
+        let stored = kv.compare_and_set(&key, expected.as_deref(), &value, millis(ttl));
+        Ok(stored.await.map_err(Into::into))
     }
 
     async fn increment(
@@ -247,21 +220,13 @@ impl kv::Host for State {
         ttl: Option<u64>,
     ) -> wasmtime::Result<Result<i64, kv::KvError>> {
         self.serving("kv")?;
-        Ok(match self.store() {
-            Ok(store) => store
-                .increment(&key, by, millis(ttl))
-                .await
-                .map_err(Into::into),
-            Err(error) => Err(error.into()),
-        })
+        let sum = self.plugin.kv.increment(&key, by, millis(ttl)).await;
+        Ok(sum.map_err(Into::into))
     }
 
     async fn delete(&mut self, key: String) -> wasmtime::Result<Result<bool, kv::KvError>> {
         self.serving("kv")?;
-        Ok(match self.store() {
-            Ok(store) => store.delete(&key).await.map_err(Into::into),
-            Err(error) => Err(error.into()),
-        })
+        Ok(self.plugin.kv.delete(&key).await.map_err(Into::into))
     }
 }
 
