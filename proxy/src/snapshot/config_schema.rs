@@ -32,8 +32,10 @@ impl ConfigSchema {
             root: &schema,
             known: HashMap::new(),
         };
-        if work.of(&schema, 0).is_none_or(|work| work > MAX_WORK) {
-            return Err("to check a config against it would take too long".to_owned());
+        match work.of(&schema, 0) {
+            Some(..=MAX_WORK) => {}
+            Some(_) => return Err("to check a config against it would take too long".to_owned()),
+            None => return Err("it is too deep, or refers to what is not in it".to_owned()),
         }
         let patterns = PatternOptions::regex()
             .size_limit(MAX_PATTERN)

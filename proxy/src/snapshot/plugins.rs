@@ -26,6 +26,8 @@ use crate::config::model::{self, Config, PluginConfig, SecretRef, SecretSource};
 /// A compiled plugin and the filters that routes have made of it.
 pub struct LoadedPlugin {
     pub plugin: Arc<Plugin>,
+    /// Of its config, where it describes one.
+    schema: Option<Arc<ConfigSchema>>,
     allow: model::Allow,
     limits: model::PluginLimits,
     /// By the config with its secrets, as JSON text.
@@ -125,6 +127,7 @@ async fn load(
     if let Some(before) = unchanged {
         return Ok(LoadedPlugin {
             plugin: Arc::clone(&before.plugin),
+            schema: before.schema.clone(),
             allow: plugin.allow.clone(),
             limits: plugin.limits,
             filters: HashMap::new(),
@@ -141,12 +144,23 @@ async fn load(
         spawn_blocking(move || host.load(&name, &bytes, limits, &grants))
     };
     match timeout(COMPILE_TIMEOUT, compiling).await {
-        Ok(Ok(Ok(compiled))) => Ok(LoadedPlugin {
-            plugin: compiled,
-            allow: plugin.allow.clone(),
-            limits: plugin.limits,
-            filters: HashMap::new(),
-        }),
+        Ok(Ok(Ok(compiled))) => {
+            let described = compiled.description().config_schema.as_deref();
+            let schema = described.map(ConfigSchema::new).transpose();
+            let unusable = |why| {
+                fail(format!(
+                    "`{}` describes its config by no usable schema: {why}",
+                    path.display()
+                ))
+            };
+            Ok(LoadedPlugin {
+                schema: schema.map_err(unusable)?.map(Arc::new),
+                plugin: compiled,
+                allow: plugin.allow.clone(),
+                limits: plugin.limits,
+                filters: HashMap::new(),
+            })
+        }
         Ok(Ok(Err(error))) => Err(fail(format!(
             "`{}` is no usable plugin: {error}",
             path.display()
@@ -201,15 +215,10 @@ async fn filter(
 }
 
 fn check_schema(loaded: &LoadedPlugin, config: &PluginConfig) -> Result<(), Vec<Diagnostic>> {
-    let Some(text) = &loaded.plugin.description().config_schema else {
+    let Some(schema) = &loaded.schema else {
         return Ok(());
     };
-    let name = loaded.plugin.name();
-    let schema = ConfigSchema::new(text).map_err(|why| {
-        let message = format!("plugin `{name}` describes its config by no usable schema: {why}");
-        vec![Diagnostic::error(config.span.clone(), message)]
-    })?;
-    let mistakes = schema.mistakes(name, config);
+    let mistakes = schema.mistakes(loaded.plugin.name(), config);
     if mistakes.is_empty() {
         Ok(())
     } else {
