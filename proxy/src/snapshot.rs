@@ -17,8 +17,8 @@ use ipnet::IpNet;
 use sluicegate_plugin_host::{Filter, Host, HostError, HostSettings};
 
 use crate::config::model::{
-    self, Action, Bind, Config, HeaderEdits, Limits, Listener, OnError, OriginPattern,
-    RouteTimeouts, Timeouts,
+    self, Action, Bind, Config, HeaderEdits, Limits, Listener, OnError, OnMessageError,
+    OriginPattern, RouteTimeouts, Timeouts, TunnelRules,
 };
 use crate::config::{Diagnostic, Report, Source};
 use crate::route::Table;
@@ -64,6 +64,8 @@ pub struct Route {
     pub origins: Vec<OriginPattern>,
     pub chain: Vec<ChainLink>,
     pub timeouts: RouteTimeouts,
+    /// Shared with its tunnels, which outlive it.
+    pub tunnel: Arc<TunnelRules>,
     /// Of a tunnel whose session has expired.
     pub expiry_close_code: u16,
     pub metrics: RouteMetrics,
@@ -73,6 +75,7 @@ pub struct Route {
 pub struct ChainLink {
     pub filter: Filter,
     pub on_error: OnError,
+    pub on_message_error: OnMessageError,
     pub standing: Arc<Standing>,
     pub metrics: PluginMetrics,
 }
@@ -211,6 +214,7 @@ impl Route {
             origins: route.origins.clone(),
             chain,
             timeouts: route.timeouts,
+            tunnel: Arc::new(route.tunnel.clone()),
             expiry_close_code: route.expiry_close_code,
             metrics: metrics.route(&route.name),
         }

@@ -4,6 +4,7 @@
 //! built is `None`, and its mistake has been reported; the model comes out only if every part did.
 
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::values::{ByteSize, ClientAuthMode};
 mod conflicts;
 mod plugins;
 mod routes;
+mod tunnels;
 mod upstreams;
 
 use plugins::Plugins;
@@ -388,6 +390,26 @@ fn number<T: Read<Out = u64>>(field: &Field<T>, default: u32) -> u32 {
 fn count<T: Read<Out = u64>>(field: &Field<T>) -> Option<NonZeroUsize> {
     let value = *field.value()?;
     NonZeroUsize::new(usize::try_from(value).unwrap_or(usize::MAX))
+}
+
+/// A size that has bounds; `None`, and a report, outside of them.
+fn size(
+    field: &Field<Text<ByteSize>>,
+    default: u64,
+    bounds: RangeInclusive<u64>,
+    message: &str,
+    hint: &str,
+    cx: &mut Context<'_>,
+) -> Option<u64> {
+    let size = field.value().map_or(default, |size| size.0);
+    if let Some(given) = field.given()
+        && !bounds.contains(&size)
+    {
+        let diagnostic = Diagnostic::error(given.span.clone(), message.to_owned());
+        cx.report(diagnostic.hint(hint.to_owned()));
+        return None;
+    }
+    Some(size)
 }
 
 const TLS_HANDSHAKE: Duration = Duration::from_secs(10);

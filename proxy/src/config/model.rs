@@ -4,6 +4,8 @@
 //! opens a socket or compiles a plugin. Values that only IO can judge (certificates, plugins,
 //! secrets) are [`Located`], so that `Snapshot::build` can still point into the file.
 
+mod tunnel;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,6 +18,11 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 use regex::Regex;
+
+pub use tunnel::{
+    Budget, COLLECTED_MESSAGE, Compression, Isolation, MESSAGE_FRAMES, OnMessageError, OnlyKind,
+    Over, Rate, SideRules, TunnelRules,
+};
 
 /// A byte range in the configuration file.
 pub type Span = Range<usize>;
@@ -222,6 +229,8 @@ pub struct PluginLimits {
     pub http_timeout: Duration,
     /// Body of the answer to one, bytes.
     pub http_body: u64,
+    /// What one call for a message may give back, bytes.
+    pub message_output: u64,
     /// `None`: it is asked however often it fails.
     pub quarantine: Option<Quarantine>,
 }
@@ -286,6 +295,7 @@ pub struct Route {
     pub origins: Vec<OriginPattern>,
     pub plugins: Vec<PluginUse>,
     pub timeouts: RouteTimeouts,
+    pub tunnel: TunnelRules,
     /// One that may be sent.
     pub expiry_close_code: u16,
     pub span: Span,
@@ -427,6 +437,11 @@ pub struct PluginUse {
     pub on_error: OnError,
     /// Requests that one instance serves, one after the other; `None`: an instance for each.
     pub reuse: Option<NonZeroU32>,
+    /// `None`: as suits what the plugin imports.
+    pub isolation: Option<Isolation>,
+    /// Tunnels that share an instance at most, where they do.
+    pub connections_per_instance: NonZeroU32,
+    pub on_message_error: OnMessageError,
     pub span: Span,
 }
 

@@ -97,9 +97,9 @@ macro_rules! table {
         $(#[$doc])*
         #[derive(Default, schemars::JsonSchema)]
         #[schemars(deny_unknown_fields)]
-        pub(super) struct $name {
-            $($(#[$required_doc])* pub(super) $required: Field<$required_type>,)*
-            $($(#[$optional_doc])* #[schemars(default)] pub(super) $optional: Field<$optional_type>,)*
+        pub(in crate::config) struct $name {
+            $($(#[$required_doc])* pub(in crate::config) $required: Field<$required_type>,)*
+            $($(#[$optional_doc])* #[schemars(default)] pub(in crate::config) $optional: Field<$optional_type>,)*
         }
 
         impl $name {

@@ -4,29 +4,25 @@
 //! for editors; the comments on the keys are what editors show. What the keys mean together is
 //! `lower`'s business.
 //!
-//! It is long because it is a list: one description read from top to bottom, not split by table.
+//! It is long because it is a list, read from top to bottom; the tables of a route, the longest of all,
+//! are in `route`.
+
+mod route;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
-use regex::Regex;
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::model::{
-    AccessFormat, Balance, Bind, HeaderValueMatch, HostPattern, Located, OnError, OriginPattern,
-    TlsVersion,
-};
+use super::model::{AccessFormat, Balance, Bind, Located, TlsVersion};
 use super::reader::{
     Field, List, Named, Node, OneOrMany, Read, Reader, Table, Tables, Text, TextOr, Whole, Words,
     table,
 };
-use super::values::{
-    ByteSize, ClientAuthMode, ExactPath, HeaderTemplate, LogLevel, Name, NormalPath, PluginJson,
-    RedirectTarget, RouteName, ServerName, ServerUrl, Target,
-};
+use super::values::{ByteSize, ClientAuthMode, LogLevel, Name, PluginJson, ServerName, ServerUrl};
+pub(super) use route::{HeaderEdits, PluginUse, Rate, Redirect, Respond, Rewrite, Route};
 
 table! {
     /// The configuration of sluicegate.
@@ -253,6 +249,8 @@ table! {
             http_timeout: Text<Duration>,
             /// Body of the answer to one. Default `1MiB`.
             http_body: Text<ByteSize>,
+            /// What one call for a message may give back, in place of it and besides it. Default `1MiB`.
+            message_output: Text<ByteSize>,
             /// When to leave it out for a while. Default: never.
             quarantine: Quarantine,
         }
@@ -271,130 +269,6 @@ table! {
             within: Text<Duration>,
             /// Default `30s`.
             out_for: Text<Duration>,
-        }
-    }
-}
-
-table! {
-    /// What to do with some requests; exactly one of `to`, `respond` and `redirect`.
-    Route "[[route]]" {
-        required {}
-        optional {
-            /// Name in logs and metrics. Default: made from host and path.
-            name: Text<RouteName>,
-            /// `ws.example.com` or `*.example.com`, one or several. Default: any.
-            host: OneOrMany<Text<HostPattern>>,
-            /// Paths that begin with this. Default `/`.
-            path: Text<NormalPath>,
-            /// Only this path.
-            path_exact: Text<ExactPath>,
-            /// Paths in which this matches somewhere; anchor it with `^`.
-            path_regex: Text<Regex>,
-            /// Default: any. GET includes HEAD.
-            methods: OneOrMany<Text<Method>>,
-            /// Header fields to match: a value, `*` for any, or `~` and a regex.
-            match_headers: Named<HeaderName, Text<HeaderValueMatch>>,
-            /// Forward to this upstream, or to an address such as `127.0.0.1:3000`.
-            to: Text<Target>,
-            /// Answer at once.
-            respond: Respond,
-            /// Send the client elsewhere.
-            redirect: Redirect,
-            /// Take this off the front of the path before it goes upstream.
-            strip_prefix: Text<NormalPath>,
-            /// Replace a part of the path before it goes upstream.
-            rewrite: Rewrite,
-            /// Edits of the request's header on its way upstream.
-            request_headers: HeaderEdits,
-            /// Edits of the response's header on its way to the client.
-            response_headers: HeaderEdits,
-            /// Origins that may open a WebSocket, e.g. `https://app.example.com`. Default: any.
-            origins: OneOrMany<Text<OriginPattern>>,
-            /// The filter chain: names of plugins, or tables that say more.
-            plugins: List<TextOr<Name, PluginUse>>,
-            /// Overrides `timeouts.connect`.
-            connect: Text<Duration>,
-            /// Overrides `timeouts.response_head`.
-            response_head: Text<Duration>,
-            /// Overrides `timeouts.idle_timeout`.
-            idle_timeout: Text<Duration>,
-            /// Overrides `timeouts.drain`.
-            drain: Text<Duration>,
-            /// Close code (RFC 6455 section 7.4) of a tunnel whose session has expired: a plugin's word.
-            /// Default 1008.
-            expiry_close_code: Whole<1000, 4999>,
-        }
-    }
-}
-
-table! {
-    /// An answer that no upstream gives.
-    Respond "`respond`" {
-        required {}
-        optional {
-            /// Default 200.
-            status: Whole<200, 599>,
-            /// Default empty.
-            body: Text<String>,
-            /// Default `text/plain; charset=utf-8`.
-            content_type: Text<HeaderValue>,
-        }
-    }
-}
-
-table! {
-    /// An answer that sends the client elsewhere.
-    Redirect "`redirect`" {
-        required {
-            /// Where to, with variables: `https://{host}{path}{query}`.
-            to: Text<RedirectTarget>,
-        }
-        optional {
-            /// 301, 302, 303, 307 or 308. Default 308.
-            status: Whole<100, 999>,
-        }
-    }
-}
-
-table! {
-    /// A change of the path: the first match of `regex` becomes `to`.
-    Rewrite "`rewrite`" {
-        required {
-            regex: Text<Regex>,
-            /// `$1` or `${name}` stand for groups of the regex.
-            to: Text<String>,
-        }
-        optional {}
-    }
-}
-
-table! {
-    /// Edits of a header: removals first, then `set`, then `add`. Values may hold variables.
-    HeaderEdits "header edits" {
-        required {}
-        optional {
-            set: Named<HeaderName, Text<HeaderTemplate>>,
-            add: Named<HeaderName, Text<HeaderTemplate>>,
-            remove: OneOrMany<Text<HeaderName>>,
-        }
-    }
-}
-
-table! {
-    /// A plugin on a route.
-    PluginUse "an entry of `plugins`" {
-        required {
-            /// Name of the plugin.
-            r#use: Text<Name>,
-        }
-        optional {
-            /// Laid over the plugin's own config, key by key.
-            config: PluginJson,
-            /// What a failure of the plugin does. Default `deny`.
-            on_error: Text<OnError>,
-            /// Requests that one instance serves before a fresh one takes its place. Default 0:
-            /// every request gets an instance of its own.
-            reuse: Whole<0, 1_000_000>,
         }
     }
 }
@@ -441,6 +315,8 @@ table! {
             target_size: Text<ByteSize>,
             /// Request body. Default: no limit.
             request_body: Text<ByteSize>,
+            /// WebSocket message, as it is before compression; a route may say otherwise. Default: no limit.
+            message_size: Text<ByteSize>,
             /// Concurrent HTTP/2 streams per connection. Default 128.
             http2_streams: Whole<1, 10_000>,
         }
@@ -518,6 +394,7 @@ const TABLES: &[(&str, &[&str])] = &[
     (PluginLimits::TITLE, PluginLimits::KEYS),
     (Quarantine::TITLE, Quarantine::KEYS),
     (Route::TITLE, Route::KEYS),
+    (Rate::TITLE, Rate::KEYS),
     (Respond::TITLE, Respond::KEYS),
     (Redirect::TITLE, Redirect::KEYS),
     (Rewrite::TITLE, Rewrite::KEYS),
@@ -549,6 +426,12 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("ssl_certificate_key", "key"),
     ("private_key", "key"),
     ("proxy_read_timeout", "idle_timeout"),
+    ("max_message_size", "message_size"),
+    ("max_payload", "message_size"),
+    ("permessage_deflate", "compression"),
+    ("heartbeat", "ping_interval"),
+    ("ping_timeout", "pong_timeout"),
+    ("max_connection_age", "max_lifetime"),
     ("proxy_connect_timeout", "connect"),
     ("add_header", "response_headers"),
     ("proxy_set_header", "request_headers"),

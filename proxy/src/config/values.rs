@@ -8,7 +8,9 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::model::{AccessFormat, Balance, OnError, TlsVersion};
+use super::model::{
+    AccessFormat, Balance, Compression, Isolation, OnError, OnMessageError, Over, TlsVersion,
+};
 use super::reader::closest;
 
 mod http;
@@ -297,6 +299,23 @@ choices!(Balance {
 choices!(OnError {
     "deny" => OnError::Deny,
     "pass" => OnError::Pass,
+});
+choices!(OnMessageError {
+    "close" => OnMessageError::Close,
+    "pass" => OnMessageError::Pass,
+});
+choices!(Isolation {
+    "shared" => Isolation::Shared,
+    "connection" => Isolation::Connection,
+});
+choices!(Compression {
+    "pass" => Compression::Pass,
+    "terminate" => Compression::Terminate,
+    "off" => Compression::Off,
+});
+choices!(Over {
+    "close" => Over::Close,
+    "wait" => Over::Wait,
 });
 choices!(TlsVersion {
     "1.2" => TlsVersion::Tls12,

@@ -26,6 +26,7 @@ fn route(name: &str, hosts: &[&str], path: PathPattern) -> Route {
         response_headers: HeaderEdits::default(),
         origins: Vec::new(),
         plugins: Vec::new(),
+        tunnel: Default::default(),
         expiry_close_code: 1008,
         timeouts: RouteTimeouts {
             connect: Duration::ZERO,

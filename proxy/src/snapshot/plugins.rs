@@ -82,6 +82,7 @@ pub(super) async fn build_chains(
                         None => filter,
                     },
                     on_error: link.on_error,
+                    on_message_error: link.on_message_error,
                 }),
                 Err(found) => {
                     // Routes that share the plugin's own config share its mistakes.

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +9,15 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::upstreams::Upstreams;
-use super::{Context, entries, number};
+use super::{Context, entries, number, size};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::model::{
-    Allow, Located, OnError, Plugin, PluginConfig, PluginLimits, PluginUse, Quarantine, SecretRef,
-    SecretSource, Span,
+    Allow, Isolation, Located, OnError, OnMessageError, Plugin, PluginConfig, PluginLimits,
+    PluginUse, Quarantine, SecretRef, SecretSource, Span,
 };
 use crate::config::reader::{Either, Field, OneOrMany, Text};
 use crate::config::schema;
-use crate::config::values::{ByteSize, Name, PluginJson, Secret, did_you_mean};
+use crate::config::values::{Name, PluginJson, Secret, did_you_mean};
 
 /// All plugins by name, and which of them a route uses.
 pub(super) struct Plugins {
@@ -128,13 +127,32 @@ impl Plugins {
                 cx.dir,
             ),
         };
+        let nothing = schema::PluginUse::default();
+        let table = table.unwrap_or(&nothing);
+        let on_error = table.on_error.value().copied().unwrap_or(OnError::Deny);
+        let isolation = table.isolation.value().copied();
+        if let (Some(Isolation::Connection), Some(shared)) =
+            (isolation, table.connections_per_instance.given())
+        {
+            let message = "with an instance for each connection, none is shared";
+            let hint = "keep one of `isolation` and `connections_per_instance`".to_owned();
+            let mistake = Diagnostic::error(shared.span.clone(), message).hint(hint);
+            let isolation = table.isolation.given().map(|given| given.span.clone());
+            cx.report(mistake.related(isolation.unwrap_or(span.clone()), "said here"));
+        }
+        let per_instance = number(&table.connections_per_instance, CONNECTIONS_PER_INSTANCE);
+        let on_message_error = table.on_message_error.value().copied();
         Some(PluginUse {
             plugin: index,
             config,
-            on_error: table
-                .and_then(|table| table.on_error.value().copied())
-                .unwrap_or(OnError::Deny),
-            reuse: table.and_then(|table| NonZeroU32::new(number(&table.reuse, 0))),
+            on_error,
+            reuse: NonZeroU32::new(number(&table.reuse, 0)),
+            isolation,
+            connections_per_instance: NonZeroU32::new(per_instance).unwrap_or(NonZeroU32::MIN),
+            on_message_error: on_message_error.unwrap_or(match on_error {
+                OnError::Deny => OnMessageError::Close,
+                OnError::Pass => OnMessageError::Pass,
+            }),
             span: written.span.clone(),
         })
     }
@@ -225,6 +243,14 @@ fn lower_limits(
         "from `64B` to `64KiB`",
         cx,
     );
+    let message_output = size(
+        &written.message_output,
+        MESSAGE_OUTPUT,
+        MIN_MESSAGE_OUTPUT..=MAX_MEMORY,
+        "a call cannot give back this much, or this little",
+        "from `1KiB` to `256MiB`",
+        cx,
+    );
     let time = |field: &Field<Text<Duration>>, default| field.value().copied().unwrap_or(default);
     let call_timeout = time(&written.call_timeout, CALL_TIMEOUT);
     let http_timeout = time(&written.http_timeout, HTTP_TIMEOUT);
@@ -248,32 +274,13 @@ fn lower_limits(
         log_line: log_line?,
         http_timeout,
         http_body: written.http_body.value().map_or(HTTP_BODY, |size| size.0),
+        message_output: message_output?,
         quarantine: written.quarantine.value().map(|written| Quarantine {
             fails: NonZeroU32::new(number(&written.fails, FAILS)).unwrap_or(NonZeroU32::MIN),
             within: time(&written.within, WITHIN),
             out_for: time(&written.out_for, OUT_FOR),
         }),
     })
-}
-
-/// A size that has bounds; `None`, and a report, outside of them.
-fn size(
-    field: &Field<Text<ByteSize>>,
-    default: u64,
-    bounds: RangeInclusive<u64>,
-    message: &str,
-    hint: &str,
-    cx: &mut Context<'_>,
-) -> Option<u64> {
-    let size = field.value().map_or(default, |size| size.0);
-    if let Some(given) = field.given()
-        && !bounds.contains(&size)
-    {
-        let diagnostic = Diagnostic::error(given.span.clone(), message.to_owned());
-        cx.report(diagnostic.hint(hint.to_owned()));
-        return None;
-    }
-    Some(size)
 }
 
 /// One config's keys laid over another's, a route's over the plugin's; a secret goes when its key is
@@ -349,3 +356,6 @@ const WITHIN: Duration = Duration::from_secs(10);
 const OUT_FOR: Duration = Duration::from_secs(30);
 const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 const HTTP_BODY: u64 = 1 << 20;
+const MESSAGE_OUTPUT: u64 = 1 << 20;
+const MIN_MESSAGE_OUTPUT: u64 = 1 << 10;
+const CONNECTIONS_PER_INSTANCE: u32 = 1_000;

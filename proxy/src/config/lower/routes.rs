@@ -8,7 +8,7 @@ use regex::Regex;
 
 use super::plugins::Plugins;
 use super::upstreams::Upstreams;
-use super::{Context, conflicts, entries, number};
+use super::{Context, conflicts, entries, number, tunnels};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::model::{
     Action, HeaderEdits, HeaderMatch, HostPattern, Located, PathPattern, Rewrite, Route,
@@ -18,10 +18,17 @@ use crate::config::reader::{Field, Named, Read, Text, Whole};
 use crate::config::schema;
 use crate::config::values::{HeaderTemplate, NormalPath};
 
+/// What counts on routes that say nothing else.
+#[derive(Clone, Copy)]
+struct Defaults {
+    timeouts: RouteTimeouts,
+    message_size: Option<u64>,
+}
+
 /// All routes; `None` if one of them has mistakes or collides with another.
 pub(super) fn lower(
     file: &schema::File,
-    defaults: RouteTimeouts,
+    timeouts: RouteTimeouts,
     upstreams: &mut Upstreams,
     plugins: &mut Plugins,
     cx: &mut Context<'_>,
@@ -35,6 +42,12 @@ pub(super) fn lower(
         return None;
     }
     refuse_equal_names(written, cx);
+    let limits = file.limits.value();
+    let message_size = limits.and_then(|limits| limits.message_size.value());
+    let defaults = Defaults {
+        timeouts,
+        message_size: message_size.map(|size| size.0),
+    };
     let routes: Vec<_> = written
         .iter()
         .map(|field| {
@@ -52,7 +65,7 @@ pub(super) fn lower(
 fn lower_route(
     written: &schema::Route,
     span: &Span,
-    defaults: RouteTimeouts,
+    defaults: Defaults,
     upstreams: &mut Upstreams,
     plugins: &mut Plugins,
     cx: &mut Context<'_>,
@@ -67,6 +80,8 @@ fn lower_route(
     let methods = all(&written.methods, "methods", cx);
     let origins = all(&written.origins, "origins", cx);
     let expiry_close_code = expiry_close_code(&written.expiry_close_code, cx);
+    let tunnel = tunnels::lower(written, defaults.message_size, cx);
+    let Defaults { timeouts, .. } = defaults;
     Some(Route {
         // Empty until all routes are there: see `name_the_nameless`.
         name: written
@@ -83,19 +98,20 @@ fn lower_route(
         origins: origins?,
         plugins: plugins?,
         timeouts: RouteTimeouts {
-            connect: written.connect.value().copied().unwrap_or(defaults.connect),
+            connect: written.connect.value().copied().unwrap_or(timeouts.connect),
             response_head: written
                 .response_head
                 .value()
                 .copied()
-                .unwrap_or(defaults.response_head),
+                .unwrap_or(timeouts.response_head),
             idle_timeout: written
                 .idle_timeout
                 .value()
                 .copied()
-                .unwrap_or(defaults.idle_timeout),
-            drain: written.drain.value().copied().unwrap_or(defaults.drain),
+                .unwrap_or(timeouts.idle_timeout),
+            drain: written.drain.value().copied().unwrap_or(timeouts.drain),
         },
+        tunnel,
         expiry_close_code: expiry_close_code?,
         span: span.clone(),
     })
