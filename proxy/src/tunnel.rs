@@ -11,6 +11,7 @@
 //!
 //! It refuses to judge: frames that break the protocol are passed on and merely stop the counting.
 
+pub mod rate;
 mod way;
 
 use std::cell::RefCell;
