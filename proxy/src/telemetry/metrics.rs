@@ -8,6 +8,7 @@
 //! Labels are names from the configuration or `&'static str`; nothing a client sends becomes one. Only the
 //! plugins' own metrics have labels of the plugins' making, so many and no more.
 
+mod buckets;
 mod collect;
 pub mod series;
 
@@ -21,6 +22,8 @@ use prometheus_client::registry::Registry;
 use sluicegate_plugin_host::metrics::Registry as PluginRegistry;
 
 use crate::ws::CloseCode;
+use crate::ws::frame::Side;
+use buckets::{CALL_BUCKETS, LATENCY_BUCKETS, LIFETIME_BUCKETS, MESSAGE_BUCKETS};
 use series::{Histogram, LabelledCounter};
 
 /// All metrics of the process.
@@ -77,6 +80,9 @@ struct RouteSeries {
     handshakes: LabelledCounter,
     websocket_duration: Histogram,
     closes: LabelledCounter,
+    limit_closes: LabelledCounter,
+    client_pings: Histogram,
+    server_pings: Histogram,
     from_downstream: Traffic,
     from_upstream: Traffic,
     /// By method, then by status class.
@@ -91,6 +97,7 @@ struct RouteSeries {
 struct Traffic {
     bytes: AtomicU64,
     messages: AtomicU64,
+    recompressed: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -105,6 +112,8 @@ struct EndpointSeries {
 struct PluginSeries {
     calls: LabelledCounter,
     call_duration: Histogram,
+    messages: LabelledCounter,
+    message_duration: Histogram,
     quarantines: AtomicU64,
     quarantined_until: Mutex<Option<Instant>>,
 }
@@ -272,12 +281,28 @@ impl RouteMetrics {
         self.0.closes.inc(code.map_or("none", CloseCode::label));
     }
 
+    /// Counts a tunnel that a limit of the route ended, by the limit's name.
+    pub fn limit_closed(&self, limit: &'static str) {
+        self.0.limit_closes.inc(limit);
+    }
+
+    /// From a ping of the proxy's own to the pong of the side that was asked.
+    pub fn ping_round_trip(&self, side: Side, took: Duration) {
+        match side {
+            Side::FromClient => self.0.client_pings.observe(took),
+            Side::FromServer => self.0.server_pings.observe(took),
+        }
+    }
+
+    /// Adds messages that had to be compressed anew.
+    pub fn recompressed(&self, direction: Direction, messages: u64) {
+        let traffic = self.0.traffic(direction);
+        traffic.recompressed.fetch_add(messages, Ordering::Relaxed);
+    }
+
     /// Adds what passed through a tunnel since the last call.
     pub fn websocket_traffic(&self, direction: Direction, bytes: u64, messages: u64) {
-        let traffic = match direction {
-            Direction::FromDownstream => &self.0.from_downstream,
-            Direction::FromUpstream => &self.0.from_upstream,
-        };
+        let traffic = self.0.traffic(direction);
         traffic.bytes.fetch_add(bytes, Ordering::Relaxed);
         traffic.messages.fetch_add(messages, Ordering::Relaxed);
     }
@@ -326,6 +351,13 @@ impl PluginMetrics {
     pub fn call(&self, result: &'static str, duration: Duration) {
         self.0.calls.inc(result);
         self.0.call_duration.observe(duration);
+    }
+
+    /// Counts one message or tick that it was asked about; `verdict` is `forward`, `replace`, `drop`,
+    /// `close` or the label of a failure.
+    pub fn message(&self, verdict: &'static str, duration: Duration) {
+        self.0.messages.inc(verdict);
+        self.0.message_duration.observe(duration);
     }
 
     /// Counts a quarantine that begins now and ends then.
@@ -378,12 +410,22 @@ impl RouteSeries {
             handshakes: LabelledCounter::default(),
             websocket_duration: Histogram::new(&LIFETIME_BUCKETS),
             closes: LabelledCounter::default(),
+            limit_closes: LabelledCounter::default(),
+            client_pings: Histogram::new(&LATENCY_BUCKETS),
+            server_pings: Histogram::new(&LATENCY_BUCKETS),
             from_downstream: Traffic::default(),
             from_upstream: Traffic::default(),
             requests: Default::default(),
             request_duration: Histogram::new(&LATENCY_BUCKETS),
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn traffic(&self, direction: Direction) -> &Traffic {
+        match direction {
+            Direction::FromDownstream => &self.from_downstream,
+            Direction::FromUpstream => &self.from_upstream,
         }
     }
 }
@@ -404,6 +446,8 @@ impl PluginSeries {
         PluginSeries {
             calls: LabelledCounter::default(),
             call_duration: Histogram::new(&CALL_BUCKETS),
+            messages: LabelledCounter::default(),
+            message_duration: Histogram::new(&MESSAGE_BUCKETS),
             quarantines: AtomicU64::new(0),
             quarantined_until: Mutex::default(),
         }
@@ -445,52 +489,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Buckets for requests and connects: 500 µs to 60 s.
-pub static LATENCY_BUCKETS: [Duration; 14] = [
-    Duration::from_micros(500),
-    Duration::from_millis(1),
-    Duration::from_micros(2_500),
-    Duration::from_millis(5),
-    Duration::from_millis(10),
-    Duration::from_millis(25),
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(250),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_millis(2_500),
-    Duration::from_secs(10),
-    Duration::from_secs(60),
-];
-
-/// Buckets for the lifetimes of WebSockets: 1 s to a day.
-pub static LIFETIME_BUCKETS: [Duration; 9] = [
-    Duration::from_secs(1),
-    Duration::from_secs(10),
-    Duration::from_secs(60),
-    Duration::from_secs(300),
-    Duration::from_secs(900),
-    Duration::from_secs(3_600),
-    Duration::from_secs(14_400),
-    Duration::from_secs(43_200),
-    Duration::from_secs(86_400),
-];
-
-/// Buckets for plugin calls: 10 µs to 1 s.
-pub static CALL_BUCKETS: [Duration; 11] = [
-    Duration::from_micros(10),
-    Duration::from_micros(25),
-    Duration::from_micros(50),
-    Duration::from_micros(100),
-    Duration::from_micros(250),
-    Duration::from_millis(1),
-    Duration::from_micros(2_500),
-    Duration::from_millis(10),
-    Duration::from_millis(50),
-    Duration::from_millis(250),
-    Duration::from_secs(1),
-];
-
 const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// The last one stands for every other method.
@@ -499,186 +497,4 @@ const METHODS: [&str; 8] = [
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(metrics: &Metrics, lines: &[&str]) {
-        let text = metrics.encode();
-        for line in lines {
-            assert!(text.lines().any(|l| l == *line), "no `{line}` in:\n{text}");
-        }
-    }
-
-    #[test]
-    fn everything_counted_is_in_the_text() {
-        let metrics = Metrics::new();
-        let listener = metrics.listener(":443");
-        let connection = listener.accepted();
-        listener.tls_handshake(true);
-        listener.refused("limit");
-        let route = metrics.route("chat");
-        drop(route.websocket_open());
-        let socket = route.websocket_open();
-        route.handshake_refused("origin");
-        route.websocket_closed(Duration::from_secs(30), Some(CloseCode(1001)));
-        route.websocket_closed(Duration::from_secs(30), None);
-        route.websocket_traffic(Direction::FromDownstream, 100, 2);
-        route.request(
-            &Method::GET,
-            StatusCode::NOT_FOUND,
-            Duration::from_millis(3),
-        );
-        let brew = Method::from_bytes(b"BREW").unwrap();
-        route.request(&brew, StatusCode::OK, Duration::ZERO);
-        route.request_traffic(7, 8);
-        metrics.request_rejected("bad_head");
-        let endpoint = metrics.endpoint("backend", "10.0.0.1:3000");
-        let lease = endpoint.lease();
-        endpoint.connect_error("refused");
-        endpoint.connected(Duration::from_millis(1));
-        let plugin = metrics.plugin("auth", "chat");
-        plugin.call("continue", Duration::from_micros(30));
-        plugin.quarantined(Instant::now() + Duration::from_secs(600));
-        let other_plugin = metrics.plugin("ban", "chat");
-        other_plugin.quarantined(Instant::now());
-        metrics.reload_applied(7);
-        metrics.reload_rejected();
-        metrics.set_draining(true);
-        metrics.set_certificates(vec![("ws.crt".to_owned(), 1_800_000_000)]);
-        metrics.export_dropped("access", Arc::new(AtomicU64::new(4)));
-        check(
-            &metrics,
-            &[
-                r#"sluicegate_connections_open{listener=":443"} 1"#,
-                r#"sluicegate_connections_accepted_total{listener=":443"} 1"#,
-                r#"sluicegate_connections_refused_total{listener=":443",reason="limit"} 1"#,
-                r#"sluicegate_tls_handshakes_total{listener=":443",result="ok"} 1"#,
-                r#"sluicegate_websockets_open{route="chat"} 1"#,
-                r#"sluicegate_handshakes_total{route="chat",result="accepted"} 2"#,
-                r#"sluicegate_handshakes_total{route="chat",result="origin"} 1"#,
-                r#"sluicegate_websocket_duration_seconds_count{route="chat"} 2"#,
-                r#"sluicegate_websocket_duration_seconds_bucket{le="60.0",route="chat"} 2"#,
-                r#"sluicegate_websocket_closes_total{route="chat",code="1001"} 1"#,
-                r#"sluicegate_websocket_closes_total{route="chat",code="none"} 1"#,
-                r#"sluicegate_websocket_bytes_total{route="chat",direction="from_downstream"} 100"#,
-                r#"sluicegate_websocket_messages_total{route="chat",direction="from_downstream"} 2"#,
-                r#"sluicegate_requests_total{route="chat",method="GET",status="4xx"} 1"#,
-                r#"sluicegate_requests_total{route="chat",method="other",status="2xx"} 1"#,
-                r#"sluicegate_request_bytes_total{route="chat",direction="from_downstream"} 7"#,
-                r#"sluicegate_request_bytes_total{route="chat",direction="from_upstream"} 8"#,
-                r#"sluicegate_request_duration_seconds_bucket{le="0.005",route="chat"} 2"#,
-                r#"sluicegate_requests_rejected_total{reason="bad_head"} 1"#,
-                r#"sluicegate_upstream_up{upstream="backend",endpoint="10.0.0.1:3000"} 1"#,
-                r#"sluicegate_upstream_leases{upstream="backend",endpoint="10.0.0.1:3000"} 1"#,
-                r#"sluicegate_upstream_connect_errors_total{upstream="backend",endpoint="10.0.0.1:3000",kind="refused"} 1"#,
-                r#"sluicegate_plugin_calls_total{plugin="auth",route="chat",result="continue"} 1"#,
-                r#"sluicegate_plugin_call_duration_seconds_count{plugin="auth",route="chat"} 1"#,
-                r#"sluicegate_plugin_quarantines_total{plugin="auth",route="chat"} 1"#,
-                r#"sluicegate_plugin_quarantined{plugin="auth",route="chat"} 1"#,
-                r#"sluicegate_plugin_quarantined{plugin="ban",route="chat"} 0"#,
-                r#"sluicegate_reloads_total{result="applied"} 1"#,
-                r#"sluicegate_reloads_total{result="rejected"} 1"#,
-                "sluicegate_config_generation 7",
-                "sluicegate_draining 1",
-                r#"sluicegate_certificate_expiry_timestamp_seconds{cert="ws.crt"} 1800000000"#,
-                r#"sluicegate_log_lines_dropped_total{stream="access"} 4"#,
-                concat!(
-                    r#"sluicegate_build_info{version=""#,
-                    env!("CARGO_PKG_VERSION"),
-                    r#""} 1"#
-                ),
-                "# EOF",
-            ],
-        );
-        drop((connection, socket, lease));
-        check(
-            &metrics,
-            &[
-                r#"sluicegate_connections_open{listener=":443"} 0"#,
-                r#"sluicegate_websockets_open{route="chat"} 0"#,
-                r#"sluicegate_upstream_leases{upstream="backend",endpoint="10.0.0.1:3000"} 0"#,
-            ],
-        );
-    }
-
-    #[test]
-    fn series_live_as_long_as_a_handle() {
-        let metrics = Metrics::new();
-        let old = metrics.route("chat");
-        old.handshake_refused("origin");
-        let new = metrics.route("chat");
-        drop(old);
-        let line = r#"sluicegate_handshakes_total{route="chat",result="origin"} 1"#;
-        check(&metrics, &[line]);
-        let tunnel = new.websocket_open();
-        drop(new);
-        check(&metrics, &[line]);
-        drop(tunnel);
-        assert!(!metrics.encode().contains("chat"));
-        let fresh = metrics.route("chat");
-        assert!(!metrics.encode().contains(line));
-        drop(fresh);
-    }
-
-    #[test]
-    fn plugins_count_for_themselves() {
-        let metrics = Metrics::new();
-        let registry = Arc::new(PluginRegistry::new());
-        metrics.export_plugins(Arc::clone(&registry));
-        let auth = registry.plugin("my-auth");
-        let reason = [("reason".to_owned(), "no \"key\"\n".to_owned())];
-        auth.count("refused_total", &reason, 3).unwrap();
-        auth.gauge("keys", &[], 2.5).unwrap();
-        auth.observe("lookup_seconds", &[], 0.002).unwrap();
-        check(
-            &metrics,
-            &[
-                "# TYPE sluicegate_plugin_my_auth_refused counter",
-                r#"sluicegate_plugin_my_auth_refused_total{plugin="my-auth",reason="no \"key\"\n"} 3"#,
-                "# TYPE sluicegate_plugin_my_auth_keys gauge",
-                r#"sluicegate_plugin_my_auth_keys{plugin="my-auth"} 2.5"#,
-                r#"sluicegate_plugin_my_auth_lookup_seconds_bucket{le="0.001",plugin="my-auth"} 0"#,
-                r#"sluicegate_plugin_my_auth_lookup_seconds_bucket{le="0.0025",plugin="my-auth"} 1"#,
-                r#"sluicegate_plugin_my_auth_lookup_seconds_bucket{le="+Inf",plugin="my-auth"} 1"#,
-                r#"sluicegate_plugin_my_auth_lookup_seconds_count{plugin="my-auth"} 1"#,
-                r#"sluicegate_plugin_my_auth_lookup_seconds_sum{plugin="my-auth"} 0.002"#,
-            ],
-        );
-    }
-
-    /// Those that begin with `plugin_` are all told to the plugins' registry.
-    #[test]
-    fn no_plugin_can_take_the_name_of_a_family_of_ours() {
-        let metrics = Metrics::new();
-        let own = metrics.plugin("p", "route");
-        own.call("continue", Duration::ZERO);
-        let text = metrics.encode();
-        let mut found = 0;
-        for line in text.lines() {
-            if let Some(name) = line.strip_prefix("# TYPE sluicegate_plugin_") {
-                let (name, _) = name.split_once(' ').unwrap();
-                let full = format!("plugin_{name}");
-                assert!(collect::OWN.iter().any(|(own, _)| *own == full), "{full}");
-                found += 1;
-            }
-        }
-        assert_eq!(found, collect::OWN.len());
-        let registry = Arc::new(PluginRegistry::new());
-        let call = registry.plugin("call");
-        call.observe("duration_seconds", &[], 1.0).unwrap();
-        metrics.export_plugins(registry);
-        assert!(!metrics.encode().contains(r#"plugin="call""#), "left out");
-    }
-
-    #[test]
-    fn label_values_are_escaped() {
-        let metrics = Metrics::new();
-        let route = metrics.route("a\"b\nc");
-        route.handshake_refused("origin");
-        check(
-            &metrics,
-            &[r#"sluicegate_handshakes_total{route="a\"b\nc",result="origin"} 1"#],
-        );
-    }
-}
+mod tests;

@@ -80,12 +80,29 @@ impl Shared {
         families.histogram(
             "websocket_duration_seconds",
             "Lifetimes of closed WebSockets",
-            all.iter().map(|(l, s)| (l, &s.websocket_duration)),
+            all.iter().map(|(l, s)| (l.clone(), &s.websocket_duration)),
         )?;
         families.counter(
             "websocket_closes",
             "Closed WebSockets by close code",
             all.iter().flat_map(|(l, s)| labelled(l, "code", &s.closes)),
+        )?;
+        families.counter(
+            "websocket_limit_closes",
+            "WebSockets closed by a limit of their route",
+            all.iter()
+                .flat_map(|(l, s)| labelled(l, "limit", &s.limit_closes)),
+        )?;
+        let pings = all.iter().flat_map(|(l, s)| {
+            [
+                (with(l, "side", "client"), &s.client_pings),
+                (with(l, "side", "server"), &s.server_pings),
+            ]
+        });
+        families.histogram(
+            "websocket_ping_round_trip_seconds",
+            "Time from a ping of the proxy's own to its pong",
+            pings.filter(|(_, pings)| !pings.is_empty()),
         )?;
         let traffic = || {
             all.iter().flat_map(|(l, s)| {
@@ -104,6 +121,12 @@ impl Shared {
             "websocket_messages",
             "Whole messages that passed through WebSocket tunnels",
             traffic().map(|(l, t)| counter(&l, &t.messages)),
+        )?;
+        let recompressed = traffic().map(|(l, t)| counter(&l, &t.recompressed));
+        families.counter(
+            "websocket_recompressed_messages",
+            "Messages that the proxy compressed anew on their way",
+            recompressed.filter(|sample| sample.value > 0),
         )?;
         let requests = all.iter().flat_map(|(labels, series)| {
             METHODS.iter().zip(&series.requests).flat_map(|(m, row)| {
@@ -133,7 +156,7 @@ impl Shared {
         families.histogram(
             "request_duration_seconds",
             "Time from the head of an ordinary request to the end of its response",
-            all.iter().map(|(l, s)| (l, &s.request_duration)),
+            all.iter().map(|(l, s)| (l.clone(), &s.request_duration)),
         )
     }
 
@@ -162,7 +185,7 @@ impl Shared {
         families.histogram(
             "upstream_connect_duration_seconds",
             "Time to connect to the endpoint",
-            all.iter().map(|(l, s)| (l, &s.connect_duration)),
+            all.iter().map(|(l, s)| (l.clone(), &s.connect_duration)),
         )
     }
 
@@ -179,7 +202,19 @@ impl Shared {
         families.histogram(
             "plugin_call_duration_seconds",
             "Time spent in calls into plugins",
-            all.iter().map(|(l, s)| (l, &s.call_duration)),
+            all.iter().map(|(l, s)| (l.clone(), &s.call_duration)),
+        )?;
+        families.counter(
+            "plugin_messages",
+            "Messages and ticks that plugins were asked about, by verdict",
+            all.iter()
+                .flat_map(|(l, s)| labelled(l, "verdict", &s.messages)),
+        )?;
+        let messages = all.iter().map(|(l, s)| (l.clone(), &s.message_duration));
+        families.histogram(
+            "plugin_message_duration_seconds",
+            "Time spent in plugins on a message or tick",
+            messages.filter(|(_, durations)| !durations.is_empty()),
         )?;
         families.counter(
             "plugin_quarantines",
@@ -291,6 +326,8 @@ impl Shared {
 pub(super) const OWN: &[(&str, MetricKind)] = &[
     ("plugin_calls", MetricKind::Counter),
     ("plugin_call_duration_seconds", MetricKind::Histogram),
+    ("plugin_messages", MetricKind::Counter),
+    ("plugin_message_duration_seconds", MetricKind::Histogram),
     ("plugin_quarantines", MetricKind::Counter),
     ("plugin_quarantined", MetricKind::Gauge),
 ];
@@ -328,9 +365,9 @@ impl Families<'_> {
         &mut self,
         name: &str,
         help: &str,
-        samples: impl Iterator<Item = (&'a Vec<(&'static str, String)>, &'a Histogram)>,
+        samples: impl Iterator<Item = (Vec<(&'static str, String)>, &'a Histogram)>,
     ) -> fmt::Result {
-        let samples = samples.map(|(labels, value)| sample(labels.clone(), value));
+        let samples = samples.map(|(labels, value)| sample(labels, value));
         self.family(
             name,
             help,

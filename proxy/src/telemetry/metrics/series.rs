@@ -43,6 +43,11 @@ impl Histogram {
         let nanos = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
         self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
     }
+
+    /// Whether nothing has been observed yet.
+    pub fn is_empty(&self) -> bool {
+        self.counts.iter().all(|n| n.load(Ordering::Relaxed) == 0)
+    }
 }
 
 impl LabelledCounter {
