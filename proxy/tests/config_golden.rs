@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,6 +60,23 @@ fn the_first_mistake_hides_no_other() {
         .map(|(number, _)| Some(number))
         .collect();
     assert_eq!(lines, marked);
+}
+
+#[test]
+fn the_reference_names_every_key() {
+    let readme = include_str!("../../README.md");
+    let (_, reference) = readme.split_once("## Configuration reference").unwrap();
+    let code = reference
+        .lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2));
+    let part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words: HashSet<&str> = code.flat_map(|code| code.split(|c| !part(c))).collect();
+    let schema = config::json_schema();
+    for table in schema["$defs"].as_object().unwrap().values() {
+        for key in table["properties"].as_object().unwrap().keys() {
+            assert!(words.contains(key.as_str()), "{key}: {table:#}");
+        }
+    }
 }
 
 #[test]
