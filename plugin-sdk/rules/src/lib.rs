@@ -1,4 +1,4 @@
-//! What a plugin may do to a head, and what its own response may look like.
+//! What a plugin may do to a head, what its own response may look like, and what it may answer to messages.
 //!
 //! The host enforces these rules on every call of a guest; the SDK enforces the very same ones on
 //! the in-memory requests of an author's unit tests, so that a test that passes natively does not
@@ -8,6 +8,7 @@
 //!
 //! Every edit is whole or not at all.
 
+pub mod messages;
 mod session;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
@@ -23,6 +24,8 @@ pub const MAX_VALUE: usize = 8 * 1024;
 pub const MAX_HEAD: usize = 64 * 1024;
 /// The body of a plugin's own response, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
+/// What a plugin may keep from one hook of a handshake to the next, in bytes.
+pub const MAX_KEPT: usize = 4 * 1024;
 
 /// Why an edit was refused; the head is as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
