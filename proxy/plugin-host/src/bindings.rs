@@ -6,18 +6,20 @@
 //! component model does not let a guest keep them.
 
 mod heads;
+pub(crate) mod messages;
 mod services;
 mod v0_1;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName};
 use sluicegate_plugin_rules::{self as rules, Session};
 use wasmtime::component::{HasSelf, Instance, InstancePre, Linker, Resource};
 use wasmtime::{ResourceLimiter, Store};
 
-use crate::component::Version;
+use crate::component::{Dialect, Version};
 use crate::error::ConfigProblem;
 use crate::filter::{CallFacts, RequestHead, ResponseHead};
 use crate::log::escape;
@@ -27,7 +29,8 @@ use crate::wasi::WasiState;
 
 pub(crate) use generated::sluicegate::plugin::{about, http as wit};
 
-use generated::{HandshakeFilter, HandshakeFilterPre};
+use generated::{HandshakeFilter, HandshakeFilterIndices};
+use messages::{MessageHooks, MessageHooksIndices};
 
 mod generated {
     #![allow(clippy::all, unreachable_pub, reason = "generated")]
@@ -66,8 +69,17 @@ mod generated {
 /// A component that fits one of the versions of the interface, linked.
 #[derive(Clone)]
 pub(crate) enum Pre {
-    Current(HandshakeFilterPre<State>),
+    Current(Current),
     V0_1(v0_1::HandshakeFilterPre<State>),
+}
+
+/// One that fits the present version.
+#[derive(Clone)]
+pub(crate) struct Current {
+    pre: InstancePre<State>,
+    handshake: HandshakeFilterIndices,
+    /// Where it has the hooks of messages.
+    messages: Option<MessageHooksIndices>,
 }
 
 /// The exports of an instance.
@@ -81,6 +93,7 @@ pub(crate) enum Exports {
 pub(crate) struct Hooks {
     pub(crate) request: bool,
     pub(crate) response: bool,
+    pub(crate) messages: bool,
 }
 
 /// Stands for [`State::request`].
@@ -100,8 +113,10 @@ pub(crate) struct State {
     pub(crate) route: Arc<str>,
     pub(crate) request: Option<Box<RequestHead>>,
     pub(crate) response: Option<Box<ResponseHead>>,
-    /// Of the request whose head is lent.
+    /// Of the request whose head is lent, or of the conversation that is going on.
     pub(crate) facts: Option<Arc<CallFacts>>,
+    /// What the plugin's hooks of this handshake have kept.
+    pub(crate) kept: Bytes,
     /// `configure` is running, which may only log.
     pub(crate) configuring: bool,
     /// What runs has run and logged before, with the same config.
@@ -133,6 +148,7 @@ impl State {
             request: None,
             response: None,
             facts: None,
+            kept: Bytes::new(),
             configuring: false,
             repeats: false,
             undo: Undo::default(),
@@ -151,7 +167,10 @@ impl State {
         self.facts = None;
         if keep_edits {
             self.undo.forget();
-        } else if let Some(response) = &mut self.response {
+            return;
+        }
+        self.undo.kept(&mut self.kept);
+        if let Some(response) = &mut self.response {
             self.undo.fields(&mut response.headers);
             self.undo.session(&mut response.session);
         } else if let Some(request) = &mut self.request {
@@ -183,6 +202,16 @@ impl State {
         };
         self.undo.note_session(session);
         edit(session).map_err(Into::into)
+    }
+
+    /// Keeps bytes for later hooks, in a way that can be undone.
+    fn keep_bytes(&mut self, data: Vec<u8>) -> Result<(), wit::EditError> {
+        if data.len() > rules::MAX_KEPT {
+            return Err(wit::EditError::TooLarge);
+        }
+        self.undo.note_kept(&self.kept);
+        self.kept = data.into();
+        Ok(())
     }
 
     /// Edits a field of the request, having seen to it that this can be undone.
@@ -230,46 +259,76 @@ pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 
 impl Pre {
     /// Finds the exports of a component that was made for this version.
-    pub(crate) fn new(version: Version, pre: InstancePre<State>) -> wasmtime::Result<Self> {
-        Ok(match version {
-            Version::Current => Pre::Current(HandshakeFilterPre::new(pre)?),
+    pub(crate) fn new(dialect: Dialect, pre: InstancePre<State>) -> wasmtime::Result<Self> {
+        Ok(match dialect.version {
+            Version::Current => Pre::Current(Current {
+                handshake: HandshakeFilterIndices::new(&pre)?,
+                messages: match dialect.messages {
+                    true => Some(MessageHooksIndices::new(&pre)?),
+                    false => None,
+                },
+                pre,
+            }),
             Version::V0_1 => Pre::V0_1(v0_1::HandshakeFilterPre::new(pre)?),
         })
     }
 
-    pub(crate) fn version(&self) -> Version {
+    pub(crate) fn dialect(&self) -> Dialect {
         match self {
-            Pre::Current(_) => Version::Current,
-            Pre::V0_1(_) => Version::V0_1,
+            Pre::Current(current) => Dialect {
+                version: Version::Current,
+                messages: current.messages.is_some(),
+            },
+            Pre::V0_1(_) => Dialect {
+                version: Version::V0_1,
+                messages: false,
+            },
         }
     }
 
     pub(crate) async fn instantiate(&self, store: &mut Store<State>) -> wasmtime::Result<Exports> {
-        Ok(match self {
-            Pre::Current(pre) => Exports::Current(pre.instantiate_async(store).await?),
-            Pre::V0_1(pre) => Exports::V0_1(pre.instantiate_async(store).await?),
-        })
+        match self {
+            Pre::Current(_) => Ok(self.dissect(store).await?.0),
+            Pre::V0_1(pre) => Ok(Exports::V0_1(pre.instantiate_async(store).await?)),
+        }
     }
-}
 
-impl Pre {
-    /// An instance in its two forms: what is called, and what its memories are found through.
+    /// An instance in its two forms: what is called, and what its memories and further exports are found
+    /// through.
     pub(crate) async fn dissect(
         &self,
         store: &mut Store<State>,
     ) -> wasmtime::Result<(Exports, Instance)> {
-        match self {
-            Pre::Current(pre) => {
-                let instance = pre.instance_pre().instantiate_async(&mut *store).await?;
-                let exports = HandshakeFilter::new(store, &instance)?;
-                Ok((Exports::Current(exports), instance))
+        Ok(match self {
+            Pre::Current(Current { pre, handshake, .. }) => {
+                let instance = pre.instantiate_async(&mut *store).await?;
+                (
+                    Exports::Current(handshake.load(store, &instance)?),
+                    instance,
+                )
             }
             Pre::V0_1(pre) => {
                 let instance = pre.instance_pre().instantiate_async(&mut *store).await?;
                 let exports = v0_1::HandshakeFilter::new(store, &instance)?;
-                Ok((Exports::V0_1(exports), instance))
+                (Exports::V0_1(exports), instance)
             }
-        }
+        })
+    }
+
+    /// An instance that talks; `None` where the plugin has no hooks of messages.
+    pub(crate) async fn instantiate_talking(
+        &self,
+        store: &mut Store<State>,
+    ) -> wasmtime::Result<(Exports, Option<MessageHooks>)> {
+        let (exports, instance) = self.dissect(store).await?;
+        let hooks = match self {
+            Pre::Current(Current {
+                messages: Some(indices),
+                ..
+            }) => Some(indices.load(store, &instance)?),
+            _ => None,
+        };
+        Ok((exports, hooks))
     }
 }
 
@@ -301,6 +360,7 @@ impl Exports {
                 let both = Hooks {
                     request: true,
                     response: true,
+                    messages: false,
                 };
                 configured.map(|()| both).map_err(|text| ConfigProblem {
                     pointer: String::new(),
@@ -348,6 +408,7 @@ impl From<about::Hooks> for Hooks {
         Hooks {
             request: hooks.contains(about::Hooks::REQUEST),
             response: hooks.contains(about::Hooks::RESPONSE),
+            messages: hooks.contains(about::Hooks::MESSAGES),
         }
     }
 }

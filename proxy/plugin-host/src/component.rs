@@ -57,7 +57,9 @@ pub fn componentize(wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
 pub fn inspect(wasm: &[u8]) -> Result<Inspection, LoadError> {
     let kind = validated(wasm)?;
     let component = componentize(wasm)?;
-    let Surface { imports, exports } = surface(&component)?;
+    let Surface {
+        imports, exports, ..
+    } = surface(&component)?;
     let version = imports
         .iter()
         .filter_map(|name| name.strip_prefix(PACKAGE))
@@ -83,10 +85,20 @@ pub(crate) enum Version {
     Current,
 }
 
+/// What a plugin can be called by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Dialect {
+    pub(crate) version: Version,
+    /// It exports the hooks of messages.
+    pub(crate) messages: bool,
+}
+
 /// What a plugin needs of its host.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Needs {
-    pub(crate) version: Version,
+    pub(crate) dialect: Dialect,
+    /// It calls what may take longer than others should wait for it.
+    pub(crate) waits: bool,
     /// Ours, such as `kv`, and WASI's, such as `wasi:cli/stderr@0.2.6`.
     interfaces: Vec<String>,
 }
@@ -119,9 +131,17 @@ impl Needs {
 /// A component that imports only what there is and exports all that is called.
 pub(crate) fn plugin_component(wasm: &[u8]) -> Result<(Vec<u8>, Needs), LoadError> {
     let component = componentize(wasm)?;
-    let Surface { imports, exports } = surface(&component)?;
+    let Surface {
+        imports,
+        exports,
+        waits,
+    } = surface(&component)?;
     let mut needs = Needs {
-        version: Version::Current,
+        dialect: Dialect {
+            version: Version::Current,
+            messages: exports.iter().any(|export| export == MESSAGES),
+        },
+        waits,
         interfaces: Vec::new(),
     };
     for import in imports {
@@ -137,7 +157,7 @@ pub(crate) fn plugin_component(wasm: &[u8]) -> Result<(Vec<u8>, Needs), LoadErro
                         spoken: VERSIONS.map(|(version, _)| version).join(" and "),
                     });
                 };
-                needs.version = *spoken;
+                needs.dialect.version = *spoken;
                 needs.interfaces.push(interface.to_owned());
             }
             _ if wasi::offers(&import) => needs.interfaces.push(import),
@@ -203,6 +223,8 @@ fn encode(module: &[u8]) -> Result<Vec<u8>, LoadError> {
 struct Surface {
     imports: Vec<String>,
     exports: Vec<String>,
+    /// It imports a function that waits for others.
+    waits: bool,
 }
 
 fn surface(component: &[u8]) -> Result<Surface, LoadError> {
@@ -219,7 +241,18 @@ fn surface(component: &[u8]) -> Result<Surface, LoadError> {
         WorldItem::Interface { .. } | WorldItem::Function(_) => Some(resolve.name_world_key(key)),
     };
     let world = &resolve.worlds[world];
+    let waits = |(key, item): (&WorldKey, &WorldItem)| {
+        let WorldItem::Interface { id, .. } = item else {
+            return false;
+        };
+        let interface = resolve.name_world_key(key);
+        let functions = &resolve.interfaces[*id].functions;
+        WAITING.iter().any(|(prefix, function)| {
+            interface.starts_with(prefix) && functions.contains_key(*function)
+        })
+    };
     Ok(Surface {
+        waits: world.imports.iter().any(waits),
         imports: world.imports.iter().filter_map(names).collect(),
         exports: world.exports.iter().filter_map(names).collect(),
     })
@@ -262,4 +295,11 @@ const PACKAGE: &str = "sluicegate:plugin/";
 const INTERFACES: [&str; 9] = [
     "about", "clock", "crypto", "http", "kv", "logging", "metrics", "outbound", "random",
 ];
+/// Functions that may take as long as another server, or a password, does.
+const WAITING: [(&str, &str); 2] = [
+    ("sluicegate:plugin/outbound@", "send"),
+    ("sluicegate:plugin/crypto@", "verify-password"),
+];
+/// What a filter of messages exports.
+pub(crate) const MESSAGES: &str = "sluicegate:plugin/messages@0.2.0";
 const EXPORTS: [&str; 4] = ["describe", "configure", "on-request", "on-response"];

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sluicegate_plugin_rules::ReplyError;
+use sluicegate_plugin_rules::messages::ReactionError;
 
 use crate::log::escape;
 
@@ -58,6 +59,14 @@ pub enum LoadError {
     Describe(#[source] FilterError),
     #[error("describes itself wrongly: {0}")]
     Description(String),
+    /// Its description and its exports do not agree.
+    #[error(
+        "{} the hook `messages`, but {} `{export}`",
+        if *says { "says that it has" } else { "does not say that it has" },
+        if *says { "does not export" } else { "exports" },
+        export = crate::component::MESSAGES,
+    )]
+    Messages { says: bool },
 }
 
 /// Why a plugin does not take a config.
@@ -123,6 +132,13 @@ pub enum FilterError {
     BadReply(#[source] ReplyError),
     #[error("gave a response with a body of {size} bytes; `response_body` allows {limit}")]
     ReplyBody { size: usize, limit: usize },
+    #[error("gave a reaction that cannot be carried out: {0}")]
+    BadReaction(#[source] ReactionError),
+    #[error("gave more messages than `message_output` allows, {limit} bytes")]
+    MessageOutput { limit: usize },
+    /// While another connection's conversation had its turn.
+    #[error("its instance has failed before")]
+    InstanceGone,
     /// It was not asked: it has failed too often of late.
     #[error("is in quarantine")]
     Quarantined,
@@ -131,7 +147,10 @@ pub enum FilterError {
 impl FilterError {
     /// Whether it is the plugin's own fault, and not that of who uses it or of a busy moment.
     pub fn is_fault(&self) -> bool {
-        !matches!(self, FilterError::NoInstance | FilterError::Quarantined)
+        !matches!(
+            self,
+            FilterError::NoInstance | FilterError::InstanceGone | FilterError::Quarantined
+        )
     }
 
     /// A word for metrics.
@@ -143,7 +162,11 @@ impl FilterError {
             FilterError::Memory => "memory",
             FilterError::NoInstance => "no_instance",
             FilterError::Configure(_) => "configure",
-            FilterError::BadReply(_) | FilterError::ReplyBody { .. } => "bad_reply",
+            FilterError::BadReply(_)
+            | FilterError::ReplyBody { .. }
+            | FilterError::BadReaction(_)
+            | FilterError::MessageOutput { .. } => "bad_reply",
+            FilterError::InstanceGone => "instance_gone",
             FilterError::Quarantined => "quarantined",
         }
     }

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use crate::bindings::{Hooks, Pre};
 use crate::error::FilterError;
 use crate::instance::Instance;
+use crate::messages::{Interest, Isolation, Rooms};
 use crate::outbound::Outbound;
 use crate::plugin::{Description, Limits, Plugin};
 use crate::shelf::Shelf;
@@ -39,6 +40,8 @@ struct Parts {
     hooks: Hooks,
     /// `None`: each request gets an instance of its own.
     shelf: Option<Arc<Shelf>>,
+    /// Where it is interested in messages: in which, and where its conversations sit.
+    messages: Option<(Interest, Arc<Rooms>)>,
 }
 
 /// How a pristine instance comes to be configured.
@@ -127,6 +130,16 @@ pub struct RequestOutcome {
     /// For the upstream's answer; `None` where the plugin makes nothing of answers with this config, or
     /// has responded itself. The instance in it counts against `instances` until it is dropped.
     pub response_hook: Option<ResponseFilter>,
+    /// What the plugin kept for its own later hooks; the response hook has it already.
+    pub kept: Bytes,
+}
+
+/// What came of a response hook.
+#[derive(Debug)]
+pub struct ResponseOutcome {
+    pub verdict: Verdict,
+    /// What the plugin keeps now, for its conversation.
+    pub kept: Bytes,
 }
 
 /// A filter that waits for the upstream's answer.
@@ -135,24 +148,35 @@ pub struct ResponseFilter {
     instance: Option<Box<Instance>>,
     filter: Filter,
     facts: Arc<CallFacts>,
+    kept: Bytes,
 }
 
 impl Filter {
-    pub(crate) fn new(plugin: Arc<Plugin>, start: Start, hooks: Hooks) -> Self {
+    pub(crate) fn new(
+        plugin: Arc<Plugin>,
+        start: Start,
+        hooks: Hooks,
+        interest: Option<Interest>,
+    ) -> Self {
         let Description {
             request_hook,
             response_hook,
             ..
         } = *plugin.description();
-        Filter(Arc::new(Parts {
+        let interest = interest.filter(|interest| !interest.is_nothing());
+        let filter = Filter(Arc::new(Parts {
             hooks: Hooks {
                 request: hooks.request && request_hook,
                 response: hooks.response && response_hook,
+                messages: interest.is_some(),
             },
             plugin,
             start,
             shelf: None,
-        }))
+            messages: interest
+                .map(|interest| (interest, Rooms::new(Isolation::Connection, NonZeroU32::MIN))),
+        }));
+        filter.conversing(None, CONVERSATIONS)
     }
 
     /// The same filter, but an instance serves up to so many requests, one after the other,
@@ -169,6 +193,20 @@ impl Filter {
             shelf: Some(shelf),
             ..Parts::clone(&self.0)
         }))
+    }
+
+    /// The same filter, with these rooms where it is interested in messages.
+    pub(crate) fn with_rooms(&self, rooms: Arc<Rooms>) -> Filter {
+        let mut parts = Parts::clone(&self.0);
+        if let Some((_, own)) = &mut parts.messages {
+            *own = rooms;
+        }
+        Filter(Arc::new(parts))
+    }
+
+    /// In which messages it is interested, and where its conversations sit.
+    pub(crate) fn messages(&self) -> Option<&(Interest, Arc<Rooms>)> {
+        self.0.messages.as_ref()
     }
 
     /// Whether it may send requests of its own.
@@ -204,15 +242,19 @@ impl Filter {
     ) -> (Box<RequestHead>, Result<RequestOutcome, FilterError>) {
         let Parts { plugin, hooks, .. } = &*self.0;
         let limits = &plugin.limits;
-        let waiting = |instance, facts: &Arc<CallFacts>| ResponseFilter {
+        let waiting = |instance, facts: &Arc<CallFacts>, kept: &Bytes| ResponseFilter {
             instance,
             filter: self.clone(),
             facts: Arc::clone(facts),
+            kept: kept.clone(),
         };
         if !hooks.request {
             let outcome = RequestOutcome {
                 verdict: Verdict::Continue,
-                response_hook: hooks.response.then(|| waiting(None, &head.facts)),
+                response_hook: hooks
+                    .response
+                    .then(|| waiting(None, &head.facts, &Bytes::new())),
+                kept: Bytes::new(),
             };
             return (head, Ok(outcome));
         }
@@ -223,16 +265,19 @@ impl Filter {
         instance.lend_request(head);
         let verdict = within_wall(limits, pin!(instance.on_request(limits))).await;
         let head = instance.take_request(verdict.is_ok());
+        let kept = instance.take_kept();
         let outcome = match verdict {
             Ok(Verdict::Continue) if hooks.response => Ok(RequestOutcome {
                 verdict: Verdict::Continue,
-                response_hook: Some(waiting(Some(instance), &head.facts)),
+                response_hook: Some(waiting(Some(instance), &head.facts, &kept)),
+                kept,
             }),
             verdict => {
                 self.put_back(instance);
                 verdict.map(|verdict| RequestOutcome {
                     verdict,
                     response_hook: None,
+                    kept,
                 })
             }
         };
@@ -247,10 +292,17 @@ impl Filter {
         // Boxed: a request that reuses an instance holds no room for the making of one.
         let made = Box::pin(async {
             let permits = self.permits().await?;
-            let configured = pin!(self.configured(&facts.route, permits));
+            let configured = pin!(self.configured(&facts.route, permits, false));
             within_wall(&self.0.plugin.limits, configured).await
         });
         made.await
+    }
+
+    /// A fresh instance for conversations.
+    pub(crate) async fn talker(&self, route: &Arc<str>) -> Result<Box<Instance>, FilterError> {
+        let permits = self.permits().await?;
+        let configured = pin!(self.configured(route, permits, true));
+        within_wall(&self.0.plugin.limits, configured).await
     }
 
     /// A pristine instance that has this filter's config.
@@ -258,6 +310,7 @@ impl Filter {
         &self,
         route: &Arc<str>,
         permits: [OwnedSemaphorePermit; 2],
+        talks: bool,
     ) -> Result<Box<Instance>, FilterError> {
         let Plugin {
             host,
@@ -271,8 +324,12 @@ impl Filter {
             Start::Image(image) => (&**image, None),
         };
         let machine = &host.machine;
-        let mut instance =
-            Instance::new(machine, identity, pre, limits, route, Some(permits)).await?;
+        let permits = Some(permits);
+        let mut instance = if talks {
+            Instance::talking(machine, identity, pre, limits, route, permits).await?
+        } else {
+            Instance::new(machine, identity, pre, limits, route, permits).await?
+        };
         if let Some(config) = config {
             instance.configure_again(config, limits).await?;
         }
@@ -311,7 +368,7 @@ impl ResponseFilter {
     pub async fn on_response(
         self,
         head: Box<ResponseHead>,
-    ) -> (Box<ResponseHead>, Result<Verdict, FilterError>) {
+    ) -> (Box<ResponseHead>, Result<ResponseOutcome, FilterError>) {
         let limits = &self.filter.0.plugin.limits;
         let mut instance = match self.instance {
             Some(instance) => instance,
@@ -320,11 +377,15 @@ impl ResponseFilter {
                 Err(error) => return (head, Err(error)),
             },
         };
-        instance.lend_response(head, self.facts);
+        instance.lend_response(head, self.facts, self.kept);
         let verdict = within_wall(limits, pin!(instance.on_response(limits))).await;
         let head = instance.take_response(verdict.is_ok());
+        let kept = instance.take_kept();
         self.filter.put_back(instance);
-        (head, verdict)
+        (
+            head,
+            verdict.map(|verdict| ResponseOutcome { verdict, kept }),
+        )
     }
 
     pub fn filter(&self) -> &Filter {
@@ -352,7 +413,7 @@ impl fmt::Debug for ResponseFilter {
 /// CPU time alone does not bound a wait: a call that others keep from running ends as well.
 ///
 /// Most calls never wait, so the clock is read only for those that do.
-async fn within_wall<T>(
+pub(crate) async fn within_wall<T>(
     limits: &Limits,
     mut call: Pin<&mut impl Future<Output = Result<T, FilterError>>>,
 ) -> Result<T, FilterError> {
@@ -364,3 +425,6 @@ async fn within_wall<T>(
         .await
         .unwrap_or(Err(FilterError::WallTimeout))
 }
+
+/// Conversations of one instance where nobody says how many.
+const CONVERSATIONS: NonZeroU32 = const { NonZeroU32::new(1000).unwrap() };

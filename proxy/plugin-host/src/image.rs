@@ -116,7 +116,7 @@ fn make(workbench: &mut Workbench, plugin: &Plugin, config: &str) -> Result<Pre,
     let compile = |e: wasmtime::Error| Refusal::Compile(format!("{e:#}"));
     let pre = host
         .machine
-        .link(&compiled.map_err(compile)?, plugin.pre.version(), false)
+        .link(&compiled.map_err(compile)?, plugin.pre.dialect(), false)
         .map_err(compile)?;
     // Whether it starts; the first handshake then finds the memory mapped.
     let first = Instance::setup(&host.machine, &plugin.identity, &pre, &plugin.limits);
@@ -167,7 +167,7 @@ fn mould<'a>(machine: &Machine, plugin: &'a Plugin, accessible: &[u8]) -> Result
         }
     };
     let mould = machine
-        .link(&component, plugin.pre.version(), false)
+        .link(&component, plugin.pre.dialect(), false)
         .map_err(compile)?;
     Ok(plugin.mould.get_or_init(|| mould))
 }

@@ -13,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component;
 use wasmtime::{Store, UpdateDeadline, WasmBacktrace};
 
+use crate::bindings::messages::MessageHooks;
 use crate::bindings::{Exports, Hit, Hooks, Pre, State, about, wit};
 use crate::error::FilterError;
 use crate::filter::{CallFacts, RequestHead, ResponseHead, Verdict};
@@ -21,10 +22,14 @@ use crate::machine::Machine;
 use crate::plugin::{Identity, Limits};
 use crate::ticker::Ticker;
 
+mod talk;
+
 /// An instance of a plugin and everything it holds on to: too much to be moved around.
 pub(crate) struct Instance {
     store: Store<State>,
     exports: Exports,
+    /// Where it was made for conversations.
+    messages: Option<MessageHooks>,
     ticker: Arc<Ticker>,
     /// No call is under way, and none has failed.
     sound: bool,
@@ -95,6 +100,7 @@ impl Instance {
         Instance {
             store,
             exports,
+            messages: None,
             ticker: Arc::clone(&machine.ticker),
             sound: true,
             requests: 0,
@@ -189,12 +195,20 @@ impl Instance {
     pub(crate) fn lend_request(&mut self, head: Box<RequestHead>) {
         let state = self.store.data_mut();
         state.facts = Some(Arc::clone(&head.facts));
+        state.kept = Bytes::new();
         state.request = Some(head);
     }
 
-    pub(crate) fn lend_response(&mut self, head: Box<ResponseHead>, facts: Arc<CallFacts>) {
+    /// As [`Instance::lend_request`], with what was kept at the request.
+    pub(crate) fn lend_response(
+        &mut self,
+        head: Box<ResponseHead>,
+        facts: Arc<CallFacts>,
+        kept: Bytes,
+    ) {
         let state = self.store.data_mut();
         state.facts = Some(facts);
+        state.kept = kept;
         state.response = Some(head);
     }
 
@@ -216,6 +230,11 @@ impl Instance {
             Some(head) => head,
             None => unreachable!("only this function takes the head out"),
         }
+    }
+
+    /// What the plugin's hooks of this handshake have kept so far.
+    pub(crate) fn take_kept(&mut self) -> Bytes {
+        std::mem::take(&mut self.store.data_mut().kept)
     }
 
     fn judged(

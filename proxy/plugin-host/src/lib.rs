@@ -31,6 +31,7 @@ mod image;
 mod instance;
 mod log;
 mod machine;
+pub mod messages;
 pub mod metrics;
 mod outbound;
 mod plugin;
@@ -44,12 +45,13 @@ pub use allowance::{Allowance, Pass};
 pub use component::{Inspection, Kind, componentize, inspect};
 pub use error::{ConfigProblem, ConfigureError, FilterError, HostError, LoadError};
 pub use filter::{
-    CallFacts, Filter, RequestHead, RequestOutcome, ResponseFilter, ResponseHead, TlsFacts, Verdict,
+    CallFacts, Filter, RequestHead, RequestOutcome, ResponseFilter, ResponseHead, ResponseOutcome,
+    TlsFacts, Verdict,
 };
 pub use grants::Grants;
 pub use host::{Host, HostSettings};
 pub use outbound::{Outbound, OutboundError, OutboundFuture, OutboundRequest, OutboundResponse};
 pub use plugin::{Description, Limits, Plugin};
 pub use quarantine::{Admission, Quarantine, QuarantineRule};
-pub use sluicegate_plugin_rules::Session;
+pub use sluicegate_plugin_rules::{MAX_KEPT, Session};
 pub use sluicegate_plugin_services::{clock, kv};

@@ -10,7 +10,7 @@ use wasmtime::{
 };
 
 use crate::bindings::{self, Pre, State};
-use crate::component::Version;
+use crate::component::Dialect;
 use crate::error::HostError;
 use crate::functions::Functions;
 use crate::ticker::Ticker;
@@ -71,15 +71,15 @@ impl Machine {
     pub(crate) fn link(
         &self,
         component: &Component,
-        version: Version,
+        dialect: Dialect,
         with_wasi: bool,
     ) -> wasmtime::Result<Pre> {
         if !with_wasi {
-            return Pre::new(version, self.linker.instantiate_pre(component)?);
+            return Pre::new(dialect, self.linker.instantiate_pre(component)?);
         }
         let mut linker = self.linker.clone();
         wasi::link(&mut linker)?;
-        Pre::new(version, linker.instantiate_pre(component)?)
+        Pre::new(dialect, linker.instantiate_pre(component)?)
     }
 }
 

@@ -26,6 +26,7 @@ use crate::host::Host;
 use crate::image;
 use crate::instance::Instance;
 use crate::log::{LogGate, escape};
+use crate::messages::Interest;
 use crate::metrics::PluginMetrics;
 
 /// What one plugin may use.
@@ -53,6 +54,8 @@ pub struct Limits {
     pub http_timeout: Duration,
     /// The body of an answer to one, bytes.
     pub http_body: usize,
+    /// What one call about a message may return in messages, replaced and its own together, bytes.
+    pub message_output: usize,
 }
 
 impl Default for Limits {
@@ -69,6 +72,7 @@ impl Default for Limits {
             log_line: 1 << 10,
             http_timeout: Duration::from_secs(5),
             http_body: 1 << 20,
+            message_output: 1 << 20,
         }
     }
 }
@@ -80,6 +84,7 @@ pub struct Description {
     pub version: String,
     pub request_hook: bool,
     pub response_hook: bool,
+    pub message_hooks: bool,
     /// The JSON Schema of its config, as text, if it has one.
     pub config_schema: Option<Box<str>>,
     /// Interfaces that it imports and can do without: `kv`, `outbound`.
@@ -93,6 +98,8 @@ pub struct Plugin {
     pub(crate) pre: Pre,
     pub(crate) limits: Limits,
     pub(crate) permits: Arc<Semaphore>,
+    /// It calls what may take longer than others should wait for it.
+    pub(crate) waits: bool,
     /// The file, for images.
     pub(crate) wasm: Box<[u8]>,
     /// What images are made with, once one is wanted; it belongs to another engine.
@@ -161,6 +168,7 @@ impl Plugin {
             pre: loaded.pre,
             limits,
             permits: Arc::new(Semaphore::new(limits.instances.get() as usize)),
+            waits: loaded.waits,
             wasm: wasm.into(),
             mould: OnceLock::new(),
             description: loaded.description,
@@ -181,7 +189,7 @@ impl Plugin {
     /// The guest's refusal, or what became of it; within `configure_timeout`. The wait for
     /// another plugin that is being configured counts.
     pub async fn configure(self: &Arc<Self>, config_json: &str) -> Result<Filter, ConfigureError> {
-        let (cost, hooks) =
+        let (cost, hooks, interest) =
             match tokio::time::timeout(self.limits.configure_timeout, self.try_out(config_json))
                 .await
             {
@@ -211,12 +219,15 @@ impl Plugin {
                 }
             }
         };
-        Ok(Filter::new(Arc::clone(self), start, hooks))
+        Ok(Filter::new(Arc::clone(self), start, hooks, interest))
     }
 
     /// Runs `configure` in fresh instances; says what it costs in one whose code and memory are warm, and
-    /// the hooks that this config uses.
-    async fn try_out(&self, config_json: &str) -> Result<(Duration, Hooks), FilterError> {
+    /// the hooks that this config uses, and what it wants of messages.
+    async fn try_out(
+        &self,
+        config_json: &str,
+    ) -> Result<(Duration, Hooks, Option<Interest>), FilterError> {
         let limits = self.configure_limits();
         let quiet = self.quiet_identity();
         let _one_at_a_time = self.host.configuring.lock().await;
@@ -225,7 +236,9 @@ impl Plugin {
         loop {
             let identity = if run == 0 { &self.identity } else { &quiet };
             let machine = &self.host.machine;
-            let mut instance = Instance::setup(machine, identity, &self.pre, &limits).await?;
+            let mut instance =
+                Instance::talking(machine, identity, &self.pre, &limits, &Arc::from(""), None)
+                    .await?;
             let began = Instant::now();
             let hooks = instance.configure(config_json, &limits).await?;
             // Whatever disturbs a run makes it longer, so the shortest says most.
@@ -237,7 +250,11 @@ impl Plugin {
             // Nor may measuring use up what was meant for a slow one.
             let long = all.elapsed() > self.limits.configure_timeout / 10;
             if run == TRIALS || least <= cheap || dear || long {
-                return Ok((least, hooks));
+                let interest = match hooks.messages && self.description.message_hooks {
+                    true => Some(instance.wants(&limits).await?),
+                    false => None,
+                };
+                return Ok((least, hooks, interest));
             }
         }
     }
@@ -315,6 +332,7 @@ impl fmt::Debug for Plugin {
 struct Loaded {
     pre: Pre,
     description: Description,
+    waits: bool,
 }
 
 /// What the cache keeps beside the code: all that is known of a file without reading it.
@@ -338,9 +356,13 @@ fn known(host: &Host, grants: &Grants, content_hash: &str) -> Result<Option<Load
     needs.check(grants, &description.optional)?;
     let pre = host
         .machine
-        .link(&component, needs.version, needs.wasi())
+        .link(&component, needs.dialect, needs.wasi())
         .map_err(|e| unfit(&e))?;
-    Ok(Some(Loaded { pre, description }))
+    Ok(Some(Loaded {
+        pre,
+        description,
+        waits: needs.waits,
+    }))
 }
 
 /// Checks and compiles a plugin, asks it about itself, and puts it into the cache.
@@ -358,7 +380,7 @@ fn compile(
     let (component, functions) = host.functions.record(compile);
     let component = component.map_err(|e| LoadError::Compile(format!("{e:#}")))?;
     let pre = machine
-        .link(&component, needs.version, needs.wasi())
+        .link(&component, needs.dialect, needs.wasi())
         .map_err(|e| unfit(&e))?;
     let limits = &identity.limits;
     let description = block_on(async {
@@ -366,6 +388,11 @@ fn compile(
         instance.describe(limits).await
     });
     let description = checked(description.map_err(LoadError::Describe)?)?;
+    if description.message_hooks != needs.dialect.messages {
+        return Err(LoadError::Messages {
+            says: description.message_hooks,
+        });
+    }
     needs.check(&identity.grants, &description.optional)?;
     let note = Note { needs, description };
     if let Some(cache) = cache
@@ -383,6 +410,7 @@ fn compile(
     Ok(Loaded {
         pre,
         description: note.description,
+        waits: note.needs.waits,
     })
 }
 
@@ -414,6 +442,7 @@ fn checked(description: about::Description) -> Result<Description, LoadError> {
         version,
         request_hook: hooks.contains(about::Hooks::REQUEST),
         response_hook: hooks.contains(about::Hooks::RESPONSE),
+        message_hooks: hooks.contains(about::Hooks::MESSAGES),
         config_schema: config_schema.map(Into::into),
         optional: optional
             .into_iter()

@@ -11,8 +11,8 @@ use std::time::Instant;
 use http::request::Parts;
 use http::{Response, StatusCode};
 use sluicegate_plugin_host::{
-    Admission, CallFacts, FilterError, RequestHead, ResponseFilter, ResponseHead, Session,
-    TlsFacts, Verdict,
+    Admission, CallFacts, FilterError, RequestHead, ResponseFilter, ResponseHead, ResponseOutcome,
+    Session, TlsFacts, Verdict,
 };
 
 use crate::body::ResponseBody;
@@ -140,7 +140,7 @@ impl<'a> Chain<'a> {
             *response.headers_mut() = head.headers;
             exchange.put_session(head.session);
             match verdict {
-                Ok(verdict) => {
+                Ok(ResponseOutcome { verdict, .. }) => {
                     link.metrics
                         .call(verdict_label(&verdict), started.elapsed());
                     if let Verdict::Respond(instead) = verdict {

@@ -344,6 +344,7 @@ fn host_limits(limits: &model::PluginLimits) -> Limits {
         response_body: bytes(limits.response_body),
         log_lines: limits.log_lines,
         log_line: bytes(limits.log_line),
+        message_output: Limits::default().message_output,
     }
 }
 

@@ -169,6 +169,9 @@ impl wit::HostRequest for State {
             Ok(())
         });
     }
+    fn keep(&mut self, _: Resource<RequestHandle>, data: Vec<u8>) -> Result<(), wit::EditError> {
+        self.keep_bytes(data)
+    }
     fn drop(&mut self, _: Resource<RequestHandle>) -> wasmtime::Result<()> {
         Ok(())
     }
@@ -263,6 +266,12 @@ impl wit::HostResponse for State {
             session.limit_lifetime(milliseconds);
             Ok(())
         });
+    }
+    fn kept(&mut self, _: Resource<ResponseHandle>) -> Vec<u8> {
+        self.kept.to_vec()
+    }
+    fn keep(&mut self, _: Resource<ResponseHandle>, data: Vec<u8>) -> Result<(), wit::EditError> {
+        self.keep_bytes(data)
     }
     fn drop(&mut self, _: Resource<ResponseHandle>) -> wasmtime::Result<()> {
         Ok(())

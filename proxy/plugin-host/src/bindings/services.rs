@@ -20,7 +20,7 @@ impl State {
         if self.configuring {
             return Err(format_err!("`configure` calls `{what}`, but may only log"));
         }
-        if self.request.is_none() && self.response.is_none() {
+        if self.facts.is_none() {
             return Err(format_err!("`{what}` is called outside of a hook"));
         }
         Ok(())

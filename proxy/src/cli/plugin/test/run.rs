@@ -299,8 +299,10 @@ async fn call(filter: &Filter, case: &Case, head: RequestHead) -> Result<Got, Bo
     *response.headers_mut() = answer.headers;
     got.session = answer.session;
     got.response = Some(match verdict {
-        Ok(Verdict::Continue) => Ok(response),
-        Ok(Verdict::Respond(instead)) => Ok(instead),
+        Ok(outcome) => match outcome.verdict {
+            Verdict::Continue => Ok(response),
+            Verdict::Respond(instead) => Ok(instead),
+        },
         Err(error) => Err(told(&error)),
     });
     Ok(got)
