@@ -6,6 +6,7 @@
 //! close code means for a connection is the tunnel's business.
 
 pub mod control;
+pub mod deflate;
 pub mod frame;
 
 pub use control::{CloseCode, ControlFrame, encode_close, encode_ping};
