@@ -6,6 +6,9 @@
 use std::fmt;
 use std::ops::Deref;
 
+use super::head::{CLOSE, PING, PONG};
+use super::mask;
+
 /// The status code of a Close frame.
 ///
 /// [`CloseCode::NO_STATUS`] stands for a Close without a code and never goes on the wire.
@@ -26,26 +29,35 @@ pub struct ControlFrame {
 pub fn encode_close(code: CloseCode, reason: &str, mask: Option<[u8; 4]>) -> ControlFrame {
     let mut payload = [0; MAX_CONTROL_PAYLOAD];
     if !code.may_be_sent() {
-        return ControlFrame::new(OPCODE_CLOSE, &[], mask);
+        return ControlFrame::new(CLOSE, &[], mask);
     }
     let reason = &reason.as_bytes()[..reason.floor_char_boundary(MAX_CLOSE_REASON)];
     payload[..2].copy_from_slice(&code.0.to_be_bytes());
     payload[2..2 + reason.len()].copy_from_slice(reason);
-    ControlFrame::new(OPCODE_CLOSE, &payload[..2 + reason.len()], mask)
+    ControlFrame::new(CLOSE, &payload[..2 + reason.len()], mask)
 }
 
 /// Encodes a Ping frame, masked if it goes to a server; the payload is cut to 125 bytes.
 pub fn encode_ping(payload: &[u8], mask: Option<[u8; 4]>) -> ControlFrame {
     let payload = &payload[..payload.len().min(MAX_CONTROL_PAYLOAD)];
-    ControlFrame::new(OPCODE_PING, payload, mask)
+    ControlFrame::new(PING, payload, mask)
+}
+
+/// Encodes a Pong frame, masked if it goes to a server; the payload is cut to 125 bytes.
+pub fn encode_pong(payload: &[u8], mask: Option<[u8; 4]>) -> ControlFrame {
+    let payload = &payload[..payload.len().min(MAX_CONTROL_PAYLOAD)];
+    ControlFrame::new(PONG, payload, mask)
 }
 
 impl CloseCode {
     pub const NORMAL: CloseCode = CloseCode(1000);
     pub const GOING_AWAY: CloseCode = CloseCode(1001);
     pub const PROTOCOL_ERROR: CloseCode = CloseCode(1002);
+    pub const UNSUPPORTED: CloseCode = CloseCode(1003);
     /// The Close frame carried no code.
     pub const NO_STATUS: CloseCode = CloseCode(1005);
+    /// Data that is not what it says it is, such as text that is not UTF-8.
+    pub const INVALID_DATA: CloseCode = CloseCode(1007);
     pub const POLICY: CloseCode = CloseCode(1008);
     pub const TOO_BIG: CloseCode = CloseCode(1009);
     pub const INTERNAL_ERROR: CloseCode = CloseCode(1011);
@@ -87,22 +99,24 @@ impl fmt::Display for CloseCode {
 
 impl ControlFrame {
     /// `payload` is at most [`MAX_CONTROL_PAYLOAD`] bytes.
-    fn new(opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) -> ControlFrame {
+    pub(super) fn new(opcode: u8, payload: &[u8], key: Option<[u8; 4]>) -> ControlFrame {
         let mut bytes = [0; MAX_CONTROL_FRAME];
         bytes[0] = 0x80 | opcode;
         bytes[1] = payload.len() as u8;
         let mut start = 2;
-        if let Some(mask) = mask {
+        if let Some(key) = key {
             bytes[1] |= 0x80;
-            bytes[2..6].copy_from_slice(&mask);
+            bytes[2..6].copy_from_slice(&key);
             start = 6;
         }
-        for (i, byte) in payload.iter().enumerate() {
-            bytes[start + i] = byte ^ mask.map_or(0, |mask| mask[i % 4]);
+        let end = start + payload.len();
+        bytes[start..end].copy_from_slice(payload);
+        if let Some(key) = key {
+            mask::apply(&mut bytes[start..end], key, 0);
         }
         ControlFrame {
             bytes,
-            len: (start + payload.len()) as u8,
+            len: end as u8,
         }
     }
 }
@@ -128,8 +142,6 @@ pub const MAX_CONTROL_PAYLOAD: usize = 125;
 pub const MAX_CONTROL_FRAME: usize = 2 + 4 + MAX_CONTROL_PAYLOAD;
 
 const MAX_CLOSE_REASON: usize = MAX_CONTROL_PAYLOAD - 2;
-const OPCODE_CLOSE: u8 = 0x8;
-const OPCODE_PING: u8 = 0x9;
 
 #[cfg(test)]
 mod tests {
@@ -170,8 +182,10 @@ mod tests {
     }
 
     #[test]
-    fn pings_carry_at_most_125_bytes() {
+    fn pings_and_pongs_carry_at_most_125_bytes() {
         assert_eq!(&encode_ping(b"hi", None)[..], b"\x89\x02hi");
         assert_eq!(encode_ping(&[7; 300], None).len(), 2 + MAX_CONTROL_PAYLOAD);
+        assert_eq!(&encode_pong(b"hi", None)[..], b"\x8a\x02hi");
+        assert_eq!(encode_pong(&[7; 300], None).len(), 2 + MAX_CONTROL_PAYLOAD);
     }
 }

@@ -9,41 +9,12 @@
 //! head. After a Close frame it ignores what follows (§5.5.1). Neither stops the bytes: that is the
 //! tunnel's decision.
 
-use super::control::{CloseCode, MAX_CONTROL_PAYLOAD};
-
-/// Who sends the frames: decides whether they must be masked (RFC 6455 §5.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Side {
-    FromClient,
-    FromServer,
-}
-
-/// A breach of the framing rules; each is a protocol error (1002).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Violation {
-    #[error("reserved bit set without an extension that defines it")]
-    ReservedBit,
-    #[error("reserved opcode")]
-    ReservedOpcode,
-    #[error("client frame without a mask")]
-    MaskMissing,
-    #[error("server frame with a mask")]
-    MaskUnexpected,
-    #[error("control frame over 125 bytes")]
-    ControlTooLong,
-    #[error("fragmented control frame")]
-    ControlFragmented,
-    #[error("length not in its shortest form")]
-    LengthNotMinimal,
-    #[error("length of 2^63 or more")]
-    LengthTooLarge,
-    #[error("continuation without a message to continue")]
-    ContinuationWithoutStart,
-    #[error("new message inside a fragmented one")]
-    MessageInsideMessage,
-    #[error("close payload of one byte")]
-    CloseTooShort,
-}
+use super::control::CloseCode;
+use super::head::{
+    CLOSE, Expect, FIN, LENGTH, LENGTH_16, LENGTH_64, OPCODE, check_first, check_length,
+    check_second,
+};
+pub use super::head::{Side, Violation};
 
 /// Counts the frames of one direction of a connection.
 #[derive(Debug, Clone)]
@@ -202,38 +173,23 @@ impl Follower {
 
     fn first_byte(&mut self, byte: u8) -> Result<(), Violation> {
         self.first = byte;
-        let opcode = byte & OPCODE;
-        let starts_message = matches!(opcode, TEXT | BINARY);
-        if byte & (RSV2 | RSV3) != 0 || (byte & RSV1 != 0 && !(self.rsv1_allowed && starts_message))
-        {
-            return Err(Violation::ReservedBit);
-        }
-        match opcode {
-            CONTINUATION if !self.in_message => Err(Violation::ContinuationWithoutStart),
-            TEXT | BINARY if self.in_message => Err(Violation::MessageInsideMessage),
-            CLOSE | PING | PONG if byte & FIN == 0 => Err(Violation::ControlFragmented),
-            CONTINUATION | TEXT | BINARY | CLOSE | PING | PONG => Ok(()),
-            _ => Err(Violation::ReservedOpcode),
-        }
+        let expect = Expect {
+            side: self.side,
+            rsv1_allowed: self.rsv1_allowed,
+            in_message: self.in_message,
+        };
+        check_first(byte, expect).map(|_| ())
     }
 
     fn second_byte(&mut self, byte: u8) -> Result<(), Violation> {
         self.second = byte;
-        match (self.side, byte & MASKED != 0) {
-            (Side::FromClient, false) => return Err(Violation::MaskMissing),
-            (Side::FromServer, true) => return Err(Violation::MaskUnexpected),
-            _ => {}
-        }
-        let length = byte & LENGTH;
-        if self.is_control() && usize::from(length) > MAX_CONTROL_PAYLOAD {
-            return Err(Violation::ControlTooLong);
-        }
+        check_second(self.first, byte, self.side)?;
         self.stage = Stage::Length;
         self.payload_left = 0;
-        match length {
+        match byte & LENGTH {
             LENGTH_16 => self.stage_left = 2,
             LENGTH_64 => self.stage_left = 8,
-            _ => {
+            length => {
                 self.payload_left = u64::from(length);
                 self.length_known()?;
             }
@@ -242,21 +198,7 @@ impl Follower {
     }
 
     fn length_known(&mut self) -> Result<(), Violation> {
-        let length = self.payload_left;
-        let minimal = match self.second & LENGTH {
-            LENGTH_16 => length > MAX_CONTROL_PAYLOAD as u64,
-            LENGTH_64 => length > u64::from(u16::MAX),
-            _ => true,
-        };
-        if !minimal {
-            return Err(Violation::LengthNotMinimal);
-        }
-        if length >> 63 != 0 {
-            return Err(Violation::LengthTooLarge);
-        }
-        if self.first & OPCODE == CLOSE && length == 1 {
-            return Err(Violation::CloseTooShort);
-        }
+        check_length(self.first, self.second, self.payload_left)?;
         match self.side {
             Side::FromClient => {
                 self.stage = Stage::Mask;
@@ -299,22 +241,5 @@ impl Follower {
     }
 }
 
-const FIN: u8 = 0x80;
-const RSV1: u8 = 0x40;
-const RSV2: u8 = 0x20;
-const RSV3: u8 = 0x10;
-const OPCODE: u8 = 0x0f;
-const MASKED: u8 = 0x80;
-const LENGTH: u8 = 0x7f;
-const LENGTH_16: u8 = 126;
-const LENGTH_64: u8 = 127;
-
-const CONTINUATION: u8 = 0x0;
-const TEXT: u8 = 0x1;
-const BINARY: u8 = 0x2;
-const CLOSE: u8 = 0x8;
-const PING: u8 = 0x9;
-const PONG: u8 = 0xa;
-
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -38,7 +38,7 @@ fn follow<'a>(
 }
 
 /// A frame with its length in shortest form.
-fn frame(first: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
+pub(in crate::ws) fn frame(first: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
     let mut bytes = vec![first];
     let masked = if mask.is_some() { 0x80 } else { 0 };
     match payload.len() {
@@ -306,7 +306,7 @@ fn any_stream(side: Side) -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(one, 0..12).prop_map(|frames| frames.concat())
 }
 
-fn cut(stream: &[u8], cuts: &[usize]) -> Vec<Vec<u8>> {
+pub(in crate::ws) fn cut(stream: &[u8], cuts: &[usize]) -> Vec<Vec<u8>> {
     let mut chunks = Vec::new();
     let mut rest = stream;
     for cut in cuts {
