@@ -24,7 +24,7 @@ use sluicegate::http1::{HeadLimits, server};
 use sluicegate::route::Table;
 use sluicegate::socket::Socket;
 use sluicegate::stream::Stream;
-use sluicegate::tunnel::{Leg, Tunnel};
+use sluicegate::tunnel::{Leg, Level, Tunnel};
 use sluicegate::ws::{Follower, Side};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -165,7 +165,8 @@ fn start_tunnel() -> (UnixStream, UnixStream) {
     let tunnel = Tunnel {
         downstream: leg(downstream),
         upstream: leg(upstream),
-        compressed: false,
+        level: Level::Follow { compressed: false },
+        silence: (None, None),
         idle_timeout: Duration::from_secs(3600),
         drain: Duration::from_secs(30),
         expiry: None,

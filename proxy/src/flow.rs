@@ -16,6 +16,8 @@ mod forwarding;
 mod guest_http;
 mod http1;
 mod http2;
+mod link;
+mod message_chain;
 mod record;
 mod watch;
 mod websocket;
@@ -270,6 +272,15 @@ async fn answer(
         route: &route.name,
     };
     forward::apply_edits(&route.response_headers, response.headers_mut(), &values);
+    if route.converses && exchange.is_upgraded(&response) {
+        match Box::pin(chain.converse(&response, exchange)).await {
+            Ok(judge) => exchange.judge_messages(judge),
+            Err(failure) => {
+                exchange.fail(&failure);
+                response = failure.response(exchange.request_id());
+            }
+        }
+    }
     Ok(response)
 }
 

@@ -66,6 +66,10 @@ pub struct Route {
     pub timeouts: RouteTimeouts,
     /// Shared with its tunnels, which outlive it.
     pub tunnel: Arc<TunnelRules>,
+    /// A filter of it has an interest in messages.
+    pub converses: bool,
+    /// Its tunnels are read message by message, by its rules or for its filters.
+    pub reads_messages: bool,
     /// Of a tunnel whose session has expired.
     pub expiry_close_code: u16,
     pub metrics: RouteMetrics,
@@ -206,6 +210,7 @@ impl Route {
     }
 
     fn new(route: &model::Route, chain: Vec<ChainLink>, metrics: &Metrics) -> Route {
+        let converses = chain.iter().any(|link| link.filter.interest().is_some());
         Route {
             name: Arc::clone(&route.name),
             action: route.action.clone(),
@@ -214,6 +219,8 @@ impl Route {
             origins: route.origins.clone(),
             chain,
             timeouts: route.timeouts,
+            converses,
+            reads_messages: converses || route.tunnel.reads_messages(),
             tunnel: Arc::new(route.tunnel.clone()),
             expiry_close_code: route.expiry_close_code,
             metrics: metrics.route(&route.name),

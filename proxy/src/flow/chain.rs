@@ -8,11 +8,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+use http::header::{HeaderMap, SEC_WEBSOCKET_PROTOCOL};
 use http::request::Parts;
 use http::{Response, StatusCode};
+use sluicegate_plugin_host::messages::Opening;
 use sluicegate_plugin_host::{
-    Admission, CallFacts, FilterError, RequestHead, ResponseFilter, ResponseHead, ResponseOutcome,
-    Session, TlsFacts, Verdict,
+    CallFacts, FilterError, RequestHead, ResponseFilter, ResponseHead, ResponseOutcome, Session,
+    TlsFacts, Verdict,
 };
 
 use crate::body::ResponseBody;
@@ -21,8 +24,11 @@ use crate::error::{Failure, Side};
 use crate::facts::Peer;
 use crate::flow::connection::Connection;
 use crate::flow::exchange::Exchange;
+use crate::flow::link;
+use crate::flow::message_chain::MessageChain;
 use crate::handshake::Kind;
 use crate::snapshot::{ChainLink, Route};
+use crate::tunnel::Judge;
 
 /// A route's filters at work on one request.
 pub(super) struct Chain<'a> {
@@ -32,7 +38,11 @@ pub(super) struct Chain<'a> {
     /// The subprotocols that the client offered.
     offered: Arc<[String]>,
     /// The instances that wait for the response, in the order of the route.
-    waiting: Vec<(&'a ChainLink, ResponseFilter)>,
+    waiting: Vec<(usize, ResponseFilter)>,
+    /// What each filter kept for its conversation, by its place; empty where no filter has any.
+    kept: Vec<Bytes>,
+    /// The client's fields as the filters left them, likewise.
+    fields: HeaderMap,
 }
 
 impl<'a> Chain<'a> {
@@ -57,6 +67,11 @@ impl<'a> Chain<'a> {
                 _ => Arc::default(),
             },
             waiting: Vec::new(),
+            kept: match route.converses {
+                true => vec![Bytes::new(); route.chain.len()],
+                false => Vec::new(),
+            },
+            fields: HeaderMap::new(),
         })
     }
 
@@ -85,10 +100,10 @@ impl<'a> Chain<'a> {
             facts: Arc::clone(call_facts),
         });
         let verdict = 'links: {
-            for link in &self.route.chain {
+            for (index, link) in self.route.chain.iter().enumerate() {
                 let started = Instant::now();
                 let outcome;
-                (head, outcome) = if self.admits(link, started) {
+                (head, outcome) = if link::admits(self.route, link, started) {
                     link.filter.on_request(head).await
                 } else {
                     (head, Err(FilterError::Quarantined))
@@ -97,8 +112,11 @@ impl<'a> Chain<'a> {
                     Ok(outcome) => {
                         link.metrics
                             .call(verdict_label(&outcome.verdict), started.elapsed());
+                        if let Some(kept) = self.kept.get_mut(index) {
+                            *kept = outcome.kept;
+                        }
                         if let Some(waiting) = outcome.response_hook {
-                            self.waiting.push((link, waiting));
+                            self.waiting.push((index, waiting));
                         }
                         if let Verdict::Respond(response) = outcome.verdict {
                             break 'links Ok(Some(response.map(ResponseBody::own)));
@@ -113,6 +131,9 @@ impl<'a> Chain<'a> {
             }
             Ok(None)
         };
+        if self.route.converses {
+            self.fields = head.headers.clone();
+        }
         parts.headers = head.headers;
         if let Some(facts) = exchange.facts_mut() {
             facts.query = head.query;
@@ -127,7 +148,8 @@ impl<'a> Chain<'a> {
         response: &mut Response<ResponseBody>,
         exchange: &mut Exchange,
     ) -> Result<(), Failure> {
-        while let Some((link, waiting)) = self.waiting.pop() {
+        while let Some((index, waiting)) = self.waiting.pop() {
+            let link = &self.route.chain[index];
             let started = Instant::now();
             let head = Box::new(ResponseHead {
                 status: response.status(),
@@ -140,7 +162,10 @@ impl<'a> Chain<'a> {
             *response.headers_mut() = head.headers;
             exchange.put_session(head.session);
             match verdict {
-                Ok(ResponseOutcome { verdict, .. }) => {
+                Ok(ResponseOutcome { verdict, kept }) => {
+                    if let Some(own) = self.kept.get_mut(index) {
+                        *own = kept;
+                    }
                     link.metrics
                         .call(verdict_label(&verdict), started.elapsed());
                     if let Verdict::Respond(instead) = verdict {
@@ -157,87 +182,72 @@ impl<'a> Chain<'a> {
         Ok(())
     }
 
-    /// Whether a plugin is asked, or in quarantine.
-    fn admits(&self, link: &ChainLink, now: Instant) -> bool {
-        let Some(quarantine) = &link.standing.quarantine else {
-            return true;
-        };
-        match quarantine.admit(now) {
-            Admission::Admitted => true,
-            Admission::Back { spared } => {
-                link.metrics.set_quarantine(None);
-                let (plugin, route) = (link.filter.plugin().name(), &*self.route.name);
-                tracing::info!(plugin, route, spared, "the plugin's quarantine is over");
-                true
-            }
-            Admission::Out => false,
-        }
-    }
-
     /// Counts and logs a filter's failure; what it means for the request is `on_error`'s.
     fn failed(&self, link: &ChainLink, error: &FilterError, started: Instant) -> Option<Failure> {
         let now = Instant::now();
         link.metrics.call(error.label(), now - started);
-        if !matches!(error, FilterError::Quarantined) {
-            self.log_failure(link, error, now);
-        }
-        if error.is_fault()
-            && let Some(quarantine) = &link.standing.quarantine
-            && let Some(until) = quarantine.failed(now)
-        {
-            link.metrics.quarantined(until);
-            let (plugin, route) = (link.filter.plugin().name(), &*self.route.name);
-            let rule = quarantine.rule();
-            let (fails, within, out_for) = (rule.fails, rule.within, rule.out_for);
-            tracing::warn!(
-                plugin,
-                route,
-                fails,
-                ?within,
-                ?out_for,
-                "the plugin is in quarantine"
-            );
-        }
-        match (link.on_error, error) {
-            (OnError::Pass, _) => None,
-            (OnError::Deny, FilterError::NoInstance | FilterError::Quarantined) => Some(
-                Failure::new(Side::Filter, StatusCode::SERVICE_UNAVAILABLE, error.label()),
-            ),
-            (OnError::Deny, _) => Some(Failure::new(
-                Side::Filter,
-                StatusCode::INTERNAL_SERVER_ERROR,
-                error.label(),
-            )),
-        }
+        link::failed(self.route, link, error, now);
+        failure(link, error)
     }
 
-    /// A line about a failure, if there is room for one, and a count of those before for which there
-    /// was none.
-    fn log_failure(&self, link: &ChainLink, error: &FilterError, now: Instant) {
-        let plugin = link.filter.plugin().name();
-        let route = &*self.route.name;
-        let pass = link.standing.failures.pass(now);
-        if pass.suppressed > 0 {
-            let suppressed = pass.suppressed;
-            tracing::warn!(
-                plugin,
-                route,
-                suppressed,
-                "filter failed as often without a line"
-            );
-        }
-        match error {
-            _ if !pass.allowed => {}
-            FilterError::Trap { backtrace, .. } => {
-                tracing::warn!(plugin, route, %error, backtrace, "filter failed");
+    /// Opens the conversations of the filters that want to see the tunnel's messages; `None`: none does.
+    pub(super) async fn converse(
+        &mut self,
+        response: &Response<ResponseBody>,
+        exchange: &Exchange,
+    ) -> Result<Option<Box<dyn Judge>>, Failure> {
+        let (Some(facts), true) = (&self.facts, self.route.converses) else {
+            return Ok(None);
+        };
+        let request = exchange.admitted_facts()?;
+        let subprotocol = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
+        let mut opening = Opening {
+            request_id: Arc::clone(&facts.request_id),
+            route: Arc::clone(&facts.route),
+            host: Arc::clone(&facts.host),
+            path: Arc::clone(&request.path),
+            query: request.query.clone(),
+            client_ip: facts.client_ip,
+            headers: std::mem::take(&mut self.fields),
+            subprotocol: subprotocol.and_then(|chosen| Some(chosen.to_str().ok()?.to_owned())),
+            labels: exchange.session().labels.clone(),
+            kept: Bytes::new(),
+        };
+        let mut chain = MessageChain::new(exchange.route()?);
+        for (index, link) in self.route.chain.iter().enumerate() {
+            if link.filter.interest().is_none() {
+                continue;
             }
-            // In the guest's own words, which may quote its secrets.
-            FilterError::Configure(_) => {
-                tracing::warn!(plugin, route, "filter failed: it refuses its config now");
+            let started = Instant::now();
+            opening.kept = self.kept.get(index).cloned().unwrap_or_default();
+            let opened = match link::admits(self.route, link, started) {
+                true => link.filter.open(&opening, Arc::clone(facts)).await,
+                false => Err(FilterError::Quarantined),
+            };
+            match opened {
+                Ok(None) => {}
+                Ok(Some(conversation)) => chain.add(index, conversation),
+                Err(error) => {
+                    if let Some(failure) = self.failed(link, &error, started) {
+                        return Err(failure);
+                    }
+                }
             }
-            _ => tracing::warn!(plugin, route, %error, "filter failed"),
         }
+        Ok(chain.into_judge())
     }
+}
+
+/// What a filter's failure means for a request.
+fn failure(link: &ChainLink, error: &FilterError) -> Option<Failure> {
+    let status = match (link.on_error, error) {
+        (OnError::Pass, _) => return None,
+        (OnError::Deny, FilterError::NoInstance | FilterError::Quarantined) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        (OnError::Deny, _) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Some(Failure::new(Side::Filter, status, error.label()))
 }
 
 fn call_facts(

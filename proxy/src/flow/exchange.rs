@@ -22,11 +22,12 @@ use crate::flow::forwarding::Loan;
 use crate::flow::guest_http::GuestHttp;
 use crate::flow::record::{RequestRecord, TunnelRecord};
 use crate::flow::websocket::Upgrade;
+use crate::random;
 use crate::request;
 use crate::snapshot::{Route, Snapshot, UpstreamEntry};
 use crate::telemetry::access_log::{self, ErrorLabel, RequestEvent, WsOpenEvent};
 use crate::telemetry::metrics::RouteMetrics;
-use crate::tunnel::Expiry;
+use crate::tunnel::{Expiry, Judge};
 use crate::upstream::Endpoint;
 use crate::ws::CloseCode;
 
@@ -200,17 +201,26 @@ impl Exchange {
     /// When and how the tunnel must end, as filters said.
     pub(super) fn expiry(&self) -> Option<Box<Expiry>> {
         let now = Instant::now();
+        let route = self.route.as_ref()?;
         let until = self.session.expires_at().map(|moment| {
             let left = moment.duration_since(SystemTime::now());
             left.unwrap_or_default()
         });
         let lifetime = self.session.max_lifetime.map(Duration::from_millis);
-        let left = until.into_iter().chain(lifetime).min()?;
-        let code = self.route.as_ref()?.expiry_close_code;
+        let session = until.into_iter().chain(lifetime).min();
+        let max_lifetime = route.tunnel.max_lifetime.map(|max| {
+            // Earlier by a random share, so that tunnels that came together do not leave together.
+            let random = random::bytes().map_or(0.0, |bytes| f64::from(u32::from_ne_bytes(bytes)));
+            let share = random / f64::from(u32::MAX) * route.tunnel.lifetime_jitter;
+            max.mul_f64(1.0 - share)
+        });
+        let ends_by_route = max_lifetime.is_some_and(|max| session.is_none_or(|left| max < left));
+        let left = session.into_iter().chain(max_lifetime).min()?;
         Some(Box::new(Expiry {
             // Beyond what the clock can say is never.
             at: now.checked_add(left)?,
-            code: CloseCode(code),
+            code: CloseCode(route.expiry_close_code),
+            lifetime: ends_by_route,
         }))
     }
 
@@ -250,6 +260,27 @@ impl Exchange {
 
     pub(super) fn take_upgrade(&mut self) -> Option<Upgrade> {
         self.upgrade.take()
+    }
+
+    /// The upstream has accepted the upgrade, and no filter has put another answer in its place.
+    pub(super) fn is_upgraded(&self, response: &Response<ResponseBody>) -> bool {
+        self.upgrade.is_some() && response.status() == StatusCode::SWITCHING_PROTOCOLS
+    }
+
+    /// Who judges the messages of the tunnel that is to come.
+    pub(super) fn judge_messages(&mut self, judge: Option<Box<dyn Judge>>) {
+        if let Some(upgrade) = &mut self.upgrade {
+            upgrade.judge_messages(judge);
+        }
+    }
+
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The route that matched.
+    pub(super) fn route(&self) -> Result<Arc<Route>, Failure> {
+        self.route.clone().ok_or(Failure::internal("route"))
     }
 
     pub(super) fn route_metrics(&self) -> Option<RouteMetrics> {

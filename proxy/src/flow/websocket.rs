@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use http::{Response, StatusCode};
 use tokio::time::{Instant, sleep_until};
 
 use crate::body::{RequestBody, ResponseBody, UpstreamConnection};
+use crate::config::model::TunnelRules;
 use crate::deadline::until;
 use crate::drain::Member;
 use crate::error::Failure;
@@ -20,7 +22,7 @@ use crate::handshake::{self, Offer};
 use crate::http1::client::Upload;
 use crate::stream::Stream;
 use crate::telemetry::metrics::RouteMetrics;
-use crate::tunnel::{Leg, Tunnel};
+use crate::tunnel::{Compressions, Judge, Leg, Level, Terms, Tunnel};
 use crate::upstream::Outcome;
 
 /// A verified upgrade whose 101 has not been sent yet. Dropping it closes the upstream's side.
@@ -31,6 +33,10 @@ pub(super) struct Upgrade {
     subprotocol: Option<String>,
     idle_timeout: Duration,
     drain: Duration,
+    rules: Arc<TunnelRules>,
+    reads_messages: bool,
+    compression: Compressions,
+    judge: Option<Box<dyn Judge>>,
 }
 
 /// An upgrade together with the exchange that asked for it.
@@ -104,11 +110,21 @@ pub(super) async fn open(
         subprotocol: agreed.subprotocol,
         idle_timeout: route.timeouts.idle_timeout,
         drain: route.timeouts.drain,
+        rules: Arc::clone(&route.tunnel),
+        reads_messages: route.reads_messages,
+        compression: Compressions::default(),
+        judge: None,
     });
     Ok(Response::from_parts(
         answer,
         ResponseBody::own(Bytes::new()),
     ))
+}
+
+impl Upgrade {
+    pub(super) fn judge_messages(&mut self, judge: Option<Box<dyn Judge>>) {
+        self.judge = judge;
+    }
 }
 
 impl Pending {
@@ -128,13 +144,28 @@ impl Pending {
         let expiry = self.exchange.expiry();
         let record = self.exchange.record();
         let leased = upgrade.leased;
+        let rules = Arc::clone(&upgrade.rules);
+        let level = if upgrade.reads_messages {
+            Level::Messages(Box::new(Terms {
+                rules: upgrade.rules,
+                compression: upgrade.compression,
+                judge: upgrade.judge,
+            }))
+        } else if rules.follow {
+            Level::Follow {
+                compressed: upgrade.compressed,
+            }
+        } else {
+            Level::Copy
+        };
         let tunnel = Tunnel {
             downstream: Leg {
                 stream: downstream,
                 early,
             },
             upstream: upgrade.upstream,
-            compressed: upgrade.compressed,
+            level,
+            silence: (rules.client.idle_timeout, rules.server.idle_timeout),
             idle_timeout: upgrade.idle_timeout,
             drain: upgrade.drain,
             expiry,

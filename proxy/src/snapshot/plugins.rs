@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::Value;
+use sluicegate_plugin_host::messages::Isolation;
 use sluicegate_plugin_host::{ConfigureError, Filter, Grants, Limits, Plugin};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
@@ -21,7 +22,7 @@ use tokio::time::timeout;
 use super::config_schema::{ConfigSchema, place};
 use super::{ChainLink, Snapshot, Standing, Workshop};
 use crate::config::Diagnostic;
-use crate::config::model::{self, Config, PluginConfig, SecretRef, SecretSource};
+use crate::config::model::{self, Config, PluginConfig, PluginUse, SecretRef, SecretSource};
 
 /// A compiled plugin and the filters that routes have made of it.
 pub struct LoadedPlugin {
@@ -77,10 +78,7 @@ pub(super) async fn build_chains(
                         Standing::of(&filter, rule, &route.name, previous)
                     },
                     // Never taken over from before: instances of an earlier generation go with it.
-                    filter: match link.reuse {
-                        Some(requests) => filter.reusing(requests),
-                        None => filter,
-                    },
+                    filter: spread(filter, link),
                     on_error: link.on_error,
                     on_message_error: link.on_message_error,
                 }),
@@ -97,6 +95,19 @@ pub(super) async fn build_chains(
         chains.push(chain);
     }
     chains
+}
+
+/// The filter with instances of its own, spread over requests and tunnels as the route says.
+fn spread(filter: Filter, link: &PluginUse) -> Filter {
+    let filter = match link.reuse {
+        Some(requests) => filter.reusing(requests),
+        None => filter,
+    };
+    let isolation = link.isolation.map(|isolation| match isolation {
+        model::Isolation::Shared => Isolation::Shared,
+        model::Isolation::Connection => Isolation::Connection,
+    });
+    filter.conversing(isolation, link.connections_per_instance)
 }
 
 async fn load(
@@ -344,7 +355,7 @@ fn host_limits(limits: &model::PluginLimits) -> Limits {
         response_body: bytes(limits.response_body),
         log_lines: limits.log_lines,
         log_line: bytes(limits.log_line),
-        message_output: Limits::default().message_output,
+        message_output: bytes(limits.message_output),
     }
 }
 

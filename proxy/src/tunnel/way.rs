@@ -1,10 +1,13 @@
-//! One direction of a tunnel: read, follow, write; keep only what a slow receiver could not take.
+//! One direction of a tunnel that carries bytes: read, follow, write; keep only what a slow receiver
+//! could not take.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::carrier::{Broken, OneWay, ReaderState};
+use super::outlet::Outlet;
 use crate::facts::Traffic;
 use crate::ws::control::{CloseCode, ControlFrame};
 use crate::ws::frame::{Follower, Side};
@@ -13,71 +16,42 @@ use crate::ws::frame::{Follower, Side};
 pub(super) struct Way {
     follower: Follower,
     bytes: u64,
-    /// What the receiver could not take yet. Reading waits until it has, so this never grows past
-    /// one chunk and one control frame.
-    held: Option<Box<Held>>,
+    /// Reading waits until it is clear, so it never holds more than one chunk and one control frame.
+    outlet: Outlet,
     /// Our own Close, waiting for the next frame boundary.
     interruption: Option<Box<ControlFrame>>,
     /// Our Close has gone out (or never can): what the sender still sends is read, followed and
     /// dropped, for nothing may follow a Close (RFC 6455 §5.5.1).
     muted: bool,
     reader: ReaderState,
-    writer: WriterState,
-}
-
-struct Held {
-    bytes: Vec<u8>,
-    /// Sent already.
-    at: usize,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ReaderState {
-    Open,
-    /// The sender ended its stream.
-    Ended,
-    /// We want nothing more from it.
-    Finished,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum WriterState {
-    Flushed,
-    /// A TLS stream may hold bytes that a flush must push out.
-    Written,
-    Shut,
 }
 
 /// What one turn achieved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Pumped {
+pub(super) struct Turn {
     /// At least one byte came in or went out.
     pub(super) moved: bool,
     /// The turn ended because it was long enough, not because it had to wait.
     pub(super) more: bool,
 }
 
-/// Which side's connection broke.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Broken {
-    Reader,
-    Writer,
-}
-
 impl Way {
-    /// `early` was read past the head of the handshake and goes first.
-    pub(super) fn new(side: Side, compressed: bool, early: &[u8]) -> Way {
+    /// `early` was read past the head of the handshake and goes first. `compressed`: whether RSV1 means
+    /// something; `None`: frames are not followed.
+    pub(super) fn new(side: Side, compressed: Option<bool>, early: &[u8]) -> Way {
         let mut way = Way {
-            follower: Follower::new(side, compressed),
+            follower: compressed.map_or_else(
+                || Follower::blind(side),
+                |compressed| Follower::new(side, compressed),
+            ),
             bytes: early.len() as u64,
-            held: None,
+            outlet: Outlet::default(),
             interruption: None,
             muted: false,
             reader: ReaderState::Open,
-            writer: WriterState::Flushed,
         };
         way.follow(early);
-        way.hold(early);
+        way.outlet.hold(early);
         way
     }
 
@@ -94,40 +68,40 @@ impl Way {
         other_closed: bool,
         scratch: &mut [u8],
         cx: &mut Context<'_>,
-    ) -> Result<Pumped, Broken>
+    ) -> Result<Turn, Broken>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        let mut pumped = Pumped::default();
+        let mut turn = Turn::default();
         for _ in 0..CHUNKS_PER_TURN {
             self.put_interruption();
-            pumped.moved |= self.send_held(writer, cx)?;
-            if self.held.is_some() {
-                return Ok(pumped);
+            turn.moved |= self.outlet.send_held(writer, cx)?;
+            if !self.outlet.is_clear() {
+                return Ok(turn);
             }
             if self.reader != ReaderState::Open {
                 if other_closed && self.follower.close().is_some() {
-                    self.writer = WriterState::Shut;
+                    self.outlet.mark_shut();
                 }
-                return Ok(pumped);
+                return Ok(turn);
             }
             // The answer to a Close may wait for a look at the end behind it.
-            if !other_closed && !self.flush(writer, cx)? {
+            if !other_closed && !self.outlet.flush(writer, cx)? {
                 // It holds a chunk of its own; a second one waits in the sender's socket.
-                return Ok(pumped);
+                return Ok(turn);
             }
             let mut buf = ReadBuf::new(scratch);
             match Pin::new(&mut *reader).poll_read(cx, &mut buf) {
                 Poll::Pending => {
-                    self.flush(writer, cx)?;
-                    return Ok(pumped);
+                    self.outlet.flush(writer, cx)?;
+                    return Ok(turn);
                 }
                 Poll::Ready(Ok(())) if buf.filled().is_empty() => self.reader = ReaderState::Ended,
                 Poll::Ready(Ok(())) => {
                     let read = buf.filled().len();
                     self.forward(&scratch[..read], writer, cx)?;
-                    pumped.moved = true;
+                    turn.moved = true;
                 }
                 // A TLS stream cut without close_notify ends like a plain one.
                 Poll::Ready(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
@@ -136,73 +110,8 @@ impl Way {
                 Poll::Ready(Err(_)) => return Err(Broken::Reader),
             }
         }
-        pumped.more = true;
-        Ok(pumped)
-    }
-
-    /// Once nothing more comes and the receiver has everything, ends its stream; with `by_drop` that
-    /// is left to the drop of the writer, which nobody can tell from a shutdown.
-    pub(super) fn pass_end_on<W: AsyncWrite + Unpin>(
-        &mut self,
-        writer: &mut W,
-        by_drop: bool,
-        cx: &mut Context<'_>,
-    ) {
-        if self.reader == ReaderState::Open || self.held.is_some() || self.is_done() {
-            return;
-        }
-        // A receiver that is gone already needs no end of stream.
-        if by_drop || Pin::new(writer).poll_shutdown(cx).is_ready() {
-            self.writer = WriterState::Shut;
-        }
-    }
-
-    /// Puts `close` in at the next frame boundary and drops everything after it.
-    pub(super) fn interrupt(&mut self, close: &ControlFrame) {
-        self.interruption = Some(Box::new(*close));
-    }
-
-    /// Wants nothing more from the sender: the receiver's stream is ended once it has everything.
-    pub(super) fn finish(&mut self) {
-        if self.reader == ReaderState::Open {
-            self.reader = ReaderState::Finished;
-        }
-    }
-
-    /// The code of the Close frame that the sender sent.
-    pub(super) fn close_code(&self) -> Option<CloseCode> {
-        self.follower.close()
-    }
-
-    /// Our Close is on its way to the receiver, and the sender has said all it will.
-    pub(super) fn is_answered(&self) -> bool {
-        self.muted && (self.follower.close().is_some() || self.has_ended())
-    }
-
-    /// The sender has ended its stream.
-    pub(super) fn has_ended(&self) -> bool {
-        self.reader == ReaderState::Ended
-    }
-
-    /// The receiver has everything that has come so far.
-    pub(super) fn has_sent_all(&self) -> bool {
-        self.held.is_none() && self.writer != WriterState::Written
-    }
-
-    /// The receiver has everything and was told that nothing more comes.
-    pub(super) fn is_done(&self) -> bool {
-        self.writer == WriterState::Shut
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    pub(super) fn traffic(&self) -> Traffic {
-        Traffic {
-            bytes: self.bytes,
-            messages: self.follower.messages(),
-        }
+        turn.more = true;
+        Ok(turn)
     }
 
     /// Puts our Close in if the stream stands at a frame boundary, or gives it up if it never will.
@@ -212,7 +121,7 @@ impl Way {
         }
         if self.follower.at_boundary() {
             if let Some(close) = self.interruption.take() {
-                self.hold(&close);
+                self.outlet.hold(&close);
             }
             self.muted = true;
         } else if self.follower.is_lost() || self.follower.close().is_some() {
@@ -234,12 +143,12 @@ impl Way {
         }
         if self.interruption.is_none() {
             self.follow(chunk);
-            return self.send(chunk, writer, cx);
+            return self.outlet.send(chunk, writer, cx);
         }
         // Pass on the rest of the present frame; our Close follows it, the rest is dropped. A
         // follower that is lost by the frame has used up some of it, which is passed on too.
         let passed = self.follower.follow_frame(chunk).unwrap_or(chunk.len());
-        self.send(&chunk[..passed], writer, cx)?;
+        self.outlet.send(&chunk[..passed], writer, cx)?;
         self.put_interruption();
         self.follow(&chunk[passed..]);
         Ok(())
@@ -249,83 +158,60 @@ impl Way {
     fn follow(&mut self, chunk: &[u8]) {
         let _ = self.follower.follow(chunk);
     }
+}
 
-    /// Writes what the receiver takes at once and holds the rest.
-    fn send<W: AsyncWrite + Unpin>(
-        &mut self,
-        chunk: &[u8],
-        writer: &mut W,
-        cx: &mut Context<'_>,
-    ) -> Result<(), Broken> {
-        let mut sent = 0;
-        while sent < chunk.len() && self.held.is_none() {
-            match Pin::new(&mut *writer).poll_write(cx, &chunk[sent..]) {
-                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Broken::Writer),
-                Poll::Ready(Ok(n)) => {
-                    sent += n;
-                    self.writer = WriterState::Written;
-                }
-                Poll::Pending => break,
-            }
-        }
-        self.hold(&chunk[sent..]);
-        Ok(())
+impl OneWay for Way {
+    fn interrupt(&mut self, close: &ControlFrame) {
+        self.interruption = Some(Box::new(*close));
     }
 
-    fn hold(&mut self, rest: &[u8]) {
-        if !rest.is_empty() {
-            let held = self.held.get_or_insert_with(|| {
-                Box::new(Held {
-                    bytes: Vec::new(),
-                    at: 0,
-                })
-            });
-            held.bytes.extend_from_slice(rest);
+    fn finish(&mut self) {
+        if self.reader == ReaderState::Open {
+            self.reader = ReaderState::Finished;
         }
     }
 
-    fn send_held<W: AsyncWrite + Unpin>(
+    fn pass_end_on<W: AsyncWrite + Unpin>(
         &mut self,
         writer: &mut W,
+        by_drop: bool,
         cx: &mut Context<'_>,
-    ) -> Result<bool, Broken> {
-        let Some(held) = &mut self.held else {
-            return Ok(false);
-        };
-        let before = held.at;
-        while held.at < held.bytes.len() {
-            match Pin::new(&mut *writer).poll_write(cx, &held.bytes[held.at..]) {
-                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Broken::Writer),
-                Poll::Ready(Ok(n)) => {
-                    held.at += n;
-                    self.writer = WriterState::Written;
-                }
-                Poll::Pending => return Ok(held.at > before),
-            }
+    ) {
+        if self.reader != ReaderState::Open {
+            self.outlet.shut(writer, by_drop, cx);
         }
-        self.held = None;
-        Ok(true)
     }
 
-    /// Pushes out what the writer itself may hold; false if it has to wait.
-    fn flush<W: AsyncWrite + Unpin>(
-        &mut self,
-        writer: &mut W,
-        cx: &mut Context<'_>,
-    ) -> Result<bool, Broken> {
-        if self.writer == WriterState::Written {
-            match Pin::new(writer).poll_flush(cx) {
-                Poll::Ready(Ok(())) => self.writer = WriterState::Flushed,
-                Poll::Ready(Err(_)) => return Err(Broken::Writer),
-                Poll::Pending => return Ok(false),
-            }
+    fn close_code(&self) -> Option<CloseCode> {
+        self.follower.close()
+    }
+
+    fn is_answered(&self) -> bool {
+        self.muted && (self.follower.close().is_some() || self.has_ended())
+    }
+
+    fn has_ended(&self) -> bool {
+        self.reader == ReaderState::Ended
+    }
+
+    fn has_sent_all(&self) -> bool {
+        self.outlet.has_sent_all()
+    }
+
+    fn is_done(&self) -> bool {
+        self.outlet.is_shut()
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic {
+            bytes: self.bytes,
+            messages: self.follower.messages(),
         }
-        Ok(true)
     }
 }
 
 /// 1 MiB of full chunks; then the other tunnels of the worker have their turn.
-const CHUNKS_PER_TURN: usize = 16;
+pub(super) const CHUNKS_PER_TURN: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -398,12 +284,12 @@ mod tests {
         bytes
     }
 
-    fn pump(way: &mut Way, source: &mut Source, sink: &mut Sink) -> Pumped {
+    fn pump(way: &mut Way, source: &mut Source, sink: &mut Sink) -> Turn {
         let mut scratch = vec![0; 1024];
         let cx = &mut Context::from_waker(Waker::noop());
-        let pumped = way.pump(source, sink, false, &mut scratch, cx).unwrap();
+        let turn = way.pump(source, sink, false, &mut scratch, cx).unwrap();
         way.pass_end_on(sink, false, cx);
-        pumped
+        turn
     }
 
     fn source(chunks: &[&[u8]]) -> Source {
@@ -415,7 +301,7 @@ mod tests {
 
     #[test]
     fn early_bytes_go_first_and_count() {
-        let mut way = Way::new(Side::FromServer, false, &frame(b"early"));
+        let mut way = Way::new(Side::FromServer, Some(false), &frame(b"early"));
         let mut sink = Sink {
             room: 1000,
             ..Sink::default()
@@ -433,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_full_receiver_stops_the_reading_and_nothing_is_lost() {
-        let mut way = Way::new(Side::FromServer, false, &[]);
+        let mut way = Way::new(Side::FromServer, Some(false), &[]);
         let mut sink = Sink {
             room: 3,
             ..Sink::default()
@@ -445,21 +331,20 @@ mod tests {
             1,
             "the second chunk stays in the socket"
         );
-        let held = way.held.as_ref().unwrap();
-        assert_eq!(held.bytes.len() - held.at, 2);
+        assert_eq!(way.outlet.held_len(), 2);
         sink.room = 100;
-        let pumped = pump(&mut way, &mut source, &mut sink);
-        assert!(pumped.moved && !pumped.more);
+        let turn = pump(&mut way, &mut source, &mut sink);
+        assert!(turn.moved && !turn.more);
         assert_eq!(sink.got, [frame(b"one"), frame(b"two")].concat());
         assert!(
-            way.held.is_none(),
+            way.outlet.is_clear(),
             "the buffer is given back once it is empty"
         );
     }
 
     #[test]
     fn the_end_is_passed_on_after_the_last_byte() {
-        let mut way = Way::new(Side::FromServer, false, &[]);
+        let mut way = Way::new(Side::FromServer, Some(false), &[]);
         let mut sink = Sink {
             room: 3,
             ..Sink::default()
@@ -483,7 +368,7 @@ mod tests {
             vec![head.to_vec(), [tail, &frame(b"dropped")[..]].concat()],
             vec![head.to_vec(), tail.to_vec(), frame(b"dropped")],
         ] {
-            let mut way = Way::new(Side::FromServer, false, &[]);
+            let mut way = Way::new(Side::FromServer, Some(false), &[]);
             let mut sink = Sink {
                 room: 1000,
                 ..Sink::default()
@@ -503,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_is_no_websocket_gets_no_close_frame() {
-        let mut way = Way::new(Side::FromServer, false, &[]);
+        let mut way = Way::new(Side::FromServer, Some(false), &[]);
         let mut sink = Sink {
             room: 1000,
             ..Sink::default()

@@ -32,6 +32,13 @@ pub struct Params {
     pub takeover: bool,
 }
 
+/// What a leg has settled, for each of its directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Negotiated {
+    pub from_client: Params,
+    pub from_server: Params,
+}
+
 impl Params {
     /// The same with a window of at most so many bits: a sender may always use less than was agreed.
     pub fn within(self, window_bits: u8) -> Params {

@@ -68,6 +68,14 @@ impl Follower {
         }
     }
 
+    /// One that follows nothing: lost from the start.
+    pub fn blind(side: Side) -> Follower {
+        Follower {
+            stage: Stage::Lost,
+            ..Follower::new(side, false)
+        }
+    }
+
     /// Follows the next bytes of the stream, cut anywhere.
     ///
     /// Frames before a violation are counted; the violation is returned by one call only.

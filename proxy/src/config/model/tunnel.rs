@@ -108,6 +108,20 @@ pub enum OnMessageError {
     Pass,
 }
 
+impl TunnelRules {
+    /// Whether they ask for messages to be read, not only the heads of frames.
+    pub fn reads_messages(&self) -> bool {
+        let asks = |side: &SideRules| {
+            side.message_size.is_some() || side.rate.is_some() || side.ping_interval.is_some()
+        };
+        asks(&self.client)
+            || asks(&self.server)
+            || self.only.is_some()
+            || self.message_frames.is_some()
+            || self.compression == Compression::Terminate
+    }
+}
+
 impl Default for TunnelRules {
     /// Of a route that says nothing.
     fn default() -> TunnelRules {

@@ -438,7 +438,11 @@ fn data_that_does_not_shrink_is_not_too_big() {
 fn compressed_messages_share_a_context_whether_passed_or_collected() {
     let params = deflated(true).unwrap();
     let mut deflater = Deflater::new(params, 6);
-    let texts = [1, 2, 3].map(|tick| format!("tick {tick}: tock tock tock tock tock"));
+    let texts = [
+        "tick 1 of the clock",
+        "tick 2 of the clock",
+        "tick 3 of the clock",
+    ];
     let frames: Vec<Vec<u8>> = texts
         .iter()
         .map(|text| {
@@ -455,7 +459,7 @@ fn compressed_messages_share_a_context_whether_passed_or_collected() {
     };
     let wants = [Want::Whole, Want::Pass, Want::Whole];
     let mut reader = Reader::new(rules(true));
-    for ((frame, want), text) in frames.iter().zip(wants).zip(&texts) {
+    for ((frame, want), text) in frames.iter().zip(wants).zip(texts) {
         let seen = read_on(&mut reader, &bytes(frame), |_| want).seen;
         match &seen[..] {
             [Seen::Message(message)] => {
@@ -606,11 +610,8 @@ fn any_params() -> impl Strategy<Value = Option<Params>> {
 }
 
 /// What must be the same however a stream is cut: all but how far a message was passed on that ends
-/// in a fault, and which is found first in broken compressed text, both 1007.
+/// in a fault.
 fn settled(mut outcome: Outcome) -> Outcome {
-    if outcome.fault == Some(Fault::Text) {
-        outcome.fault = Some(Fault::Deflate);
-    }
     if outcome.fault.is_some() && matches!(outcome.seen.last(), Some(Seen::Passing(_))) {
         outcome.seen.pop();
     }

@@ -1,0 +1,469 @@
+//! The life of a tunnel: what ends it, in which order, and what is told to whom.
+//!
+//! One poll function for both directions, one timer for whatever is waited for. The bytes themselves are
+//! the [`Carrier`]'s business.
+//!
+//! Memory is what an idle tunnel costs, so its future is written by hand: an `async fn` keeps room for
+//! everything it ever moved.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::carrier::{BrokenLeg, Carrier, OneWay, Stop};
+use super::silence::Alarms;
+use super::{Cause, Expiry, Summary, random_mask};
+use crate::drain::{Member, Phase};
+use crate::facts::{ClosedBy, Traffic};
+use crate::stream::Stream;
+use crate::telemetry::metrics::{Direction, RouteMetrics};
+use crate::ws::control::{CloseCode, encode_close};
+
+pin_project! {
+    /// A tunnel under way; its output is how it went.
+    pub(super) struct Running<C> {
+        live: Live<C>,
+        #[pin]
+        timer: Sleep,
+    }
+}
+
+/// What a tunnel of any kind begins with.
+pub(super) struct Beginning<C> {
+    pub(super) carrier: C,
+    pub(super) downstream: Stream,
+    pub(super) upstream: Stream,
+    pub(super) idle_timeout: Duration,
+    pub(super) drain: Duration,
+    pub(super) expiry: Option<Box<Expiry>>,
+    pub(super) member: Member,
+    pub(super) metrics: Option<RouteMetrics>,
+    /// Where more than the stage may want the timer.
+    pub(super) alarms: Option<Box<Alarms>>,
+}
+
+impl<C: Carrier> Running<C> {
+    pub(super) fn new(beginning: Beginning<C>) -> Running<C> {
+        let tick = beginning.idle_timeout / QUIET_TICKS;
+        let started = Instant::now();
+        let expires = beginning.expiry.as_ref().map(|expiry| expiry.at);
+        let first = started + tick;
+        let first = expires.map_or(first, |expires| first.min(expires));
+        let mut alarms = beginning.alarms;
+        if let Some(alarms) = &mut alarms {
+            alarms.stage = first;
+        }
+        Running {
+            live: Live {
+                carrier: beginning.carrier,
+                downstream: beginning.downstream,
+                upstream: beginning.upstream,
+                started,
+                tick,
+                drain: beginning.drain,
+                expiry: beginning.expiry,
+                member: beginning.member,
+                metrics: beginning.metrics,
+                alarms,
+                counted: (Traffic::default(), Traffic::default()),
+                ended: None,
+                close_code: None,
+                stage: Stage::Open,
+                quiet_ticks: 0,
+                active: false,
+                armed: false,
+                registered: false,
+            },
+            timer: sleep_until(first),
+        }
+    }
+}
+
+impl<C: Carrier> Future for Running<C> {
+    type Output = Summary;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Summary> {
+        let this = self.project();
+        let (cause, closed_by) = ready!(this.live.poll(cx, this.timer));
+        Poll::Ready(this.live.sum_up(cause, closed_by))
+    }
+}
+
+/// The live state of a tunnel; `poll` is its whole story.
+struct Live<C> {
+    carrier: C,
+    downstream: Stream,
+    upstream: Stream,
+    started: Instant,
+    /// The idle timeout's share of which [`QUIET_TICKS`] make a whole.
+    tick: Duration,
+    drain: Duration,
+    expiry: Option<Box<Expiry>>,
+    member: Member,
+    metrics: Option<RouteMetrics>,
+    alarms: Option<Box<Alarms>>,
+    /// What the metrics have been told already, from downstream and from upstream.
+    counted: (Traffic, Traffic),
+    /// The event that began the end; what follows from it does not change the verdict.
+    ended: Option<(Cause, ClosedBy)>,
+    close_code: Option<CloseCode>,
+    stage: Stage,
+    /// Ticks without a byte. A message only marks its tick, so none of them reads the clock.
+    quiet_ticks: u32,
+    /// A byte has moved since the last tick.
+    active: bool,
+    /// The timer has been polled since its last reset, so it will wake this task.
+    armed: bool,
+    /// The drain knows this task's waker.
+    registered: bool,
+}
+
+/// What the one timer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The idle timeout.
+    Open,
+    /// A drain has begun: until this tunnel's turn to leave.
+    Leaving,
+    /// Our Close frames are on their way: how long to wait for the answers.
+    Closing,
+    /// A side has ended: how long the other may take.
+    Lingering,
+}
+
+type End = (Cause, ClosedBy);
+
+impl<C: Carrier> Live<C> {
+    fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<End> {
+        if !self.registered {
+            // A tunnel never changes its task, so one registration serves all its polls.
+            self.member.wake_on_change(cx);
+            self.registered = true;
+        }
+        if let Some(end) = self.obey_drain(timer.as_mut()) {
+            return Poll::Ready(end);
+        }
+        loop {
+            if let Some(end) = self.carry(cx, timer.as_mut()) {
+                return Poll::Ready(end);
+            }
+            self.look_for_the_end(timer.as_mut());
+            self.advance_timer(timer.as_mut());
+            // A timer that fired and was reset keeps this task's waker only once polled again.
+            if self.armed && !timer.is_elapsed() {
+                return Poll::Pending;
+            }
+            match timer.as_mut().poll(cx) {
+                Poll::Pending => {
+                    // A task that has used up its turn is woken at once, and the timer not yet told.
+                    self.armed = tokio::task::coop::has_budget_remaining();
+                    return Poll::Pending;
+                }
+                Poll::Ready(()) => {
+                    if let Some(end) = self.timer_fired(timer.as_mut()) {
+                        return Poll::Ready(end);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sees to it that the timer fires for whoever wants it first.
+    fn advance_timer(&mut self, timer: Pin<&mut Sleep>) {
+        let Some(alarms) = &self.alarms else {
+            return;
+        };
+        // Once we have said Close, nothing but its stage matters.
+        if !matches!(self.stage, Stage::Open | Stage::Leaving) {
+            return;
+        }
+        let due = alarms
+            .deadline()
+            .into_iter()
+            .chain(self.carrier.deadline())
+            .min();
+        if let Some(due) = due
+            && due < timer.deadline()
+        {
+            timer.reset(due);
+            self.armed = false;
+        }
+    }
+
+    fn obey_drain(&mut self, timer: Pin<&mut Sleep>) -> Option<End> {
+        match self.member.phase() {
+            Phase::Running => None,
+            Phase::Stopped => Some(self.end(Cause::Stopped, ClosedBy::Proxy)),
+            Phase::Draining => {
+                if self.stage == Stage::Open
+                    && let Some(left) = self.member.time_left(self.drain)
+                {
+                    // Each leaves at a moment of its own, so that the clients' reconnects are
+                    // spread; the last third is for the answers.
+                    self.set_stage(Stage::Leaving, random_below(left * 2 / 3), timer);
+                }
+                None
+            }
+        }
+    }
+
+    /// Moves what can be moved now, both ways.
+    fn carry(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Option<End> {
+        let pumped = (self.carrier).pump(&mut self.downstream, &mut self.upstream, cx);
+        let pumped = match pumped {
+            Ok(pumped) => pumped,
+            Err(leg) => {
+                self.note_close_frames();
+                let side = match leg {
+                    BrokenLeg::Downstream => ClosedBy::Downstream,
+                    BrokenLeg::Upstream => ClosedBy::Upstream,
+                };
+                return Some(self.end(Cause::Reset, side));
+            }
+        };
+        if pumped.moved {
+            self.active = true;
+            let (from_down, from_up) = self.carrier.ways();
+            let uncounted = from_down.traffic().bytes + from_up.traffic().bytes
+                - self.counted.0.bytes
+                - self.counted.1.bytes;
+            if uncounted >= COUNT_EVERY {
+                self.count_traffic();
+            }
+        }
+        if let Some(stop) = &pumped.stop {
+            self.obey(stop, timer);
+            // What both sides are told goes out with the next turn.
+            cx.waker().wake_by_ref();
+        }
+        if (self.is_finished() || self.pass_ends_on(cx)) && self.has_said_goodbye(cx) {
+            self.note_close_frames();
+            return Some(self.end(Cause::Eof, ClosedBy::Downstream));
+        }
+        if pumped.more {
+            // Enough for one turn: the worker's other tasks come first.
+            cx.waker().wake_by_ref();
+        }
+        None
+    }
+
+    /// Ends the streams that nothing more is written to; true if the tunnel is over with that.
+    fn pass_ends_on(&mut self, cx: &mut Context<'_>) -> bool {
+        let (from_down, from_up) = self.carrier.ways_mut();
+        if self.stage == Stage::Closing && from_down.is_answered() && from_up.is_answered() {
+            // Both have answered our Close: nothing more can come.
+            from_down.finish();
+            from_up.finish();
+        }
+        // Where the other way is done, the tunnel is over with this one's end, and its sockets are
+        // dropped at once.
+        let last = from_up.is_done() && self.upstream.is_plain();
+        from_down.pass_end_on(&mut self.upstream, last, cx);
+        let last = from_down.is_done() && self.downstream.is_plain();
+        from_up.pass_end_on(&mut self.downstream, last, cx);
+        from_down.is_done() && from_up.is_done()
+    }
+
+    /// Says goodbye to both sides; true once both have taken it. One that is gone needs none.
+    fn has_said_goodbye(&mut self, cx: &mut Context<'_>) -> bool {
+        let downstream = self.downstream.poll_goodbye(cx).is_ready();
+        let upstream = self.upstream.poll_goodbye(cx).is_ready();
+        downstream && upstream
+    }
+
+    /// Draws the conclusions from what has passed: Close frames and ended streams.
+    fn look_for_the_end(&mut self, timer: Pin<&mut Sleep>) {
+        self.note_close_frames();
+        let (from_down, from_up) = self.carrier.ways();
+        if self.ended.is_none() {
+            if from_down.has_ended() {
+                self.end(Cause::Eof, ClosedBy::Downstream);
+            } else if from_up.has_ended() {
+                self.end(Cause::Eof, ClosedBy::Upstream);
+            }
+        }
+        let (from_down, from_up) = self.carrier.ways();
+        let one_has_ended = from_down.has_ended() || from_up.has_ended();
+        if matches!(self.stage, Stage::Open | Stage::Leaving)
+            && (one_has_ended || self.both_said_close())
+        {
+            self.set_stage(Stage::Lingering, LINGER, timer);
+        }
+    }
+
+    fn both_said_close(&self) -> bool {
+        let (from_down, from_up) = self.carrier.ways();
+        from_down.close_code().is_some() && from_up.close_code().is_some()
+    }
+
+    /// Both sides have said Close, behind which nothing comes (RFC 6455 §5.5.1), and one has ended
+    /// its stream: the other's end need not be waited for.
+    fn is_finished(&mut self) -> bool {
+        let (from_down, from_up) = self.carrier.ways();
+        let ended = from_down.has_ended() || from_up.has_ended();
+        if !ended || !from_down.has_sent_all() || !from_up.has_sent_all() {
+            return false;
+        }
+        self.note_close_frames();
+        self.both_said_close()
+    }
+
+    fn timer_fired(&mut self, mut timer: Pin<&mut Sleep>) -> Option<End> {
+        if matches!(self.stage, Stage::Open | Stage::Leaving)
+            && let Some(alarms) = &mut self.alarms
+        {
+            let now = Instant::now();
+            let stage = alarms.stage;
+            self.armed = false;
+            timer.as_mut().reset(stage);
+            let (from_client, from_server) = self.carrier.ways();
+            let silent = alarms.on_time(now, from_client.traffic(), from_server.traffic());
+            if let Some(stop) = silent.or_else(|| self.carrier.on_time(now)) {
+                self.obey(&stop, timer);
+                return None;
+            }
+            if now < stage {
+                return None;
+            }
+        }
+        match self.stage {
+            Stage::Open | Stage::Leaving if self.has_expired() => {
+                let expiry = self.expiry.as_deref().copied();
+                let (cause, code, reason) = match expiry {
+                    Some(Expiry { lifetime: true, .. }) => {
+                        (Cause::Lifetime, CloseCode::GOING_AWAY, "lifetime reached")
+                    }
+                    Some(Expiry { code, .. }) => (Cause::Expired, code, "session expired"),
+                    None => (Cause::Expired, CloseCode::POLICY, "session expired"),
+                };
+                self.say_close(cause, code, reason, timer);
+                None
+            }
+            Stage::Open => {
+                self.count_traffic();
+                self.quiet_ticks = match std::mem::take(&mut self.active) {
+                    true => 0,
+                    false => self.quiet_ticks + 1,
+                };
+                if self.quiet_ticks < QUIET_TICKS {
+                    self.set_stage(Stage::Open, self.tick, timer);
+                } else {
+                    let code = CloseCode::GOING_AWAY;
+                    self.say_close(Cause::IdleTimeout, code, "idle timeout", timer);
+                }
+                None
+            }
+            Stage::Leaving => {
+                let code = CloseCode::GOING_AWAY;
+                self.say_close(Cause::Drain, code, "server is shutting down", timer);
+                None
+            }
+            Stage::Closing => Some(self.end(Cause::Eof, ClosedBy::Proxy)),
+            Stage::Lingering => Some(self.end(Cause::Eof, ClosedBy::Proxy)),
+        }
+    }
+
+    /// What the carrier found: a limit, a filter's verdict, a broken protocol.
+    fn obey(&mut self, stop: &Stop, timer: Pin<&mut Sleep>) {
+        if matches!(self.stage, Stage::Open | Stage::Leaving) {
+            self.say_close(stop.cause, stop.code, &stop.reason, timer);
+        }
+    }
+
+    /// Ends the conversation from our side: a Close frame to both, at the next frame boundary.
+    fn say_close(&mut self, cause: Cause, code: CloseCode, reason: &str, timer: Pin<&mut Sleep>) {
+        self.end(cause, ClosedBy::Proxy);
+        self.close_code.get_or_insert(code);
+        let (from_down, from_up) = self.carrier.ways_mut();
+        from_up.interrupt(&encode_close(code, reason, None));
+        from_down.interrupt(&encode_close(code, reason, Some(random_mask())));
+        let wait = self
+            .member
+            .time_left(self.drain)
+            .map_or(CLOSE_WAIT, |left| left.min(CLOSE_WAIT));
+        self.set_stage(Stage::Closing, wait, timer);
+    }
+
+    fn sum_up(&mut self, cause: Cause, closed_by: ClosedBy) -> Summary {
+        self.count_traffic();
+        let (from_down, from_up) = self.carrier.ways();
+        let summary = Summary {
+            cause,
+            closed_by,
+            close_code: self.close_code,
+            from_downstream: from_down.traffic(),
+            from_upstream: from_up.traffic(),
+            duration: self.started.elapsed(),
+        };
+        self.carrier.part(&summary, &self.member);
+        summary
+    }
+
+    fn count_traffic(&mut self) {
+        let (from_down, from_up) = self.carrier.ways();
+        let now = (from_down.traffic(), from_up.traffic());
+        if let Some(metrics) = &self.metrics {
+            for (direction, now, before) in [
+                (Direction::FromDownstream, now.0, self.counted.0),
+                (Direction::FromUpstream, now.1, self.counted.1),
+            ] {
+                let bytes = now.bytes - before.bytes;
+                metrics.websocket_traffic(direction, bytes, now.messages - before.messages);
+            }
+        }
+        self.counted = now;
+    }
+
+    fn note_close_frames(&mut self) {
+        let (from_down, from_up) = self.carrier.ways();
+        for (way, side) in [
+            (from_down, ClosedBy::Downstream),
+            (from_up, ClosedBy::Upstream),
+        ] {
+            if let Some(code) = way.close_code() {
+                self.ended.get_or_insert((Cause::Close, side));
+                self.close_code.get_or_insert(code);
+            }
+        }
+    }
+
+    fn set_stage(&mut self, stage: Stage, wait: Duration, timer: Pin<&mut Sleep>) {
+        self.stage = stage;
+        self.armed = false;
+        let mut deadline = Instant::now() + wait;
+        if let (Stage::Open | Stage::Leaving, Some(expiry)) = (stage, &self.expiry) {
+            deadline = deadline.min(expiry.at);
+        }
+        if let Some(alarms) = &mut self.alarms {
+            alarms.stage = deadline;
+        }
+        timer.reset(deadline);
+    }
+
+    fn has_expired(&self) -> bool {
+        let at = self.expiry.as_ref().map(|expiry| expiry.at);
+        at.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// The end that counts: this one, unless an earlier event began it.
+    fn end(&mut self, cause: Cause, by: ClosedBy) -> End {
+        *self.ended.get_or_insert((cause, by))
+    }
+}
+
+fn random_below(limit: Duration) -> Duration {
+    limit.mul_f64(f64::from(u32::from_ne_bytes(random_mask())) / f64::from(u32::MAX))
+}
+
+/// Parts of the idle timeout that must pass without a byte: the more, the more exact.
+const QUIET_TICKS: u32 = 4;
+/// How long the other sides may take to answer our Close.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// How long the second side may take to end its stream after the first.
+const LINGER: Duration = Duration::from_secs(5);
+/// Bytes that may pass before the metrics hear of them.
+const COUNT_EVERY: u64 = 64 * 1024;

@@ -1,0 +1,684 @@
+//! One direction of a tunnel whose messages matter: read, check, ask; what comes of it is its
+//! [`Output`]'s to send.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::Compressions;
+use super::court::Court;
+use super::output::{Output, Place};
+use super::throttle::Throttle;
+use crate::config::model::{COLLECTED_MESSAGE, MESSAGE_FRAMES, OnlyKind, TunnelRules};
+use crate::facts::Traffic;
+use crate::random;
+use crate::telemetry::metrics::RouteMetrics;
+use crate::tunnel::Cause;
+use crate::tunnel::carrier::{Broken, OneWay, ReaderState, Stop};
+use crate::tunnel::judge::{Injection, Interest, Judged, Kind, Message, Moment, Outcome, Receiver};
+use crate::tunnel::keepalive::{Due, Pinger, Pong};
+use crate::tunnel::way::CHUNKS_PER_TURN;
+use crate::ws::control::{CloseCode, ControlFrame};
+use crate::ws::frame::Side;
+use crate::ws::message::{self, Begin, Control, ControlKind, DataKind, Event, Want};
+use crate::ws::reader::{Fault, Reader, Rules};
+
+pub(in crate::tunnel) struct Lane {
+    sender: Side,
+    reader: Reader,
+    /// The court's; nothing without one.
+    interest: Interest,
+    only: Option<DataKind>,
+    throttle: Option<Box<Throttle>>,
+    /// Pings to the sender.
+    pinger: Option<Box<Pinger>>,
+    pub(super) output: Output,
+    /// The sender has broken the protocol: nothing that it sends can be read.
+    lost: bool,
+    /// What the sender said last and the court has not answered yet.
+    waiting: Option<Box<Waiting>>,
+    /// Read, but not looked at.
+    backlog: Bytes,
+    state: ReaderState,
+    close: Option<CloseCode>,
+    bytes: u64,
+    messages: u64,
+}
+
+/// A message in court.
+enum Waiting {
+    Data(message::Message),
+    Control(Control),
+}
+
+/// What a lane begins with.
+pub(super) struct LaneTerms<'a> {
+    pub(super) sender: Side,
+    pub(super) rules: &'a TunnelRules,
+    pub(super) compression: &'a Compressions,
+    pub(super) interest: Option<Interest>,
+}
+
+/// What both lanes use in a turn.
+pub(super) struct Shared<'a> {
+    pub(super) out: Vec<u8>,
+    pub(super) deflated: Vec<u8>,
+    /// Read once, and only if somebody asks.
+    pub(super) now: Option<Instant>,
+    pub(super) metrics: Option<&'a RouteMetrics>,
+}
+
+impl Shared<'_> {
+    fn now(&mut self) -> Instant {
+        *self.now.get_or_insert_with(Instant::now)
+    }
+}
+
+/// What one turn achieved.
+#[derive(Default)]
+pub(super) struct Turn {
+    pub(super) moved: bool,
+    /// It ended because it was long enough.
+    pub(super) more: bool,
+    /// The other lane, or the court, has something to do now.
+    pub(super) disturbed: bool,
+    pub(super) stop: Option<Box<Stop>>,
+    pub(super) broken: Option<Broken>,
+}
+
+impl Lane {
+    pub(super) fn new(terms: &LaneTerms<'_>, early: Bytes, now: Instant) -> Lane {
+        let LaneTerms {
+            sender,
+            rules,
+            compression,
+            interest,
+        } = *terms;
+        let (mine, from, to) = match sender {
+            Side::FromClient => (
+                &rules.client,
+                compression.downstream.map(|agreed| agreed.from_client),
+                compression.upstream.map(|agreed| agreed.from_client),
+            ),
+            Side::FromServer => (
+                &rules.server,
+                compression.upstream.map(|agreed| agreed.from_server),
+                compression.downstream.map(|agreed| agreed.from_server),
+            ),
+        };
+        let collects = interest.is_some_and(|interest| interest.in_data()) || from != to;
+        let unless_said = if collects {
+            COLLECTED_MESSAGE
+        } else {
+            u64::MAX
+        };
+        Lane {
+            sender,
+            reader: Reader::new(Rules {
+                side: sender,
+                deflate: from,
+                max_message: mine.message_size.unwrap_or(unless_said),
+                max_frames: rules
+                    .message_frames
+                    .map_or(MESSAGE_FRAMES, std::num::NonZeroU32::get),
+                // Where nobody collects and nobody counts, a payload is nobody's business.
+                inspect: collects || (from.is_some() && mine.message_size.is_some()),
+            }),
+            interest: interest.unwrap_or_default(),
+            only: rules.only.map(|only| match only {
+                OnlyKind::Text => DataKind::Text,
+                OnlyKind::Binary => DataKind::Binary,
+            }),
+            output: Output::new(sender, from, to, rules),
+            throttle: mine.rate.map(|rate| Box::new(Throttle::new(&rate, now))),
+            pinger: mine
+                .ping_interval
+                .map(|interval| Box::new(Pinger::new(interval, rules.pong_timeout, now))),
+            lost: false,
+            waiting: None,
+            bytes: early.len() as u64,
+            backlog: early,
+            state: ReaderState::Open,
+            close: None,
+            messages: 0,
+        }
+    }
+
+    /// Moves what can be moved, until somebody makes it wait.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "two ends, two lanes and what they share"
+    )]
+    pub(super) fn turn<R, W>(
+        &mut self,
+        reader: &mut R,
+        writer: &mut W,
+        other: &mut Lane,
+        court: &mut Court,
+        shared: &mut Shared<'_>,
+        scratch: &mut [u8],
+        cx: &mut Context<'_>,
+    ) -> Turn
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let mut turn = Turn::default();
+        if let Err(broken) =
+            self.take_turn(reader, writer, other, court, shared, scratch, cx, &mut turn)
+        {
+            turn.broken = Some(broken);
+        }
+        turn
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "as above")]
+    fn take_turn<R, W>(
+        &mut self,
+        reader: &mut R,
+        writer: &mut W,
+        other: &mut Lane,
+        court: &mut Court,
+        shared: &mut Shared<'_>,
+        scratch: &mut [u8],
+        cx: &mut Context<'_>,
+        turn: &mut Turn,
+    ) -> Result<(), Broken>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        for _ in 0..CHUNKS_PER_TURN {
+            let was_full = self.output.is_full();
+            if self.waiting.is_some()
+                && let Err(stop) = self.ask(other, court, shared, cx)
+            {
+                turn.stop = Some(stop);
+            }
+            if self.output.outlet.is_clear() {
+                self.put_own(shared);
+            }
+            self.output.hold(&mut shared.out);
+            turn.disturbed |= was_full && !self.output.is_full();
+            turn.moved |= self.output.outlet.send_held(writer, cx)?;
+            if !self.output.outlet.is_clear() {
+                return Ok(());
+            }
+            // The court may hold what would be injected next.
+            if turn.stop.is_some()
+                || self.waiting.is_some()
+                || self.is_throttled(shared)
+                || self.output.is_full()
+                || other.output.is_full()
+            {
+                self.output.outlet.flush(writer, cx)?;
+                return Ok(());
+            }
+            let others = other.output.aside();
+            let read = if self.backlog.is_empty() {
+                if self.state != ReaderState::Open {
+                    self.output.outlet.flush(writer, cx)?;
+                    return Ok(());
+                }
+                if !self.output.outlet.flush(writer, cx)? {
+                    // It holds a chunk of its own; a second one waits in the sender's socket.
+                    return Ok(());
+                }
+                let mut buf = ReadBuf::new(scratch);
+                match Pin::new(&mut *reader).poll_read(cx, &mut buf) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(())) if buf.filled().is_empty() => {
+                        self.state = ReaderState::Ended;
+                        continue;
+                    }
+                    Poll::Ready(Ok(())) => {}
+                    // A TLS stream cut without close_notify ends like a plain one.
+                    Poll::Ready(Err(error))
+                        if error.kind() == std::io::ErrorKind::UnexpectedEof =>
+                    {
+                        self.state = ReaderState::Ended;
+                        continue;
+                    }
+                    Poll::Ready(Err(_)) => return Err(Broken::Reader),
+                }
+                let chunk = buf.filled();
+                self.bytes += chunk.len() as u64;
+                turn.moved = true;
+                let done = self
+                    .charge(0, chunk.len() as u64, shared)
+                    .and_then(|()| self.process(chunk, other, court, shared, cx));
+                done.map(|used| {
+                    if used < chunk.len() {
+                        self.backlog = Bytes::copy_from_slice(&chunk[used..]);
+                    }
+                })
+            } else {
+                let mut backlog = std::mem::take(&mut self.backlog);
+                let done = self.process(&backlog, other, court, shared, cx);
+                done.map(|used| {
+                    backlog.advance(used);
+                    if !backlog.is_empty() {
+                        self.backlog = backlog;
+                    }
+                })
+            };
+            if let Err(stop) = read {
+                turn.stop = Some(stop);
+            }
+            turn.disturbed |= other.output.aside() > others;
+            self.output.outlet.send(&shared.out, writer, cx)?;
+            shared.out.clear();
+            if turn.stop.is_some() {
+                return Ok(());
+            }
+        }
+        turn.more = true;
+        Ok(())
+    }
+
+    /// Looks at what the sender sent and says how much of it: all, unless the court has to think or there
+    /// is enough for the receiver.
+    fn process(
+        &mut self,
+        chunk: &[u8],
+        other: &mut Lane,
+        court: &mut Court,
+        shared: &mut Shared<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<usize, Box<Stop>> {
+        if self.lost {
+            return Ok(chunk.len());
+        }
+        let mut rest = chunk;
+        loop {
+            self.put_own(shared);
+            let enough = self.output.is_enough(&shared.out) || other.output.is_full();
+            if enough || self.waiting.is_some() {
+                return Ok(chunk.len() - rest.len());
+            }
+            let (interest, only, muted) = (self.interest, self.only, self.output.is_muted());
+            let allows = [false, true].map(|compressed| self.output.passes(compressed));
+            let want = |begin: &Begin| {
+                if muted {
+                    Want::Pass
+                } else if only.is_some_and(|only| only != begin.kind) {
+                    Want::Refuse
+                } else {
+                    let kind = data_kind(begin.kind);
+                    let known = begin.fin && !begin.compressed;
+                    let size = if known { begin.frame_len } else { 0 };
+                    let collect = interest.wants(kind, size);
+                    let passes = allows[usize::from(begin.compressed)];
+                    if collect || !passes {
+                        Want::Whole
+                    } else {
+                        Want::Pass
+                    }
+                }
+            };
+            match self.reader.read(&mut rest, want) {
+                Ok(None) => return Ok(chunk.len()),
+                Ok(Some(Event::Passed { wire, ends })) => {
+                    self.output.wire(&wire, shared);
+                    if let Some(passed) = ends {
+                        self.messages += 1;
+                        self.output.passed(&passed);
+                        self.charge(1, 0, shared)?;
+                    }
+                }
+                Ok(Some(Event::Message(message))) => {
+                    self.messages += 1;
+                    self.charge(1, 0, shared)?;
+                    if !self.output.is_muted() {
+                        self.message(message, other, court, shared, cx)?;
+                    }
+                }
+                Ok(Some(Event::Control(control))) => {
+                    self.control(control, other, court, shared, cx)?;
+                }
+                Err(fault) => {
+                    self.lost = true;
+                    return match self.output.is_muted() {
+                        true => Ok(chunk.len()),
+                        false => Err(Box::new(self.stop_for(&fault))),
+                    };
+                }
+            }
+        }
+    }
+
+    fn message(
+        &mut self,
+        message: message::Message,
+        other: &mut Lane,
+        court: &mut Court,
+        shared: &mut Shared<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Box<Stop>> {
+        let kind = data_kind(message.kind);
+        if !self.interest.wants(kind, message.plain().len() as u64) {
+            self.output.forward(&message, shared);
+            return Ok(());
+        }
+        self.waiting = Some(Box::new(Waiting::Data(message)));
+        self.ask(other, court, shared, cx)
+    }
+
+    fn control(
+        &mut self,
+        control: Control,
+        other: &mut Lane,
+        court: &mut Court,
+        shared: &mut Shared<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Box<Stop>> {
+        let kind = match control.kind {
+            ControlKind::Close => {
+                self.close = Some(control.close_code().unwrap_or(CloseCode::NO_STATUS));
+                self.output.close(&control.wire(), shared);
+                return Ok(());
+            }
+            ControlKind::Ping => Kind::Ping,
+            ControlKind::Pong => Kind::Pong,
+        };
+        if kind == Kind::Pong
+            && let Some(pinger) = &mut self.pinger
+        {
+            match pinger.pong(control.payload(), || shared.now()) {
+                Pong::Answer(round_trip) => {
+                    if let Some(metrics) = shared.metrics {
+                        metrics.ping_round_trip(self.sender, round_trip);
+                    }
+                    return Ok(());
+                }
+                Pong::Late => return Ok(()),
+                Pong::Foreign => {}
+            }
+        }
+        if self.output.is_muted() {
+            return Ok(());
+        }
+        if !self.interest.wants(kind, control.payload().len() as u64) {
+            self.output.wire(&control.wire(), shared);
+            return Ok(());
+        }
+        self.waiting = Some(Box::new(Waiting::Control(control)));
+        self.ask(other, court, shared, cx)
+    }
+
+    /// Puts what is waiting before the court, if that is free, and does what it says, if it knows at once.
+    fn ask(
+        &mut self,
+        other: &mut Lane,
+        court: &mut Court,
+        shared: &mut Shared<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Box<Stop>> {
+        if court.is_busy() {
+            return Ok(());
+        }
+        let Some(waiting) = self.waiting.as_deref() else {
+            return Ok(());
+        };
+        court.try_message(self.sender, waiting.message());
+        match court.poll(cx)? {
+            Some((_, judged)) => {
+                let waiting = self.waiting.take();
+                self.obey(waiting, judged, other, shared)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Lane::ask`], between this lane's turns.
+    pub(super) fn ask_late(
+        &mut self,
+        other: &mut Lane,
+        court: &mut Court,
+        shared: &mut Shared<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Box<Stop>> {
+        let asked = self.ask(other, court, shared, cx);
+        self.output.hold(&mut shared.out);
+        asked
+    }
+
+    /// Does what the court said about a message, or about nothing but the time.
+    fn obey(
+        &mut self,
+        waiting: Option<Box<Waiting>>,
+        judged: Judged,
+        other: &mut Lane,
+        shared: &mut Shared<'_>,
+    ) -> Result<(), Box<Stop>> {
+        let Judged { outcome, inject } = judged;
+        let (before, after): (Vec<_>, Vec<_>) = inject
+            .into_iter()
+            .partition(|injection| injection.moment == Moment::Before);
+        self.put_in(&before, other, shared);
+        match (outcome, waiting.map(|waiting| *waiting)) {
+            (Outcome::Stop(stop), _) => return Err(stop),
+            (_, None) => {}
+            (Outcome::Forward, Some(Waiting::Data(message))) => {
+                self.output.forward(&message, shared);
+            }
+            (Outcome::Forward, Some(Waiting::Control(control))) => {
+                self.output.wire(&control.wire(), shared);
+            }
+            (Outcome::Replace(new), Some(waiting)) => {
+                self.output.replace(&new, waiting.is_compressed(), shared);
+            }
+            (Outcome::Drop, Some(waiting)) => {
+                self.output.dropped(waiting.is_compressed());
+            }
+        }
+        self.put_in(&after, other, shared);
+        Ok(())
+    }
+
+    /// What the court has come to at last, about this lane's message if it is its answer.
+    pub(super) fn hear(
+        &mut self,
+        about_message: bool,
+        judged: Judged,
+        other: &mut Lane,
+        shared: &mut Shared<'_>,
+    ) -> Result<(), Box<Stop>> {
+        let waiting = if about_message {
+            self.waiting.take()
+        } else {
+            None
+        };
+        let obeyed = self.obey(waiting, judged, other, shared);
+        self.output.hold(&mut shared.out);
+        obeyed
+    }
+
+    fn put_in(&mut self, injections: &[Injection], other: &mut Lane, shared: &mut Shared<'_>) {
+        for injection in injections {
+            let ours = match injection.to {
+                Receiver::Client => self.sender == Side::FromServer,
+                Receiver::Server => self.sender == Side::FromClient,
+            };
+            if ours {
+                self.output.inject(&injection.message);
+                self.put_own(shared);
+            } else {
+                other.output.inject(&injection.message);
+            }
+        }
+    }
+
+    /// Puts in what is ours, where it may stand now.
+    fn put_own(&mut self, shared: &mut Shared<'_>) {
+        let place = Place {
+            between_frames: self.reader.at_boundary(),
+            between_messages: !self.reader.is_passing(),
+            settled: self.waiting.is_none(),
+            lost: self.lost,
+        };
+        self.output.put_own(place, &mut shared.out);
+    }
+
+    /// When this lane has something to do without a byte.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.output.is_muted() {
+            return None;
+        }
+        let pinger = self.pinger.as_ref().map(|pinger| pinger.deadline());
+        let throttle = self.throttle.as_ref().and_then(|throttle| throttle.until());
+        pinger.into_iter().chain(throttle).min()
+    }
+
+    /// Ends a wait for the rate, if it is over, and pings the sender over the other lane; true if the sender
+    /// owes a pong for too long.
+    pub(super) fn on_time(&mut self, now: Instant, other: &mut Lane) -> bool {
+        if let Some(throttle) = &mut self.throttle {
+            throttle.resume(now);
+        }
+        let Some(pinger) = &mut self.pinger else {
+            return false;
+        };
+        // A failure of the system's generator leaves zeros: a ping all the same, merely predictable.
+        match pinger.due(now, random::bytes().unwrap_or_default()) {
+            None => false,
+            Some(Due::Ping(payload)) => {
+                other.output.ping(&payload);
+                false
+            }
+            Some(Due::Lost) => true,
+        }
+    }
+
+    fn is_throttled(&mut self, shared: &mut Shared<'_>) -> bool {
+        let Some(throttle) = &mut self.throttle else {
+            return false;
+        };
+        if throttle.until().is_some() {
+            throttle.resume(shared.now());
+        }
+        throttle.until().is_some()
+    }
+
+    fn charge(
+        &mut self,
+        messages: u64,
+        bytes: u64,
+        shared: &mut Shared<'_>,
+    ) -> Result<(), Box<Stop>> {
+        let Some(throttle) = self.throttle.as_mut().filter(|_| !self.output.is_muted()) else {
+            return Ok(());
+        };
+        throttle.charge(messages, bytes, shared.now()).map_err(|_| {
+            Box::new(Stop {
+                cause: Cause::MessageRate,
+                code: CloseCode::POLICY,
+                reason: format!("the {} sends too much", name(self.sender)),
+            })
+        })
+    }
+
+    fn stop_for(&self, fault: &Fault) -> Stop {
+        let who = name(self.sender);
+        let (cause, code) = match fault {
+            Fault::TooBig(_) => (Cause::MessageSize, fault.close_code()),
+            Fault::Refused => (Cause::MessageKind, CloseCode::UNSUPPORTED),
+            _ => (Cause::Protocol, fault.close_code()),
+        };
+        Stop {
+            cause,
+            code,
+            reason: format!("{who}: {fault}"),
+        }
+    }
+}
+
+impl OneWay for Lane {
+    fn interrupt(&mut self, close: &ControlFrame) {
+        self.output.interrupt(close);
+    }
+
+    fn finish(&mut self) {
+        if self.state == ReaderState::Open {
+            self.state = ReaderState::Finished;
+        }
+    }
+
+    fn pass_end_on<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        by_drop: bool,
+        cx: &mut Context<'_>,
+    ) {
+        if self.state != ReaderState::Open && self.waiting.is_none() && self.backlog.is_empty() {
+            self.output.outlet.shut(writer, by_drop, cx);
+        }
+    }
+
+    fn close_code(&self) -> Option<CloseCode> {
+        self.close
+    }
+
+    fn is_answered(&self) -> bool {
+        self.output.is_muted() && (self.close.is_some() || self.lost || self.has_ended())
+    }
+
+    fn has_ended(&self) -> bool {
+        self.state == ReaderState::Ended && self.waiting.is_none() && self.backlog.is_empty()
+    }
+
+    fn has_sent_all(&self) -> bool {
+        self.output.outlet.has_sent_all()
+    }
+
+    fn is_done(&self) -> bool {
+        self.output.outlet.is_shut()
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic {
+            bytes: self.bytes,
+            messages: self.messages,
+        }
+    }
+}
+
+impl Waiting {
+    fn message(&self) -> Message {
+        match self {
+            Waiting::Data(message) => Message {
+                kind: data_kind(message.kind),
+                data: message.plain().to_vec(),
+            },
+            Waiting::Control(control) => Message {
+                kind: match control.kind {
+                    ControlKind::Ping => Kind::Ping,
+                    // A Close is never asked about.
+                    ControlKind::Pong | ControlKind::Close => Kind::Pong,
+                },
+                data: control.payload().to_vec(),
+            },
+        }
+    }
+
+    fn is_compressed(&self) -> bool {
+        matches!(self, Waiting::Data(message) if message.compressed)
+    }
+}
+
+fn data_kind(kind: DataKind) -> Kind {
+    match kind {
+        DataKind::Text => Kind::Text,
+        DataKind::Binary => Kind::Binary,
+    }
+}
+
+fn name(sender: Side) -> &'static str {
+    match sender {
+        Side::FromClient => "client",
+        Side::FromServer => "server",
+    }
+}

@@ -1,0 +1,267 @@
+//! What the receiver of a lane gets, in which order.
+//!
+//! What the sender said goes on as it came or as it was changed; then, where a message ends, what others
+//! put in ([`Output::inject`]); where a frame ends, our own control frames. So nothing ever stands inside
+//! a message, or inside a frame, of somebody else's, and nothing behind a Close (RFC 6455 §5.5.1).
+//!
+//! Compressed messages go on as they came while the receiver can read them so ([`Passage`]); others are
+//! written anew, with a fresh mask toward a server.
+
+use super::lane::Shared;
+use crate::config::model::TunnelRules;
+use crate::tunnel::judge::{Kind, Message};
+use crate::tunnel::outlet::Outlet;
+use crate::tunnel::random_mask;
+use crate::ws::control::{ControlFrame, encode_ping, encode_pong};
+use crate::ws::deflate::{Deflater, Params, Passage};
+use crate::ws::encode::{encode_compressed, encode_message};
+use crate::ws::frame::Side;
+use crate::ws::message::{self, DataKind, Passed};
+
+pub(super) struct Output {
+    sender: Side,
+    pub(super) outlet: Outlet,
+    passage: Passage,
+    /// What compresses for the receiver, where that was agreed on.
+    deflater: Option<Box<Deflater>>,
+    /// Frames of messages that the sender did not say, until a message ends.
+    aside: Vec<u8>,
+    /// Our ping to the receiver, until a frame ends.
+    ping: Option<Box<ControlFrame>>,
+    /// Our Close, likewise.
+    interruption: Option<Box<ControlFrame>>,
+    /// A Close has gone out (or never can): nothing follows it.
+    muted: bool,
+    /// How much there may be for the receiver before nothing more is read for it.
+    buffer: usize,
+}
+
+/// Where the receiver stands in what it has been sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// Between two frames.
+    pub(super) between_frames: bool,
+    /// Between two messages.
+    pub(super) between_messages: bool,
+    /// Nothing of the sender's is in court.
+    pub(super) settled: bool,
+    /// What the sender says can no longer be read.
+    pub(super) lost: bool,
+}
+
+impl Output {
+    pub(super) fn new(
+        sender: Side,
+        from: Option<Params>,
+        to: Option<Params>,
+        rules: &TunnelRules,
+    ) -> Output {
+        let level = rules.compression_level;
+        let window = rules.compression_window;
+        Output {
+            sender,
+            outlet: Outlet::default(),
+            passage: Passage::new(from, to),
+            deflater: to.map(|to| Box::new(Deflater::new(to.within(window), level))),
+            aside: Vec::new(),
+            ping: None,
+            interruption: None,
+            muted: false,
+            buffer: rules.buffer,
+        }
+    }
+
+    pub(super) fn is_muted(&self) -> bool {
+        self.muted
+    }
+
+    /// What waits for a message to end, bytes.
+    pub(super) fn aside(&self) -> usize {
+        self.aside.len()
+    }
+
+    /// Others have put in so much that the receiver must take some of it first.
+    pub(super) fn is_full(&self) -> bool {
+        self.aside.len() > self.buffer
+    }
+
+    /// With this much to send, enough is enough.
+    pub(super) fn is_enough(&self, out: &[u8]) -> bool {
+        out.len() > self.buffer || self.is_full()
+    }
+
+    /// Whether a message may go on as it comes: compressed, or not.
+    pub(super) fn passes(&self, compressed: bool) -> bool {
+        self.passage.allows(compressed)
+    }
+
+    /// Bytes that go on as they came.
+    pub(super) fn wire(&mut self, wire: &[u8], shared: &mut Shared<'_>) {
+        if !self.muted {
+            shared.out.extend_from_slice(wire);
+        }
+    }
+
+    /// The sender's own Close. Behind it nothing of ours may go to the receiver.
+    pub(super) fn close(&mut self, wire: &[u8], shared: &mut Shared<'_>) {
+        self.wire(wire, shared);
+        self.mute();
+    }
+
+    /// A message has gone on as it came, in pieces.
+    pub(super) fn passed(&mut self, passed: &Passed) {
+        self.passage.passed(passed.compressed, passed.size);
+        self.forget_if(passed.compressed);
+    }
+
+    /// Sends a message on unchanged: as it came, where the receiver can read it so.
+    pub(super) fn forward(&mut self, message: &message::Message, shared: &mut Shared<'_>) {
+        if self.muted {
+            return;
+        }
+        let plain = message.plain().len() as u64;
+        if self.passage.allows(message.compressed) {
+            message.append_wire(&mut shared.out);
+            self.passage.passed(message.compressed, plain);
+            self.forget_if(message.compressed);
+            return;
+        }
+        let compressed = self.encode_data(message.kind, message.plain(), shared);
+        match (message.compressed, compressed) {
+            (true, true) => self.passage.recompressed(plain),
+            (false, false) => {}
+            _ => self.passage.parted(),
+        }
+    }
+
+    /// Sends another message in the place of one that was compressed, or not.
+    pub(super) fn replace(
+        &mut self,
+        message: &Message,
+        was_compressed: bool,
+        shared: &mut Shared<'_>,
+    ) {
+        if self.muted {
+            return;
+        }
+        let mask = self.mask();
+        let out = &mut shared.out;
+        let compressed = match message.kind {
+            Kind::Text => self.encode_data(DataKind::Text, &message.data, shared),
+            Kind::Binary => self.encode_data(DataKind::Binary, &message.data, shared),
+            Kind::Ping => {
+                out.extend_from_slice(&encode_ping(&message.data, mask));
+                false
+            }
+            Kind::Pong => {
+                out.extend_from_slice(&encode_pong(&message.data, mask));
+                false
+            }
+        };
+        if compressed || was_compressed {
+            self.passage.parted();
+        }
+    }
+
+    /// A message goes nowhere.
+    pub(super) fn dropped(&mut self, was_compressed: bool) {
+        if was_compressed {
+            self.passage.parted();
+        }
+    }
+
+    /// A message of somebody else's. It goes uncompressed, so that no context is touched.
+    pub(super) fn inject(&mut self, message: &Message) {
+        if self.muted {
+            return;
+        }
+        let mask = self.mask();
+        let (data, aside) = (&message.data, &mut self.aside);
+        match message.kind {
+            Kind::Text => encode_message(DataKind::Text, data, mask, aside),
+            Kind::Binary => encode_message(DataKind::Binary, data, mask, aside),
+            Kind::Ping => aside.extend_from_slice(&encode_ping(data, mask)),
+            Kind::Pong => aside.extend_from_slice(&encode_pong(data, mask)),
+        }
+    }
+
+    pub(super) fn ping(&mut self, payload: &[u8]) {
+        self.ping = Some(Box::new(encode_ping(payload, self.mask())));
+    }
+
+    pub(super) fn interrupt(&mut self, close: &ControlFrame) {
+        if !self.muted {
+            self.interruption = Some(Box::new(*close));
+        }
+    }
+
+    /// Puts in what is ours, where it may stand now.
+    pub(super) fn put_own(&mut self, place: Place, out: &mut Vec<u8>) {
+        if self.muted {
+            return;
+        }
+        if place.between_messages && !self.aside.is_empty() {
+            out.append(&mut self.aside);
+            self.aside.shrink_to_fit();
+        }
+        if !place.between_frames {
+            if place.lost && self.interruption.is_some() {
+                // In the middle of a frame that will never end.
+                self.mute();
+            }
+            return;
+        }
+        if let Some(ping) = self.ping.take() {
+            out.extend_from_slice(&ping);
+        }
+        if place.settled
+            && let Some(close) = self.interruption.take()
+        {
+            out.extend_from_slice(&close);
+            self.mute();
+        }
+    }
+
+    /// Keeps what `out` has until the receiver can take it.
+    pub(super) fn hold(&mut self, out: &mut Vec<u8>) {
+        self.outlet.hold(out);
+        out.clear();
+    }
+
+    fn mute(&mut self) {
+        self.muted = true;
+        self.interruption = None;
+        self.ping = None;
+        self.aside = Vec::new();
+    }
+
+    fn encode_data(&mut self, kind: DataKind, plain: &[u8], shared: &mut Shared<'_>) -> bool {
+        let mask = self.mask();
+        let Shared { out, deflated, .. } = shared;
+        deflated.clear();
+        if let Some(deflater) = &mut self.deflater
+            && deflater.message(plain, deflated)
+        {
+            encode_compressed(kind, deflated, mask, out);
+            return true;
+        }
+        encode_message(kind, plain, mask, out);
+        false
+    }
+
+    /// A compressed message went by as it came: what our own compressor remembers is no longer what the
+    /// receiver does.
+    fn forget_if(&mut self, compressed: bool) {
+        if compressed && let Some(deflater) = &mut self.deflater {
+            deflater.forget();
+        }
+    }
+
+    /// The key for a frame to the receiver.
+    fn mask(&self) -> Option<[u8; 4]> {
+        match self.sender {
+            Side::FromClient => Some(random_mask()),
+            Side::FromServer => None,
+        }
+    }
+}
