@@ -103,6 +103,8 @@ pub struct Summary {
     pub from_downstream: Traffic,
     pub from_upstream: Traffic,
     pub duration: Duration,
+    /// Why the proxy ended it, where that is more than its cause.
+    pub stop: Option<Box<Stop>>,
 }
 
 /// Why a tunnel ended.
@@ -130,6 +132,8 @@ pub enum Cause {
     MessageSize,
     MessageRate,
     MessageKind,
+    /// A message came in too many frames.
+    MessageFrames,
     /// A filter's verdict.
     Filter,
     /// A filter's failure.
@@ -141,6 +145,21 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// A rule of the route about messages or time, as opposed to what the two sides or a filter did.
+    pub fn is_limit(self) -> bool {
+        matches!(
+            self,
+            Cause::Lifetime
+                | Cause::SilentClient
+                | Cause::SilentServer
+                | Cause::PongTimeout
+                | Cause::MessageSize
+                | Cause::MessageRate
+                | Cause::MessageKind
+                | Cause::MessageFrames
+        )
+    }
+
     /// For logs and metrics.
     pub fn label(self) -> &'static str {
         match self {
@@ -157,6 +176,7 @@ impl Cause {
             Cause::MessageSize => "message_size",
             Cause::MessageRate => "message_rate",
             Cause::MessageKind => "message_kind",
+            Cause::MessageFrames => "message_frames",
             Cause::Filter => "filter",
             Cause::FilterFailed => "filter_failed",
             Cause::Drain => "drain",

@@ -41,6 +41,9 @@ impl TunnelRecord {
             route
                 .metrics
                 .websocket_closed(summary.duration, summary.close_code);
+            if summary.cause.is_limit() {
+                route.metrics.limit_closed(summary.cause.label());
+            }
         }
         let Some(request) = &self.request else {
             return;
@@ -66,7 +69,7 @@ impl TunnelRecord {
             from_client: summary.from_downstream,
             from_upstream: summary.from_upstream,
             close_code: summary.close_code,
-            close_reason: None,
+            close_reason: summary.stop.as_ref().map(|stop| stop.reason.as_str()),
             closed_by: summary.closed_by,
             cause: summary.cause.label(),
         });

@@ -40,6 +40,15 @@ pub enum Direction {
     FromUpstream,
 }
 
+impl From<Side> for Direction {
+    fn from(sender: Side) -> Direction {
+        match sender {
+            Side::FromClient => Direction::FromDownstream,
+            Side::FromServer => Direction::FromUpstream,
+        }
+    }
+}
+
 /// Series of one listener.
 #[derive(Debug, Clone)]
 pub struct ListenerMetrics(Arc<ListenerSeries>);

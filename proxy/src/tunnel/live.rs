@@ -72,6 +72,7 @@ impl<C: Carrier> Running<C> {
                 counted: (Traffic::default(), Traffic::default()),
                 ended: None,
                 close_code: None,
+                stop: None,
                 stage: Stage::Open,
                 quiet_ticks: 0,
                 active: false,
@@ -111,6 +112,8 @@ struct Live<C> {
     /// The event that began the end; what follows from it does not change the verdict.
     ended: Option<(Cause, ClosedBy)>,
     close_code: Option<CloseCode>,
+    /// What of it came from the carrier.
+    stop: Option<Box<Stop>>,
     stage: Stage,
     /// Ticks without a byte. A message only marks its tick, so none of them reads the clock.
     quiet_ticks: u32,
@@ -235,7 +238,7 @@ impl<C: Carrier> Live<C> {
                 self.count_traffic();
             }
         }
-        if let Some(stop) = &pumped.stop {
+        if let Some(stop) = pumped.stop {
             self.obey(stop, timer);
             // What both sides are told goes out with the next turn.
             cx.waker().wake_by_ref();
@@ -323,7 +326,7 @@ impl<C: Carrier> Live<C> {
             let (from_client, from_server) = self.carrier.ways();
             let silent = alarms.on_time(now, from_client.traffic(), from_server.traffic());
             if let Some(stop) = silent.or_else(|| self.carrier.on_time(now)) {
-                self.obey(&stop, timer);
+                self.obey(stop, timer);
                 return None;
             }
             if now < stage {
@@ -368,9 +371,10 @@ impl<C: Carrier> Live<C> {
     }
 
     /// What the carrier found: a limit, a filter's verdict, a broken protocol.
-    fn obey(&mut self, stop: &Stop, timer: Pin<&mut Sleep>) {
+    fn obey(&mut self, stop: Box<Stop>, timer: Pin<&mut Sleep>) {
         if matches!(self.stage, Stage::Open | Stage::Leaving) {
             self.say_close(stop.cause, stop.code, &stop.reason, timer);
+            self.stop = Some(stop);
         }
     }
 
@@ -398,6 +402,7 @@ impl<C: Carrier> Live<C> {
             from_downstream: from_down.traffic(),
             from_upstream: from_up.traffic(),
             duration: self.started.elapsed(),
+            stop: self.stop.take(),
         };
         self.carrier.part(&summary, &self.member);
         summary

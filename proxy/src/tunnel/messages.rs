@@ -241,3 +241,6 @@ thread_local! {
     /// Where messages are compressed.
     static DEFLATED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
+
+#[cfg(test)]
+mod tests;

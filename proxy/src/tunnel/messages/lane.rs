@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Compressions;
 use super::court::Court;
 use super::output::{Output, Place};
-use super::throttle::Throttle;
+use super::throttle::{Throttle, TooMuch};
 use crate::config::model::{COLLECTED_MESSAGE, MESSAGE_FRAMES, OnlyKind, TunnelRules};
 use crate::facts::Traffic;
 use crate::random;
@@ -207,6 +207,9 @@ impl Lane {
             if !self.output.outlet.is_clear() {
                 return Ok(());
             }
+            if self.output.aside() > 0 && !self.reader.is_passing() {
+                continue;
+            }
             // The court may hold what would be injected next.
             if turn.stop.is_some()
                 || self.waiting.is_some()
@@ -248,7 +251,7 @@ impl Lane {
                 self.bytes += chunk.len() as u64;
                 turn.moved = true;
                 let done = self
-                    .charge(0, chunk.len() as u64, shared)
+                    .charge(chunk.len() as u64, shared)
                     .and_then(|()| self.process(chunk, other, court, shared, cx));
                 done.map(|used| {
                     if used < chunk.len() {
@@ -296,27 +299,31 @@ impl Lane {
         loop {
             self.put_own(shared);
             let enough = self.output.is_enough(&shared.out) || other.output.is_full();
-            if enough || self.waiting.is_some() {
+            if enough || self.waiting.is_some() || self.is_throttled(shared) {
                 return Ok(chunk.len() - rest.len());
             }
             let (interest, only, muted) = (self.interest, self.only, self.output.is_muted());
             let allows = [false, true].map(|compressed| self.output.passes(compressed));
+            let mut throttle = self.throttle.as_deref_mut().filter(|_| !muted);
+            let mut is_too_much = false;
             let want = |begin: &Begin| {
                 if muted {
-                    Want::Pass
-                } else if only.is_some_and(|only| only != begin.kind) {
-                    Want::Refuse
+                    return Want::Pass;
+                }
+                let charged = throttle
+                    .as_mut()
+                    .map(|throttle| throttle.charge(1, 0, shared.now()));
+                is_too_much = matches!(charged, Some(Err(TooMuch)));
+                if is_too_much || only.is_some_and(|only| only != begin.kind) {
+                    return Want::Refuse;
+                }
+                let kind = data_kind(begin.kind);
+                let known = begin.fin && !begin.compressed;
+                let size = if known { begin.frame_len } else { 0 };
+                if interest.wants(kind, size) || !allows[usize::from(begin.compressed)] {
+                    Want::Whole
                 } else {
-                    let kind = data_kind(begin.kind);
-                    let known = begin.fin && !begin.compressed;
-                    let size = if known { begin.frame_len } else { 0 };
-                    let collect = interest.wants(kind, size);
-                    let passes = allows[usize::from(begin.compressed)];
-                    if collect || !passes {
-                        Want::Whole
-                    } else {
-                        Want::Pass
-                    }
+                    Want::Pass
                 }
             };
             match self.reader.read(&mut rest, want) {
@@ -326,12 +333,10 @@ impl Lane {
                     if let Some(passed) = ends {
                         self.messages += 1;
                         self.output.passed(&passed);
-                        self.charge(1, 0, shared)?;
                     }
                 }
                 Ok(Some(Event::Message(message))) => {
                     self.messages += 1;
-                    self.charge(1, 0, shared)?;
                     if !self.output.is_muted() {
                         self.message(message, other, court, shared, cx)?;
                     }
@@ -343,6 +348,7 @@ impl Lane {
                     self.lost = true;
                     return match self.output.is_muted() {
                         true => Ok(chunk.len()),
+                        false if is_too_much => Err(self.too_much()),
                         false => Err(Box::new(self.stop_for(&fault))),
                     };
                 }
@@ -563,21 +569,20 @@ impl Lane {
         throttle.until().is_some()
     }
 
-    fn charge(
-        &mut self,
-        messages: u64,
-        bytes: u64,
-        shared: &mut Shared<'_>,
-    ) -> Result<(), Box<Stop>> {
+    /// Takes note of bytes that came.
+    fn charge(&mut self, bytes: u64, shared: &mut Shared<'_>) -> Result<(), Box<Stop>> {
         let Some(throttle) = self.throttle.as_mut().filter(|_| !self.output.is_muted()) else {
             return Ok(());
         };
-        throttle.charge(messages, bytes, shared.now()).map_err(|_| {
-            Box::new(Stop {
-                cause: Cause::MessageRate,
-                code: CloseCode::POLICY,
-                reason: format!("the {} sends too much", name(self.sender)),
-            })
+        let charged = throttle.charge(0, bytes, shared.now());
+        charged.map_err(|TooMuch| self.too_much())
+    }
+
+    fn too_much(&self) -> Box<Stop> {
+        Box::new(Stop {
+            cause: Cause::MessageRate,
+            code: CloseCode::POLICY,
+            reason: format!("{}: too much at once", name(self.sender)),
         })
     }
 
@@ -585,6 +590,7 @@ impl Lane {
         let who = name(self.sender);
         let (cause, code) = match fault {
             Fault::TooBig(_) => (Cause::MessageSize, fault.close_code()),
+            Fault::TooManyFrames(_) => (Cause::MessageFrames, fault.close_code()),
             Fault::Refused => (Cause::MessageKind, CloseCode::UNSUPPORTED),
             _ => (Cause::Protocol, fault.close_code()),
         };

@@ -9,6 +9,7 @@
 
 use super::lane::Shared;
 use crate::config::model::TunnelRules;
+use crate::telemetry::metrics::Direction;
 use crate::tunnel::judge::{Kind, Message};
 use crate::tunnel::outlet::Outlet;
 use crate::tunnel::random_mask;
@@ -243,6 +244,9 @@ impl Output {
             && deflater.message(plain, deflated)
         {
             encode_compressed(kind, deflated, mask, out);
+            if let Some(metrics) = shared.metrics {
+                metrics.recompressed(Direction::from(self.sender), 1);
+            }
             return true;
         }
         encode_message(kind, plain, mask, out);
