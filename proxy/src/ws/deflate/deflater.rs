@@ -6,10 +6,11 @@ use super::history::History;
 use super::states::{self, Found, Tag};
 use super::{Params, TAIL};
 
-/// The context of one direction's sender: ours. Between messages it holds only the window.
+/// The context of one direction's sender: ours. Between messages it holds only the window's end.
 pub struct Deflater {
     params: Params,
     level: u8,
+    /// May be less than the receiver has.
     history: History,
     /// The state that the message before was deflated with.
     tag: Option<Tag>,
@@ -21,7 +22,7 @@ impl Deflater {
         Deflater {
             params,
             level: level.clamp(1, 9),
-            history: History::new(params.window_bits),
+            history: History::new(params.window_bits.min(KEPT_BITS)),
             tag: None,
         }
     }
@@ -83,6 +84,9 @@ impl Deflater {
     }
 }
 
+/// How much of the window is kept, in bits, for when the state has gone to somebody else: to hash a KiB
+/// of it anew costs as much as to compress 150 bytes, at each message.
+const KEPT_BITS: u8 = 12;
 /// In bits; zlib makes 9 of 8.
 const SMALLEST_WINDOW: u8 = 9;
 /// Bytes of a message that may get smaller: a block's head and end and one short match take four.
