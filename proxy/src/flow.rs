@@ -47,6 +47,7 @@ use crate::flow::exchange::Exchange;
 use crate::flow::forwarding::Outbound;
 use crate::flow::websocket::Pending;
 use crate::forward::{self, TemplateValues};
+use crate::handshake::compression::Bargain;
 use crate::handshake::{self, Kind};
 use crate::request;
 use crate::route::Match;
@@ -292,7 +293,7 @@ async fn act(
     exchange: &mut Exchange,
     parts: &mut Parts,
     body: Incoming,
-    kind: Kind,
+    mut kind: Kind,
 ) -> Result<Response<ResponseBody>, Failure> {
     let values = TemplateValues {
         facts: exchange.admitted_facts()?,
@@ -336,6 +337,10 @@ async fn act(
             let upstream = exchange
                 .chosen_upstream(snapshot)
                 .unwrap_or(&snapshot.upstreams[*upstream]);
+            let bargain = match &mut kind {
+                Kind::WebSocket(offer) => websocket::bargain(route, offer, &mut parts.headers),
+                Kind::Plain => Bargain::Shared,
+            };
             let outbound = Outbound {
                 connection,
                 snapshot,
@@ -347,7 +352,7 @@ async fn act(
             };
             match kind {
                 Kind::Plain => forwarding::send(outbound, exchange, body).await,
-                Kind::WebSocket(offer) => websocket::open(outbound, exchange, offer).await,
+                Kind::WebSocket(offer) => websocket::open(outbound, exchange, offer, bargain).await,
             }
         }
     }

@@ -9,6 +9,7 @@
 //! [`classify`] refuses, and whatever response but 101 a WebSocket request gets, must be sent with
 //! `Connection: close`.
 
+pub mod compression;
 mod extension;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use tokio::time::{Instant, sleep_until};
 
 use crate::body::{RequestBody, ResponseBody, UpstreamConnection};
@@ -18,8 +18,10 @@ use crate::error::Failure;
 use crate::flow::exchange::Exchange;
 use crate::flow::forwarding::{self, Leased, Loan, Outbound, RESPONSE_HEAD, upstream_failure};
 use crate::forward;
+use crate::handshake::compression::{Bargain, Wishes};
 use crate::handshake::{self, Offer};
 use crate::http1::client::Upload;
+use crate::snapshot::Route;
 use crate::stream::Stream;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::tunnel::{Compressions, Judge, Leg, Level, Terms, Tunnel};
@@ -45,6 +47,17 @@ pub(super) struct Pending {
     pub(super) exchange: Box<Exchange>,
 }
 
+/// What the route does about extensions: the request's head, and `offer`, become what the upstream shall
+/// see, also on a straight route.
+pub(super) fn bargain(route: &Route, offer: &mut Offer, headers: &mut HeaderMap) -> Bargain {
+    let wishes = Wishes {
+        compression: route.tunnel.compression,
+        window_bits: route.tunnel.compression_window,
+        reads_messages: route.reads_messages,
+    };
+    Bargain::open(wishes, offer, headers)
+}
+
 /// Shakes hands with an endpoint.
 ///
 /// A verified 101 is answered and leaves its [`Upgrade`] with the exchange. Any other status is an
@@ -53,6 +66,7 @@ pub(super) async fn open(
     outbound: Outbound<'_>,
     exchange: &mut Exchange,
     mut offer: Offer,
+    bargain: Bargain,
 ) -> Result<Response<ResponseBody>, Failure> {
     let Outbound {
         route,
@@ -99,20 +113,21 @@ pub(super) async fn open(
     let agreed = handshake::verify_upstream(&offer, &answer)
         .map_err(|fault| Failure::bad_gateway(fault.label()).because(fault))?;
     forward::downstream_response(&mut answer, true);
+    let legs = bargain.close(&agreed, &mut answer.headers);
     let (stream, early) = connection.into_upgraded();
     exchange.upgrades(Upgrade {
         upstream: Leg { stream, early },
         leased,
-        compressed: agreed
-            .extensions
-            .iter()
-            .any(|extension| extension.name == "permessage-deflate"),
+        compressed: legs.upstream.is_some(),
         subprotocol: agreed.subprotocol,
         idle_timeout: route.timeouts.idle_timeout,
         drain: route.timeouts.drain,
         rules: Arc::clone(&route.tunnel),
         reads_messages: route.reads_messages,
-        compression: Compressions::default(),
+        compression: Compressions {
+            downstream: legs.downstream,
+            upstream: legs.upstream,
+        },
         judge: None,
     });
     Ok(Response::from_parts(

@@ -3,6 +3,8 @@
 //! It parses offers and answers alike and refuses what does not follow the grammar. Of unknown
 //! extensions it compares only the names: what their parameters mean is between the two ends.
 
+use std::fmt;
+
 use http::header::{HeaderMap, SEC_WEBSOCKET_EXTENSIONS};
 
 use super::{is_token, trim};
@@ -39,7 +41,7 @@ impl Extension {
         if self.name != offered.name {
             return false;
         }
-        if self.name != PERMESSAGE_DEFLATE {
+        if !self.is_deflate() {
             return true;
         }
         let Some(chosen) = DeflateParams::of_answer(self) else {
@@ -64,14 +66,32 @@ impl Extension {
         !keeps_context && server_window && client_window
     }
 
+    /// Whether this is permessage-deflate.
+    pub fn is_deflate(&self) -> bool {
+        self.name == PERMESSAGE_DEFLATE
+    }
+
     fn parse(element: &str) -> Option<Extension> {
         let mut pieces = element.split(';').map(trim);
         let name = pieces.next().filter(|name| is_token(name))?.to_owned();
         let params = pieces.map(parse_param).collect::<Option<Vec<_>>>()?;
         let extension = Extension { name, params };
-        let fine =
-            extension.name != PERMESSAGE_DEFLATE || DeflateParams::of_offer(&extension).is_some();
+        let fine = !extension.is_deflate() || DeflateParams::of_offer(&extension).is_some();
         fine.then_some(extension)
+    }
+}
+
+/// As it stands in a field.
+impl fmt::Display for Extension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        for (name, value) in &self.params {
+            write!(f, "; {name}")?;
+            if let Some(value) = value {
+                write!(f, "={value}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -94,31 +114,31 @@ fn parse_param(piece: &str) -> Option<(String, Option<String>)> {
 }
 
 /// The four parameters that RFC 7692 knows; any other one, or one twice, is a fault.
-#[derive(Debug, Default)]
-struct DeflateParams {
-    server_no_context_takeover: bool,
-    client_no_context_takeover: bool,
-    server_window: Option<u8>,
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct DeflateParams {
+    pub(super) server_no_context_takeover: bool,
+    pub(super) client_no_context_takeover: bool,
+    pub(super) server_window: Option<u8>,
     /// An offer may leave the number out.
-    client_window: Option<Option<u8>>,
+    pub(super) client_window: Option<Option<u8>>,
 }
 
 impl DeflateParams {
-    fn of_offer(extension: &Extension) -> Option<DeflateParams> {
+    pub(super) fn of_offer(extension: &Extension) -> Option<DeflateParams> {
         let mut params = DeflateParams::default();
         for (name, value) in &extension.params {
             let first = match (name.as_str(), value) {
-                ("server_no_context_takeover", None) => {
+                (SERVER_NO_CONTEXT_TAKEOVER, None) => {
                     !std::mem::replace(&mut params.server_no_context_takeover, true)
                 }
-                ("client_no_context_takeover", None) => {
+                (CLIENT_NO_CONTEXT_TAKEOVER, None) => {
                     !std::mem::replace(&mut params.client_no_context_takeover, true)
                 }
-                ("server_max_window_bits", Some(bits)) => {
+                (SERVER_MAX_WINDOW_BITS, Some(bits)) => {
                     params.server_window.replace(window_bits(bits)?).is_none()
                 }
-                ("client_max_window_bits", None) => params.client_window.replace(None).is_none(),
-                ("client_max_window_bits", Some(bits)) => params
+                (CLIENT_MAX_WINDOW_BITS, None) => params.client_window.replace(None).is_none(),
+                (CLIENT_MAX_WINDOW_BITS, Some(bits)) => params
                     .client_window
                     .replace(Some(window_bits(bits)?))
                     .is_none(),
@@ -131,8 +151,29 @@ impl DeflateParams {
         Some(params)
     }
 
-    fn of_answer(extension: &Extension) -> Option<DeflateParams> {
+    pub(super) fn of_answer(extension: &Extension) -> Option<DeflateParams> {
         DeflateParams::of_offer(extension).filter(|params| params.client_window != Some(None))
+    }
+
+    /// The extension with these.
+    pub(super) fn extension(&self) -> Extension {
+        let flag = |set: bool, name| set.then_some((name, None));
+        let bits = |bits: u8| bits.to_string();
+        let params = [
+            flag(self.server_no_context_takeover, SERVER_NO_CONTEXT_TAKEOVER),
+            flag(self.client_no_context_takeover, CLIENT_NO_CONTEXT_TAKEOVER),
+            self.server_window
+                .map(|window| (SERVER_MAX_WINDOW_BITS, Some(bits(window)))),
+            self.client_window
+                .map(|window| (CLIENT_MAX_WINDOW_BITS, window.map(bits))),
+        ];
+        let params = params.into_iter().flatten();
+        Extension {
+            name: PERMESSAGE_DEFLATE.to_owned(),
+            params: params
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+        }
     }
 }
 
@@ -146,5 +187,9 @@ fn window_bits(text: &str) -> Option<u8> {
 }
 
 const PERMESSAGE_DEFLATE: &str = "permessage-deflate";
+const SERVER_NO_CONTEXT_TAKEOVER: &str = "server_no_context_takeover";
+const CLIENT_NO_CONTEXT_TAKEOVER: &str = "client_no_context_takeover";
+const SERVER_MAX_WINDOW_BITS: &str = "server_max_window_bits";
+const CLIENT_MAX_WINDOW_BITS: &str = "client_max_window_bits";
 /// More than any client offers.
 const EXTENSIONS: usize = 32;
