@@ -32,7 +32,30 @@ impl Deflater {
     /// False: it would not get smaller, or the window has 8 bits, which zlib cannot write. Then nothing
     /// was appended, the context is as before, and the message goes plain, which is always allowed.
     pub fn message(&mut self, plain: &[u8], out: &mut Vec<u8>) -> bool {
-        if self.params.window_bits < SMALLEST_WINDOW || plain.len() < SHORTEST {
+        plain.len() >= SHORTEST && self.deflate(plain, plain.len(), out)
+    }
+
+    /// As [`message`](Deflater::message), for one that its sender had compressed: it may get a little larger,
+    /// as long as the contexts of sender and receiver stay together.
+    pub fn recompress(&mut self, plain: &[u8], out: &mut Vec<u8>) -> bool {
+        if plain.is_empty() {
+            // zlib has nothing to say about it (§7.2.3.6).
+            out.push(0x00);
+            return true;
+        }
+        self.deflate(plain, plain.len() + plain.len() / 4 + SLACK, out)
+    }
+
+    /// Begins anew with an empty context: compressed messages reached the receiver without this deflater,
+    /// so that what it remembers stands elsewhere in the receiver's window.
+    pub fn forget(&mut self) {
+        self.history.clear();
+        self.tag = None;
+    }
+
+    /// Compresses a message to fewer than `limit` bytes, or not at all.
+    fn deflate(&mut self, plain: &[u8], limit: usize, out: &mut Vec<u8>) -> bool {
+        if self.params.window_bits < SMALLEST_WINDOW {
             return false;
         }
         let tag = self.tag.take();
@@ -47,31 +70,25 @@ impl Deflater {
         let start = out.len();
         let used = state.zlib.total_in();
         let made = state.zlib.total_out();
-        // With the tail, no more than that is of use.
-        out.resize(start + plain.len() + TAIL.len(), 0);
+        let room = limit + TAIL.len();
+        out.resize(start + room, 0);
         let status = state
             .zlib
             .compress(plain, &mut out[start..], DeflateFlush::SyncFlush);
         let used = (state.zlib.total_in() - used) as usize;
         let made = (state.zlib.total_out() - made) as usize;
         let end = start + made;
-        let smaller = status == Ok(Status::Ok)
+        // With room left, all that zlib has to say about the message has been said.
+        let fits = status == Ok(Status::Ok)
             && used == plain.len()
-            && made < plain.len() + TAIL.len()
+            && made < room
             && out[start..end].ends_with(&TAIL);
-        out.truncate(if smaller { end - TAIL.len() } else { start });
-        self.tag = states::put_deflate(state, smaller && self.params.takeover);
-        if smaller && self.params.takeover {
+        out.truncate(if fits { end - TAIL.len() } else { start });
+        self.tag = states::put_deflate(state, fits && self.params.takeover);
+        if fits && self.params.takeover {
             self.history.push(plain);
         }
-        smaller
-    }
-
-    /// Begins anew with an empty context: compressed messages reached the receiver without this deflater,
-    /// so that what it remembers stands elsewhere in the receiver's window.
-    pub fn forget(&mut self) {
-        self.history.clear();
-        self.tag = None;
+        fits
     }
 
     fn prime(&mut self, mut state: Box<states::Compressor>) -> Box<states::Compressor> {
@@ -91,3 +108,5 @@ const KEPT_BITS: u8 = 12;
 const SMALLEST_WINDOW: u8 = 9;
 /// Bytes of a message that may get smaller: a block's head and end and one short match take four.
 const SHORTEST: usize = 5;
+/// By what a message may grow besides a quarter of its size: a block's head and end, a partial byte.
+const SLACK: usize = 16;

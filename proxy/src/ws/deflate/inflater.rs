@@ -97,9 +97,7 @@ impl Inflater {
             self.failed = true;
             return Err(InflateError::Invalid);
         };
-        if !(ends_at(&mut state, &AFTER_PAYLOAD, TAIL.len())
-            && ends_at(&mut state, &EMPTY_BLOCK, EMPTY_BLOCK.len() - 1))
-        {
+        if !(is_between_blocks(&mut state) && is_between_bytes(&mut state)) {
             self.fail(state);
             return Err(InflateError::Invalid);
         }
@@ -195,16 +193,26 @@ fn step(
     })
 }
 
-/// Whether of `input` exactly `len` bytes are used, without a byte coming out, and the last of them ends a
-/// block that is not the stream's last: told to, zlib stops between two blocks, though more is there.
-fn ends_at(state: &mut Inflate, input: &[u8], len: usize) -> bool {
-    let step = step(state, input, &mut [0; 1], InflateFlush::Block);
-    step.is_ok_and(|step| step.used == len && step.made == 0 && step.status == Status::Ok)
+/// Whether the tail, which is used up, ends a block without a byte coming out: told to, zlib stops between
+/// two blocks, though there is more.
+fn is_between_blocks(state: &mut Inflate) -> bool {
+    let step = step(state, &TAIL_AND_MORE, &mut [0; 1], InflateFlush::Block);
+    step.is_ok_and(|step| (step.used, step.made) == (TAIL.len(), 0) && step.status == Status::Ok)
+}
+
+/// Whether no bit of the last byte is left over. A payload may be cut inside a block so that the tail
+/// becomes the end of that block instead of one of its own; what is left of the tail then are ones.
+///
+/// Between two bytes an empty block changes nothing. Behind one that is left over it is the stream's last
+/// block, behind two likewise, and behind three it is no block.
+fn is_between_bytes(state: &mut Inflate) -> bool {
+    let step = step(state, &EMPTY_BLOCK, &mut [0; 1], InflateFlush::NoFlush);
+    step.is_ok_and(|step| {
+        (step.used, step.made) == (EMPTY_BLOCK.len(), 0) && step.status == Status::Ok
+    })
 }
 
 /// The tail, and a byte to stop before.
-const AFTER_PAYLOAD: [u8; 5] = [0x00, 0x00, 0xff, 0xff, 0x00];
-/// A block without compression and without a byte, and a byte to stop before. Behind the tail it changes
-/// nothing; behind a payload that was cut inside a compressed block, and of which the tail became the
-/// end, bits of that tail are left over, all of them set, and make another block of it.
-const EMPTY_BLOCK: [u8; 6] = [0x00, 0x00, 0x00, 0xff, 0xff, 0x00];
+const TAIL_AND_MORE: [u8; 5] = [0x00, 0x00, 0xff, 0xff, 0x00];
+/// Without compression, not the last one.
+const EMPTY_BLOCK: [u8; 5] = [0x00, 0x00, 0x00, 0xff, 0xff];
