@@ -51,16 +51,24 @@ pub fn text(imported: &str, declared: &str, at_realloc: &str, at_request: &str) 
 /// # Panics
 /// When the text is no module.
 pub fn encoded(text: &str) -> Vec<u8> {
+    encoded_for("0.1.0", "handshake-filter", text)
+}
+
+/// As [`encoded`], for this version and world of the interface.
+///
+/// # Panics
+/// When the text is no module.
+pub fn encoded_for(version: &str, world: &str, text: &str) -> Vec<u8> {
     let mut wasm = wat::parse_str(text).expect("valid text");
     let mut resolve = Resolve::default();
     let wit = Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
-        .map(|folder| folder.join("plugin-sdk/wit/0.1.0"))
+        .map(|folder| folder.join("plugin-sdk/wit").join(version))
         .find(|folder| folder.is_dir())
         .expect("the tests are in the workspace");
     let (package, _) = resolve.push_dir(wit).expect("our interface");
     let world = resolve
-        .select_world(&[package], Some("handshake-filter"))
+        .select_world(&[package], Some(world))
         .expect("our world");
     embed_component_metadata(&mut wasm, &resolve, world, StringEncoding::UTF8, false)
         .expect("it fits");

@@ -98,7 +98,7 @@ fn make(workbench: &mut Workbench, plugin: &Plugin, config: &str) -> Result<Pre,
     let began = Instant::now();
     let host = &plugin.host;
     let component = componentize(&plugin.wasm).map_err(|e| Refusal::Shape(e.to_string()))?;
-    shape::check(&component)?;
+    shape::check(&component, plugin.pre.dialect().messages)?;
     let mut wizer = Wizer::new();
     // Nothing is exported for its sake, and so nothing may be taken away.
     wizer.keep_init_func(true);

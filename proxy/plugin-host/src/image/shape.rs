@@ -12,8 +12,8 @@ struct Open {
     exports: bool,
 }
 
-/// Looks through a valid component.
-pub(super) fn check(component: &[u8]) -> Result<(), Refusal> {
+/// Looks through a valid component; one that `talks` has a resource that it hands out, conversations.
+pub(super) fn check(component: &[u8], talks: bool) -> Result<(), Refusal> {
     let refuse = |why: &str| Err(Refusal::Shape(why.to_owned()));
     let invalid = |e: BinaryReaderError| Refusal::Shape(e.to_string());
     let mut open: Vec<Open> = Vec::new();
@@ -57,8 +57,9 @@ pub(super) fn check(component: &[u8]) -> Result<(), Refusal> {
                 }
             }
             Payload::ExportSection(_) => innermost.exports = true,
-            // A handle that is alive would mean nothing, or something else, in an instance.
-            Payload::ComponentCanonicalSection(functions) => {
+            // A handle that is alive would mean nothing, or something else, in an instance. Conversations there
+            // are none yet: only `open` can hand one out.
+            Payload::ComponentCanonicalSection(functions) if !talks => {
                 for function in functions {
                     if let CanonicalFunction::ResourceNew { .. } = function.map_err(invalid)? {
                         return refuse("it has resources of its own");
@@ -81,7 +82,7 @@ mod tests {
         #[track_caller]
         fn check(text: &str, expect: Option<&str>) {
             let component = wat::parse_str(format!("(component {text})")).unwrap();
-            match (super::check(&component), expect) {
+            match (super::check(&component, false), expect) {
                 (Ok(()), None) => {}
                 (Err(refusal), Some(expect)) => {
                     let refusal = refusal.to_string();
@@ -122,5 +123,9 @@ mod tests {
             "(type $r (resource (rep i32))) (core func (canon resource.drop $r))",
             None,
         );
+        let conversations =
+            "(component (type $r (resource (rep i32))) (core func (canon resource.new $r)))";
+        let component = wat::parse_str(conversations).unwrap();
+        assert!(super::check(&component, true).is_ok());
     }
 }

@@ -33,6 +33,7 @@ async fn every_handshake_has_an_instance_of_its_own() {
             "nothing is left of the handshake before"
         );
         let (head, verdict) = hook.on_response(response(&[])).await;
+        let verdict = verdict.map(|outcome| outcome.verdict);
         assert!(matches!(verdict, Ok(Verdict::Continue)));
         assert_eq!(
             head.headers["x-count"], "2",
@@ -101,6 +102,7 @@ async fn one_component_serves_several_configs() {
     for (filter, expect) in [(&one, "one"), (&two, "two"), (&one, "one")] {
         let (_, hook) = passed(filter).await;
         let (head, verdict) = hook.on_response(response(&[("x-route", "upstream")])).await;
+        let verdict = verdict.map(|outcome| outcome.verdict);
         assert!(matches!(verdict, Ok(Verdict::Continue)));
         assert_eq!(head.headers["x-route"], expect);
     }

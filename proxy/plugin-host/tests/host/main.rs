@@ -10,6 +10,7 @@ mod calls;
 mod images;
 mod limits;
 mod load;
+mod messages;
 mod reuse;
 mod support;
 mod tables;

@@ -22,6 +22,8 @@ pub(crate) mod modules;
 pub(crate) static GUEST: LazyLock<Vec<u8>> = LazyLock::new(|| wasm("sluicegate-test-guests"));
 /// One that builds much from its config.
 pub(crate) static DEAR: LazyLock<Vec<u8>> = LazyLock::new(|| wasm("sluicegate-dear-guest"));
+/// A filter of messages that does what they tell it.
+pub(crate) static MESSAGES: LazyLock<Vec<u8>> = LazyLock::new(|| wasm("sluicegate-message-guest"));
 pub(crate) static API_KEY: LazyLock<Vec<u8>> = LazyLock::new(|| wasm("sluicegate-api-key"));
 pub(crate) static HEADERS: LazyLock<Vec<u8>> = LazyLock::new(|| wasm("sluicegate-headers"));
 
