@@ -5,7 +5,8 @@
 //! end of the instance. `reused` is the hooks in an instance that serves a thousand requests; `chain`
 //! is one to eight fresh ones, both hooks of each, around one request. `image` is fresh instances of a
 //! plugin that builds much from its config, born with what it built, and `configured` the same when
-//! it builds it each time; `routes` goes through fifty images of `api-key` in turn.
+//! it builds it each time; `routes` goes through fifty images of `api-key` in turn. `messages` is a call about
+//! one in a conversation that is open, in an instance with a hundred others.
 //!
 //!     cargo bench --workspace --bench filters
 
@@ -25,8 +26,10 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use sluicegate_plugin_host::messages::{Conversation, Isolation, Kind, Opening, Side};
 use sluicegate_plugin_host::{
     CallFacts, Filter, Grants, Host, HostSettings, Limits, Plugin, RequestHead, ResponseHead,
     Session, Verdict,
@@ -119,6 +122,74 @@ fn images(c: &mut Criterion) {
         b.iter_custom(|n| runtime.block_on(requests(&filters, &key, n)));
     });
     group.finish();
+}
+
+fn messages(c: &mut Criterion) {
+    let runtime = runtime();
+    let cache = tempfile::tempdir().expect("a folder");
+    let talker = plugin("sluicegate-message-guest", NEVER, &cache);
+    let talker = filter(&runtime, &talker, r#"{"does":"wants-close"}"#);
+    let shared = talker.conversing(Some(Isolation::Shared), REUSE);
+    let isolated = talker.conversing(Some(Isolation::Connection), REUSE);
+    let mut others: Vec<_> = (0..100)
+        .map(|_| runtime.block_on(conversation(&shared)))
+        .collect();
+    let conversation_of_many = others.last_mut().expect("a hundred");
+
+    let mut group = c.benchmark_group("messages");
+    let text = format!("as-binary {}", "a".repeat(1014));
+    for (name, kind, data) in [
+        ("passed on unread, 64 B", Kind::Pong, &[0; 64][..]),
+        ("passed on unread, 1 KiB", Kind::Pong, &[0; 1024]),
+        ("summed up, 1 KiB", Kind::Binary, &[0; 1024]),
+        ("replaced, 1 KiB", Kind::Text, text.as_bytes()),
+    ] {
+        group.bench_function(name, |b| {
+            b.iter_custom(|n| runtime.block_on(ask(conversation_of_many, kind, data, n)));
+        });
+    }
+    for (name, filter) in [("shared", &shared), ("isolated", &isolated)] {
+        group.bench_function(format!("opened and dropped, {name}"), |b| {
+            b.iter_custom(|n| {
+                runtime.block_on(async {
+                    let began = Instant::now();
+                    for _ in 0..n {
+                        drop(black_box(conversation(filter).await));
+                    }
+                    began.elapsed()
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+async fn conversation(filter: &Filter) -> Conversation {
+    let facts = request().facts;
+    let opening = Opening {
+        request_id: Arc::clone(&facts.request_id),
+        route: Arc::clone(&facts.route),
+        host: Arc::clone(&facts.host),
+        path: "/ws".into(),
+        query: None,
+        client_ip: facts.client_ip,
+        headers: request().headers,
+        subprotocol: None,
+        labels: Vec::new(),
+        kept: Bytes::new(),
+    };
+    let opened = filter.open(&opening, facts).await.expect("it opens");
+    opened.expect("it is interested")
+}
+
+/// `n` messages to one conversation.
+async fn ask(conversation: &mut Conversation, kind: Kind, data: &[u8], n: u64) -> Duration {
+    let began = Instant::now();
+    for _ in 0..n {
+        let reaction = conversation.on_message(Side::Client, kind, black_box(data));
+        black_box(reaction.await.expect("a reaction"));
+    }
+    began.elapsed()
 }
 
 /// `n` requests that filters let pass, each in its turn, and that get no answer.
@@ -300,5 +371,5 @@ const AS_EVER: Duration = Duration::from_micros(50);
 const NEVER: Duration = Duration::MAX;
 const REUSE: NonZeroU32 = NonZeroU32::new(1000).unwrap();
 
-criterion_group!(benches, filters, images);
+criterion_group!(benches, filters, images, messages);
 criterion_main!(benches);

@@ -17,12 +17,12 @@ use std::task::Poll;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
 use sluicegate_plugin_rules::Session;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::bindings::{Hooks, Pre};
 use crate::error::FilterError;
-use crate::instance::Instance;
+use crate::instance::{Instance, Permits};
 use crate::messages::{Interest, Isolation, Rooms};
 use crate::outbound::Outbound;
 use crate::plugin::{Description, Limits, Plugin};
@@ -291,7 +291,7 @@ impl Filter {
         }
         // Boxed: a request that reuses an instance holds no room for the making of one.
         let made = Box::pin(async {
-            let permits = self.permits().await?;
+            let permits = self.permits(false).await?;
             let configured = pin!(self.configured(&facts.route, permits, false));
             within_wall(&self.0.plugin.limits, configured).await
         });
@@ -300,7 +300,7 @@ impl Filter {
 
     /// A fresh instance for conversations.
     pub(crate) async fn talker(&self, route: &Arc<str>) -> Result<Box<Instance>, FilterError> {
-        let permits = self.permits().await?;
+        let permits = self.permits(true).await?;
         let configured = pin!(self.configured(route, permits, true));
         within_wall(&self.0.plugin.limits, configured).await
     }
@@ -309,7 +309,7 @@ impl Filter {
     async fn configured(
         &self,
         route: &Arc<str>,
-        permits: [OwnedSemaphorePermit; 2],
+        permits: Permits,
         talks: bool,
     ) -> Result<Box<Instance>, FilterError> {
         let Plugin {
@@ -336,18 +336,31 @@ impl Filter {
         Ok(instance)
     }
 
-    /// The plugin's permit first, then the host's, for an instance to live.
-    async fn permits(&self) -> Result<[OwnedSemaphorePermit; 2], FilterError> {
+    /// The plugin's permit first, then the host's, for an instance to live, or to last.
+    async fn permits(&self, to_last: bool) -> Result<Permits, FilterError> {
         let Plugin { host, permits, .. } = &*self.0.plugin;
-        let all = [permits, &host.permits];
-        if let [Ok(own), Ok(shared)] = all.map(|permits| Arc::clone(permits).try_acquire_owned()) {
-            return Ok([own, shared]);
+        let lasting = to_last.then_some(&host.lasting);
+        let now = |permits: &Arc<Semaphore>| Arc::clone(permits).try_acquire_owned().ok();
+        let at_once = || {
+            Some(Permits {
+                _of_plugin: now(permits)?,
+                _to_last: lasting.map_or(Some(None), |lasting| now(lasting).map(Some))?,
+                _of_host: now(&host.permits)?,
+            })
+        };
+        if let Some(permits) = at_once() {
+            return Ok(permits);
         }
         let _waiting = host.shelves.make_room();
         let permits = timeout(self.0.plugin.limits.instance_wait, async {
-            let own = Arc::clone(permits).acquire_owned().await.ok()?;
-            let shared = Arc::clone(&host.permits).acquire_owned().await.ok()?;
-            Some([own, shared])
+            Some(Permits {
+                _of_plugin: Arc::clone(permits).acquire_owned().await.ok()?,
+                _to_last: match lasting {
+                    Some(lasting) => Some(Arc::clone(lasting).acquire_owned().await.ok()?),
+                    None => None,
+                },
+                _of_host: Arc::clone(&host.permits).acquire_owned().await.ok()?,
+            })
         });
         permits.await.ok().flatten().ok_or(FilterError::NoInstance)
     }

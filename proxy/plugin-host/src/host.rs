@@ -24,7 +24,8 @@ use crate::shelf::Shelves;
 /// What the host may use; fixed for the life of the process.
 #[derive(Debug, Clone)]
 pub struct HostSettings {
-    /// Instances alive at once, all plugins together; further handshakes wait. At most 4096.
+    /// Instances alive at once, all plugins together; further handshakes wait. At most 10,240. Some of
+    /// them, a quarter but at most 240, are not for conversations.
     pub instances: u32,
     /// Where compiled plugins are kept: a folder of this user's own, mode 0700, made if it is
     /// not there. `None`: compile at every start.
@@ -61,8 +62,11 @@ pub struct Host {
     pub(crate) functions: Arc<Functions>,
     /// Where images are made; one at a time, as they take memory.
     pub(crate) workbench: Arc<tokio::sync::Mutex<Workbench>>,
-    /// Instances that serve handshakes.
+    /// Instances that serve.
     pub(crate) permits: Arc<Semaphore>,
+    /// Those of them that may last as long as tunnels do: some are left for handshakes, or plugins that
+    /// filter messages could keep all others from working.
+    pub(crate) lasting: Arc<Semaphore>,
     /// Idle instances of filters that reuse them.
     pub(crate) shelves: Arc<Shelves>,
     /// The one instance that tries out a config, so that a busy proxy can still be reloaded.
@@ -99,6 +103,9 @@ impl Host {
             functions,
             workbench: Arc::default(),
             permits: Arc::new(Semaphore::new(settings.instances as usize)),
+            lasting: Arc::new(Semaphore::new(
+                (settings.instances - (settings.instances / 4).min(FOR_HANDSHAKES)) as usize,
+            )),
             shelves: Arc::default(),
             configuring: tokio::sync::Mutex::new(()),
             loading: Mutex::new(()),
@@ -148,3 +155,6 @@ impl fmt::Debug for Host {
             .finish_non_exhaustive()
     }
 }
+
+/// Instances for handshakes alone, but no more than a quarter of all.
+const FOR_HANDSHAKES: u32 = 240;

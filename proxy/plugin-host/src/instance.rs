@@ -24,6 +24,14 @@ use crate::ticker::Ticker;
 
 mod talk;
 
+/// The right to an instance.
+pub(crate) struct Permits {
+    pub(crate) _of_plugin: OwnedSemaphorePermit,
+    pub(crate) _of_host: OwnedSemaphorePermit,
+    /// To one that lasts as long as tunnels do.
+    pub(crate) _to_last: Option<OwnedSemaphorePermit>,
+}
+
 /// An instance of a plugin and everything it holds on to: too much to be moved around.
 pub(crate) struct Instance {
     store: Store<State>,
@@ -36,7 +44,7 @@ pub(crate) struct Instance {
     /// Requests it was asked about.
     requests: u32,
     /// Given back after the store: the pool's slot is free before somebody is let in for it.
-    _permits: Option<[OwnedSemaphorePermit; 2]>,
+    _permits: Option<Permits>,
 }
 
 impl Instance {
@@ -57,7 +65,7 @@ impl Instance {
         pre: &Pre,
         limits: &Limits,
         route: &Arc<str>,
-        permits: Option<[OwnedSemaphorePermit; 2]>,
+        permits: Option<Permits>,
     ) -> Result<Box<Self>, FilterError> {
         let mut store = store(machine, identity, limits, route);
         let exports = {
@@ -95,7 +103,7 @@ impl Instance {
         store: Store<State>,
         exports: Exports,
         machine: &Machine,
-        permits: Option<[OwnedSemaphorePermit; 2]>,
+        permits: Option<Permits>,
     ) -> Self {
         Instance {
             store,

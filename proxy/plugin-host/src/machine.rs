@@ -101,6 +101,11 @@ fn common() -> Config {
 
 fn pool(instances: u32, max_memory: u64) -> PoolingAllocationConfig {
     let slots = instances.saturating_add(SETUP_INSTANCES);
+    let keep_resident = if instances > LARGE_POOL {
+        0
+    } else {
+        KEEP_RESIDENT
+    };
     let max_memory_size = usize::try_from(max_memory).unwrap_or(usize::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
@@ -110,21 +115,24 @@ fn pool(instances: u32, max_memory: u64) -> PoolingAllocationConfig {
         // and the memory of all of a component's is bounded together: 1 MiB, of which Python's take 0.4.
         .total_core_instances(MAX_CORE_INSTANCES.saturating_mul(slots))
         .total_tables(4 * slots)
-        .total_memories(2 * slots)
+        // A second memory for some, as 4 GiB of address space go with each.
+        .total_memories(slots + slots.min(SECOND_MEMORIES))
         .max_core_instances_per_component(MAX_CORE_INSTANCES)
         .max_tables_per_component(8)
         .max_memories_per_component(2)
         .table_elements(bindings::MAX_TABLE_ELEMENTS)
         .max_memory_size(max_memory_size)
         .max_unused_warm_slots(slots.min(MAX_WARM_SLOTS))
-        .linear_memory_keep_resident(KEEP_RESIDENT)
-        .table_keep_resident(KEEP_RESIDENT)
+        .linear_memory_keep_resident(keep_resident)
+        .table_keep_resident(keep_resident)
         .pagemap_scan(Enabled::Auto);
     pool
 }
 
-/// 4 GiB of address space for each of two memories a slot: 32 TiB of the 128 there are.
-pub(crate) const MAX_INSTANCES: u32 = 4096;
+/// Each slot takes two of the 65,530 memory maps that Linux gives a process, for its stack, and four more when it
+/// is in use: 61,000 all together. The memories take 56 of 128 TiB of address space.
+pub(crate) const MAX_INSTANCES: u32 = 10_240;
+const SECOND_MEMORIES: u32 = 4096;
 /// One that loads, one that tries a config and one that tries an image, besides those that serve.
 const SETUP_INSTANCES: u32 = 3;
 /// Free slots that still have the memory of the plugin or image they served: with fewer than there are
@@ -136,3 +144,6 @@ const MAX_CORE_INSTANCES: u32 = 64;
 /// system calls that make them necessary, dominate the cost of a fresh instance. A quarter of this costs
 /// half as much again, two or eight times as much gains nothing.
 const KEEP_RESIDENT: usize = 256 << 10;
+/// A pool of more is for conversations that have an instance each: when a crowd of them has gone, its memory is
+/// given back, and fresh instances cost some page faults more.
+const LARGE_POOL: u32 = 2048;

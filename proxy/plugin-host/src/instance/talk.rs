@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use wasmtime::component::ResourceAny;
 
-use super::{Instance, MAX_ARGUMENTS, allow, failure, store};
+use super::{Instance, MAX_ARGUMENTS, Permits, allow, failure, store};
 use crate::bindings::messages::{self, MessageHooks, wit};
 use crate::bindings::{Pre, State};
 use crate::error::FilterError;
@@ -15,8 +15,6 @@ use crate::filter::CallFacts;
 use crate::machine::Machine;
 use crate::messages::{Ending, Interest, Kind, Opening, Reaction, Side};
 use crate::plugin::{Identity, Limits};
-
-use tokio::sync::OwnedSemaphorePermit;
 
 impl Instance {
     /// An instance for conversations, or to be asked what it wants of messages.
@@ -26,7 +24,7 @@ impl Instance {
         pre: &Pre,
         limits: &Limits,
         route: &Arc<str>,
-        permits: Option<[OwnedSemaphorePermit; 2]>,
+        permits: Option<Permits>,
     ) -> Result<Box<Self>, FilterError> {
         let mut store = store(machine, identity, limits, route);
         let output = limits.message_output.saturating_add(INJECTIONS);
