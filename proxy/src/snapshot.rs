@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use sluicegate_plugin_host::{Filter, Host, HostError, HostSettings};
+use sluicegate_plugin_host::{self as plugin_host, Filter, Host, HostError, HostSettings};
 
 use crate::config::model::{
     self, Action, Bind, Config, HeaderEdits, Limits, Listener, OnError, OnMessageError,
@@ -117,18 +117,35 @@ impl Workshop {
     ///
     /// # Errors
     /// When it cannot start; a cache folder that is not safe to use only costs the cache.
-    fn host(&self) -> Result<&Arc<Host>, HostError> {
+    fn host(&self, config: &Config) -> Result<&Arc<Host>, HostError> {
         if let Some(host) = self.host.get() {
             return Ok(host);
         }
-        let host = Host::new(self.settings.clone()).or_else(|error| {
+        let settings = HostSettings {
+            instances: self.instances(config),
+            ..self.settings.clone()
+        };
+        let host = Host::new(settings.clone()).or_else(|error| {
             (self.progress)(&format!("compiled plugins are not kept: {error}"));
-            Host::new(HostSettings::default())
+            Host::new(HostSettings {
+                cache_dir: None,
+                ..settings
+            })
         })?;
         Ok(self.host.get_or_init(|| {
             self.metrics.export_plugins(Arc::clone(host.metrics()));
             host
         }))
+    }
+
+    /// Plugin instances that this configuration wants to be alive at once: the usual number, and what plugins
+    /// may have beyond what is usual for one.
+    fn instances(&self, config: &Config) -> u32 {
+        let usual = plugin_host::Limits::default().instances.get();
+        let plugins = config.plugins.iter();
+        let more = plugins.map(|plugin| plugin.limits.instances.get().saturating_sub(usual));
+        let wanted = more.fold(self.settings.instances, u32::saturating_add);
+        wanted.min(HostSettings::MAX_INSTANCES)
     }
 }
 

@@ -167,10 +167,7 @@ impl State {
         self.facts = None;
         if keep_edits {
             self.undo.forget();
-            return;
-        }
-        self.undo.kept(&mut self.kept);
-        if let Some(response) = &mut self.response {
+        } else if let Some(response) = &mut self.response {
             self.undo.fields(&mut response.headers);
             self.undo.session(&mut response.session);
         } else if let Some(request) = &mut self.request {
@@ -204,12 +201,11 @@ impl State {
         edit(session).map_err(Into::into)
     }
 
-    /// Keeps bytes for later hooks, in a way that can be undone.
+    /// Keeps bytes for later hooks; of a call that fails nobody asks for them.
     fn keep_bytes(&mut self, data: Vec<u8>) -> Result<(), wit::EditError> {
         if data.len() > rules::MAX_KEPT {
             return Err(wit::EditError::TooLarge);
         }
-        self.undo.note_kept(&self.kept);
         self.kept = data.into();
         Ok(())
     }

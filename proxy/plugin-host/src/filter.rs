@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use crate::bindings::{Hooks, Pre};
 use crate::error::FilterError;
 use crate::instance::{Instance, Permits};
-use crate::messages::{Interest, Isolation, Rooms};
+use crate::messages::{Interest, Rooms};
 use crate::outbound::Outbound;
 use crate::plugin::{Description, Limits, Plugin};
 use crate::shelf::Shelf;
@@ -164,19 +164,17 @@ impl Filter {
             ..
         } = *plugin.description();
         let interest = interest.filter(|interest| !interest.is_nothing());
-        let filter = Filter(Arc::new(Parts {
+        Filter(Arc::new(Parts {
             hooks: Hooks {
                 request: hooks.request && request_hook,
                 response: hooks.response && response_hook,
                 messages: interest.is_some(),
             },
+            messages: interest.map(|interest| (interest, Rooms::new(&plugin, None, CONVERSATIONS))),
             plugin,
             start,
             shelf: None,
-            messages: interest
-                .map(|interest| (interest, Rooms::new(Isolation::Connection, NonZeroU32::MIN))),
-        }));
-        filter.conversing(None, CONVERSATIONS)
+        }))
     }
 
     /// The same filter, but an instance serves up to so many requests, one after the other,

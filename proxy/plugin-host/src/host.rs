@@ -41,6 +41,11 @@ pub struct HostSettings {
     pub clock: Arc<dyn Clock>,
 }
 
+impl HostSettings {
+    /// The most that `instances` may be.
+    pub const MAX_INSTANCES: u32 = MAX_INSTANCES;
+}
+
 impl Default for HostSettings {
     fn default() -> Self {
         HostSettings {
@@ -64,6 +69,7 @@ pub struct Host {
     pub(crate) workbench: Arc<tokio::sync::Mutex<Workbench>>,
     /// Instances that serve.
     pub(crate) permits: Arc<Semaphore>,
+    instances: u32,
     /// Those of them that may last as long as tunnels do: some are left for handshakes, or plugins that
     /// filter messages could keep all others from working.
     pub(crate) lasting: Arc<Semaphore>,
@@ -103,6 +109,7 @@ impl Host {
             functions,
             workbench: Arc::default(),
             permits: Arc::new(Semaphore::new(settings.instances as usize)),
+            instances: settings.instances,
             lasting: Arc::new(Semaphore::new(
                 (settings.instances - (settings.instances / 4).min(FOR_HANDSHAKES)) as usize,
             )),
@@ -118,6 +125,11 @@ impl Host {
             clock: settings.clock,
             metrics: Arc::default(),
         }))
+    }
+
+    /// Instances alive at once at the most, all plugins together.
+    pub fn instances(&self) -> u32 {
+        self.instances
     }
 
     /// What plugins count for themselves.

@@ -7,14 +7,17 @@
 //! comes to be configured is private to `filter`: by `configure`, or where that is dear, from an
 //! [image](HostSettings::cheap_configure) of a memory in which it ran.
 //!
+//! What is said in a tunnel is for [`messages`]: a filter that is interested has a conversation for each
+//! tunnel, many of which share an instance.
+//!
 //! What is refused: files, sockets and WASI are not linked; an import that is not ours is a load
 //! error. Guests are bounded in memory, tables, stack, CPU time per call, wall-clock time,
-//! instances, log lines and what they may write into a head (`sluicegate-plugin-rules`). Bytes
+//! instances, log lines and what they may write into a head or answer to a message (`sluicegate-plugin-rules`). Bytes
 //! from a guest never cause a panic here. A guest never blocks the thread that runs it for more
 //! than a tick of the epoch.
 //!
 //! Calls run inside a tokio runtime with its timer enabled. Dropping a call's future at any point
-//! frees the instance.
+//! frees the instance, in mid-call together with all conversations that share it.
 
 #![deny(unsafe_code)]
 

@@ -283,6 +283,10 @@ impl Plugin {
         })
     }
 
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// The name in the configuration.
     pub fn name(&self) -> &str {
         &self.identity.name

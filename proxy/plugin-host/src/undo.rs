@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use sluicegate_plugin_rules::Session;
 
@@ -24,8 +23,6 @@ pub(crate) struct Undo {
     upstream: Option<Option<Arc<str>>>,
     /// The session, if it was changed.
     session: Option<Session>,
-    /// What was kept, if it was changed.
-    kept: Option<Bytes>,
 }
 
 impl Undo {
@@ -59,11 +56,6 @@ impl Undo {
         self.session.get_or_insert_with(|| session.clone());
     }
 
-    /// Remembers what was kept, which is about to be replaced.
-    pub(crate) fn note_kept(&mut self, kept: &Bytes) {
-        self.kept.get_or_insert_with(|| kept.clone());
-    }
-
     /// The edits stand.
     pub(crate) fn forget(&mut self) {
         self.steps.clear();
@@ -71,7 +63,6 @@ impl Undo {
         self.query = None;
         self.upstream = None;
         self.session = None;
-        self.kept = None;
     }
 
     /// Takes back all edits of fields.
@@ -100,13 +91,6 @@ impl Undo {
     pub(crate) fn session(&mut self, session: &mut Session) {
         if let Some(before) = self.session.take() {
             *session = before;
-        }
-    }
-
-    /// Takes back what was kept.
-    pub(crate) fn kept(&mut self, kept: &mut Bytes) {
-        if let Some(before) = self.kept.take() {
-            *kept = before;
         }
     }
 

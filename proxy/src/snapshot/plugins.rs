@@ -44,7 +44,7 @@ pub(super) async fn load_plugins(
 ) -> Vec<Option<LoadedPlugin>> {
     let mut loaded = Vec::with_capacity(config.plugins.len());
     for plugin in &config.plugins {
-        match load(plugin, previous, workshop).await {
+        match load(plugin, config, previous, workshop).await {
             Ok(plugin) => loaded.push(Some(plugin)),
             Err(diagnostic) => {
                 diagnostics.push(diagnostic);
@@ -52,7 +52,27 @@ pub(super) async fn load_plugins(
             }
         }
     }
+    diagnostics.extend(too_many_instances(config, &loaded));
     loaded
+}
+
+/// What the process can no longer make room for.
+fn too_many_instances(config: &Config, loaded: &[Option<LoadedPlugin>]) -> Vec<Diagnostic> {
+    let plugins = config.plugins.iter().zip(loaded);
+    let large = plugins.filter_map(|(plugin, loaded)| {
+        let room = loaded.as_ref()?.plugin.host().instances();
+        let wanted = plugin.limits.instances.get();
+        let warning = Diagnostic::warning(
+            plugin.span.clone(),
+            format!(
+                "`instances` is {wanted}, but this process has {room} for all plugins together"
+            ),
+        );
+        let hint =
+            "the number follows the configuration that the process was started with, up to 10,240";
+        (wanted > room).then(|| warning.hint(Some(hint.to_owned())))
+    });
+    large.collect()
 }
 
 /// Makes the filters of every route, in the order of the configuration.
@@ -112,6 +132,7 @@ fn spread(filter: Filter, link: &PluginUse) -> Filter {
 
 async fn load(
     plugin: &model::Plugin,
+    config: &Config,
     previous: Option<&Snapshot>,
     workshop: &Workshop,
 ) -> Result<LoadedPlugin, Diagnostic> {
@@ -148,7 +169,7 @@ async fn load(
     (workshop.progress)(&format!("loading plugin `{}`", plugin.name));
     let compiling = {
         let host = workshop
-            .host()
+            .host(config)
             .map_err(|error| fail(format!("cannot start the plugin host: {error}")))?;
         let (host, name) = (Arc::clone(host), Arc::clone(&plugin.name));
         let limits = host_limits(&plugin.limits);

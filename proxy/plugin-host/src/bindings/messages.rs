@@ -26,10 +26,13 @@ mod generated {
     });
 }
 
-/// A message as a guest gets it; one that is no text, which callers see to, is the empty one.
+/// A message as a guest gets it. Callers see to it that text is UTF-8; what is not goes as binary.
 pub(crate) fn message(kind: Kind, data: &[u8]) -> wit::MessageParam<'_> {
     match kind {
-        Kind::Text => wit::MessageParam::Text(str::from_utf8(data).unwrap_or_default()),
+        Kind::Text => match str::from_utf8(data) {
+            Ok(text) => wit::MessageParam::Text(text),
+            Err(_) => wit::MessageParam::Binary(data),
+        },
         Kind::Binary => wit::MessageParam::Binary(data),
         Kind::Ping => wit::MessageParam::Ping(data),
         Kind::Pong => wit::MessageParam::Pong(data),

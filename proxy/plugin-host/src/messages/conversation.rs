@@ -46,12 +46,7 @@ impl Filter {
     /// to an upstream, a password): then each gets its own, or all would wait for the slowest.
     #[must_use]
     pub fn conversing(&self, isolation: Option<Isolation>, per_instance: NonZeroU32) -> Filter {
-        let waits = self.plugin().waits;
-        let isolation = isolation.unwrap_or(match waits {
-            true => Isolation::Connection,
-            false => Isolation::Shared,
-        });
-        self.with_rooms(Rooms::new(isolation, per_instance))
+        self.with_rooms(Rooms::new(self.plugin(), isolation, per_instance))
     }
 
     /// Begins a conversation; `None`: the plugin makes nothing of this tunnel, or of messages at all.

@@ -19,6 +19,7 @@ use wasmtime::component::ResourceAny;
 use super::Isolation;
 use crate::error::FilterError;
 use crate::instance::Instance;
+use crate::plugin::Plugin;
 
 /// The rooms of one filter.
 #[derive(Debug)]
@@ -67,9 +68,18 @@ pub(super) struct Turn<'a> {
 }
 
 impl Rooms {
-    pub(crate) fn new(isolation: Isolation, seats: NonZeroU32) -> Arc<Self> {
+    /// So spread; `None`: as suits the plugin.
+    pub(crate) fn new(
+        plugin: &Plugin,
+        isolation: Option<Isolation>,
+        seats: NonZeroU32,
+    ) -> Arc<Self> {
+        let suitable = match plugin.waits {
+            true => Isolation::Connection,
+            false => Isolation::Shared,
+        };
         Arc::new(Rooms {
-            seats: match isolation {
+            seats: match isolation.unwrap_or(suitable) {
                 Isolation::Shared => seats,
                 Isolation::Connection => NonZeroU32::MIN,
             },

@@ -298,6 +298,30 @@ async fn an_instance_ends_with_its_last_conversation() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn conversations_are_bounded_and_leave_room_for_handshakes() {
+    let two = Limits {
+        instances: seats(2),
+        ..Limits::default()
+    };
+    for (limits, most) in [(two, 2), (Limits::default(), 3)] {
+        let filter = configured(&loaded(&host(4), limits), "request").await;
+        let filter = filter.conversing(Some(Isolation::Connection), seats(1000));
+        let mut held = Vec::new();
+        while held.len() < most {
+            held.push(open(&filter).await);
+        }
+        let error = try_open(&filter).await.expect_err("no more");
+        assert_eq!(error.label(), "no_instance");
+        if most == 3 {
+            let (_, outcome) = filter.on_request(request(&[])).await;
+            assert!(outcome.is_ok(), "the fourth is for handshakes");
+        }
+        held.pop();
+        held.push(open(&filter).await);
+    }
+}
+
 #[tokio::test]
 async fn isolated_conversations_have_an_instance_each() {
     let plugin = loaded(&host(3), Limits::default());
@@ -645,7 +669,7 @@ async fn what_the_hooks_keep_comes_to_the_conversation() {
         answer(&mut conversation, "kept").await,
         "refused true, and more"
     );
-    // What a failed hook kept is forgotten, and a reused instance remembers nothing of another request.
+    // A reused instance remembers nothing of another request.
     let reusing = filter.reusing(seats(100));
     for _ in 0..2 {
         let (_, outcome) = reusing.on_request(request(&[])).await;
