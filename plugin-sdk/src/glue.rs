@@ -1,7 +1,7 @@
 //! Between an author's [`Filter`] and the generated bindings; not for authors.
 //!
 //! An instance is configured once: the filter sits in a thread local, set by `configure` and read by
-//! the hooks.
+//! the hooks. What message filters export besides is in `messages`.
 
 use crate::{Filter, Response, Verdict};
 
@@ -14,7 +14,16 @@ pub trait Exported: 'static {
     const NAME: &'static str;
     const VERSION: &'static str;
     const ON_RESPONSE: Option<OnResponse<Self::Filter>>;
+    /// It exports the messages' interface too.
+    const MESSAGES: bool;
 }
+
+#[cfg(target_arch = "wasm32")]
+pub mod messages;
+
+/// What the bindings ask of a message filter, where there are none.
+#[cfg(not(target_arch = "wasm32"))]
+pub const fn check_messages<P: Exported<Filter: crate::MessageFilter>>() {}
 
 #[cfg(target_arch = "wasm32")]
 pub use wasm::*;
@@ -25,7 +34,7 @@ mod wasm {
     use std::cell::OnceCell;
 
     use super::Exported;
-    use crate::{Filter, Hook, Request, Response, Service, Verdict};
+    use crate::{Filter, Hook, Request, Response, Service};
 
     pub use wit_bindgen::rt;
 
@@ -49,7 +58,7 @@ mod wasm {
     }
 
     pub fn describe<P: Exported>() -> about::Description {
-        let hooks = hooks(true, P::ON_RESPONSE.is_some());
+        let hooks = hooks(true, P::ON_RESPONSE.is_some(), P::MESSAGES);
         about::Description {
             name: P::NAME.into(),
             version: P::VERSION.into(),
@@ -68,6 +77,7 @@ mod wasm {
         let hooks = hooks(
             filter.uses(Hook::Request),
             P::ON_RESPONSE.is_some() && filter.uses(Hook::Response),
+            P::MESSAGES && filter.uses(Hook::Messages),
         );
         // The host configures an instance once. The boxed filter is leaked with it.
         FILTER.with(|cell| drop(cell.set(Box::new(filter))));
@@ -75,14 +85,14 @@ mod wasm {
     }
 
     pub fn on_request<P: Exported>(req: &http::Request) -> http::Verdict {
-        with_filter::<P>(|filter| filter.on_request(&mut Request::lent(req))).into()
+        with_filter::<P, _>(|filter| filter.on_request(&mut Request::lent(req))).into()
     }
 
     pub fn on_response<P: Exported>(res: &http::Response) -> http::Verdict {
         let Some(hook) = P::ON_RESPONSE else {
             return http::Verdict::Continue;
         };
-        with_filter::<P>(|filter| hook(filter, &mut Response::lent(res))).into()
+        with_filter::<P, _>(|filter| hook(filter, &mut Response::lent(res))).into()
     }
 
     fn interface(service: &Service) -> String {
@@ -92,12 +102,14 @@ mod wasm {
         }
     }
 
-    fn hooks(request: bool, response: bool) -> about::Hooks {
+    fn hooks(request: bool, response: bool, messages: bool) -> about::Hooks {
         let or_none = |used, hook| if used { hook } else { about::Hooks::empty() };
-        or_none(request, about::Hooks::REQUEST) | or_none(response, about::Hooks::RESPONSE)
+        or_none(request, about::Hooks::REQUEST)
+            | or_none(response, about::Hooks::RESPONSE)
+            | or_none(messages, about::Hooks::MESSAGES)
     }
 
-    fn with_filter<P: Exported>(hook: impl FnOnce(&P::Filter) -> Verdict) -> Verdict {
+    pub(super) fn with_filter<P: Exported, T>(hook: impl FnOnce(&P::Filter) -> T) -> T {
         FILTER.with(
             |cell| match cell.get().and_then(|filter| filter.downcast_ref()) {
                 Some(filter) => hook(filter),
@@ -141,5 +153,32 @@ macro_rules! __export_to_wasm {
         // Natively nothing is exported, but the hooks are still checked.
         #[cfg(not(target_arch = "wasm32"))]
         const _: &str = <$plugin as $crate::glue::Exported>::NAME;
+    };
+}
+
+/// The exports of a component that filters messages, besides the others.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_messages_to_wasm {
+    ($plugin:ident) => {
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            use $crate::glue::messages::{self, bindings, wit};
+
+            impl wit::Guest for $plugin {
+                type Conversation = messages::Conversation<$plugin>;
+
+                fn wants() -> wit::Interest {
+                    messages::wants::<$plugin>()
+                }
+                fn open(opening: wit::Opening) -> ::core::option::Option<wit::Conversation> {
+                    messages::open::<$plugin>(opening)
+                }
+            }
+
+    bindings::export_bindings!($plugin with_types_in bindings);
+        };
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: () = $crate::glue::check_messages::<$plugin>();
     };
 }

@@ -119,6 +119,17 @@ macro_rules! session {
             pub fn limit_lifetime(&mut self, lifetime: Duration) {
                 self.0.limit_lifetime(millis(lifetime));
             }
+
+            /// Keeps at most 4 KiB for this plugin's own hooks of the same handshake that come later:
+            /// [`ResponseFilter::on_response`](crate::ResponseFilter::on_response), which may run in
+            /// another instance, and [`MessageFilter::open`](crate::MessageFilter::open), which does. It
+            /// takes the place of what was kept before; nobody else sees it, and no log.
+            ///
+            /// # Errors
+            /// `TooLarge`.
+            pub fn keep(&mut self, data: impl AsRef<[u8]>) -> Result<(), EditError> {
+                Ok(self.0.keep(data.as_ref())?)
+            }
         }
     };
 }
@@ -150,10 +161,7 @@ impl Request {
 
     /// The first parameter of this name in the query, decoded as a form (`+` is a blank).
     pub fn query_param(&self, name: &str) -> Option<String> {
-        let query = self.query()?;
-        query_pairs(&query)
-            .find(|(key, _)| decode(key) == name)
-            .map(|(_, value)| decode(value))
+        query_param(&self.query()?, name)
     }
 
     /// Takes every parameter of this name out of the query; the others stay as they are.
@@ -195,11 +203,7 @@ impl Request {
 
     /// The client's address, also behind trusted proxies.
     pub fn client_ip(&self) -> IpAddr {
-        // The proxy writes it; the fallback is unreachable and lets nobody pass for somebody.
-        self.0
-            .client_ip()
-            .parse()
-            .unwrap_or(IpAddr::from([0, 0, 0, 0]))
+        address(&self.0.client_ip())
     }
 
     /// Address and port of the connection's other end: the client, or the proxy before this one.
@@ -365,6 +369,11 @@ impl Response {
         Ok(self.0.remove_header(name)?)
     }
 
+    /// What this plugin kept when it saw the request ([`Request::keep`]); empty: nothing.
+    pub fn kept(&self) -> Vec<u8> {
+        self.0.kept()
+    }
+
     /// Answers an accepted upgrade with this subprotocol, one that the client offered; `None`: with
     /// none.
     ///
@@ -391,6 +400,19 @@ impl From<rules::EditError> for EditError {
 
 fn text(value: Vec<u8>) -> String {
     String::from_utf8(value).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+}
+
+/// An address that the proxy wrote.
+pub(crate) fn address(text: &str) -> IpAddr {
+    // The fallback is unreachable and lets nobody pass for somebody.
+    text.parse().unwrap_or(IpAddr::from([0, 0, 0, 0]))
+}
+
+/// The first parameter of this name, decoded.
+pub(crate) fn query_param(query: &str, name: &str) -> Option<String> {
+    query_pairs(query)
+        .find(|(key, _)| decode(key) == name)
+        .map(|(_, value)| decode(value))
 }
 
 fn query_pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {

@@ -47,6 +47,7 @@
 //!   decides (by default the client gets a 500). What the call had edited is undone.
 //! - There are no files, no sockets and no environment. What there is, is in the modules here;
 //!   [`kv`], [`outbound`] and [`Request::set_upstream`] work where the operator allows them.
+//! - Filters of WebSocket messages live longer and share more: see [`messages`].
 //!
 //! # Limits
 //! See [`EditError`] for edits of a head and [`Reply`] for responses; memory and time are
@@ -65,6 +66,7 @@ pub mod clock;
 pub mod crypto;
 pub mod kv;
 pub mod log;
+pub mod messages;
 pub mod metrics;
 pub mod outbound;
 pub mod random;
@@ -95,12 +97,17 @@ pub use head::{
     EditError, Request, Response, TlsFacts, check_header, check_label, check_subprotocol,
 };
 pub use interval::Interval;
-#[cfg(not(target_arch = "wasm32"))]
-pub use native::{RequestBuilder, ResponseBuilder};
+pub use messages::{Ending, Interest, Message, MessageFilter, Opening, Reaction, Side};
 pub use sluicegate_plugin_macros::config;
 pub use verdict::{Reply, Verdict};
+#[cfg(not(target_arch = "wasm32"))]
+pub use {
+    messages::OpeningBuilder,
+    native::{RequestBuilder, ResponseBuilder},
+};
 
-/// A filter of handshakes and ordinary requests.
+/// A filter of handshakes and ordinary requests; what every plugin is, also one that is a
+/// [`MessageFilter`] besides.
 pub trait Filter: Sized + 'static {
     /// Read from the plugin's `config` in the proxy's configuration: a struct under [`macro@config`], or
     /// [`NoConfig`]. The proxy checks what the operator wrote against its JSON Schema.
@@ -127,7 +134,10 @@ pub trait Filter: Sized + 'static {
     }
 
     /// Decides on a request before anything of it reaches the upstream.
-    fn on_request(&self, req: &mut Request) -> Verdict;
+    fn on_request(&self, req: &mut Request) -> Verdict {
+        let _ = req;
+        Verdict::Continue
+    }
 }
 
 /// What an operator must grant.
@@ -148,6 +158,8 @@ pub enum Hook {
     Request,
     /// [`ResponseFilter::on_response`].
     Response,
+    /// Those of [`MessageFilter`].
+    Messages,
 }
 
 /// The second hook: the upstream's answer, before the client sees it.
@@ -161,13 +173,40 @@ pub trait ResponseFilter: Filter {
 /// Makes a [`Filter`] the plugin of this crate; once, at the root.
 ///
 /// The crate must be a `cdylib`; its package name and version become the plugin's. If the type
-/// also implements [`ResponseFilter`], that hook is exported too; nothing needs to be said.
+/// also implements [`ResponseFilter`], that hook is exported too; nothing needs to be said. A
+/// [`MessageFilter`] is exported by `export!(TYPE: messages)`, which makes it a component of another world;
+/// to forget that does not compile:
+///
+/// ```compile_fail,E0080
+/// # use sluicegate_plugin::{ConfigError, Filter, MessageFilter, NoConfig, Opening, export};
+/// # struct Polite;
+/// # impl Filter for Polite {
+/// #     type Config = NoConfig;
+/// #     fn configure(_: NoConfig) -> Result<Self, ConfigError> { Ok(Polite) }
+/// # }
+/// # impl MessageFilter for Polite {
+/// #     type Session = ();
+/// #     fn open(&self, _: &Opening) -> Option<()> { Some(()) }
+/// # }
+/// export!(Polite);
+/// ```
 #[macro_export]
 macro_rules! export {
     ($filter:ty) => {
+        $crate::__export!($filter, false);
+    };
+    ($filter:ty: messages) => {
+        $crate::__export!($filter, true, __export_messages_to_wasm);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export {
+    ($filter:ty, $messages:literal $(, $more:ident)?) => {
         const _: () = {
             // An inherent constant hides the trait's of the same name, but only where its bound
-            // holds: this is how the response hook is found.
+            // holds: this is how the response hook is found, and hooks that were forgotten.
             struct Probe<T>(::core::marker::PhantomData<T>);
 
             #[allow(dead_code)]
@@ -177,11 +216,22 @@ macro_rules! export {
             }
 
             #[allow(dead_code)]
-            trait NoResponseHook<T> {
+            impl<T: $crate::MessageFilter> Probe<T> {
+                const FILTERS_MESSAGES: bool = true;
+            }
+
+            #[allow(dead_code)]
+            trait NoHook<T> {
                 const ON_RESPONSE: ::core::option::Option<$crate::glue::OnResponse<T>> =
                     ::core::option::Option::None;
+                const FILTERS_MESSAGES: bool = false;
             }
-            impl<T> NoResponseHook<T> for Probe<T> {}
+            impl<T> NoHook<T> for Probe<T> {}
+
+            ::core::assert!(
+                $messages || !<Probe<$filter>>::FILTERS_MESSAGES,
+                "a `MessageFilter` is exported by `export!(TYPE: messages)`",
+            );
 
             struct Plugin;
 
@@ -191,9 +241,11 @@ macro_rules! export {
                 const VERSION: &'static str = ::core::env!("CARGO_PKG_VERSION");
                 const ON_RESPONSE: ::core::option::Option<$crate::glue::OnResponse<$filter>> =
                     <Probe<$filter>>::ON_RESPONSE;
+                const MESSAGES: bool = $messages;
             }
 
             $crate::__export_to_wasm!(Plugin);
+            $($crate::$more!(Plugin);)?
         };
     };
 }

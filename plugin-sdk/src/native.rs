@@ -36,6 +36,7 @@ pub(crate) struct RequestHead {
     upstream: Option<String>,
     upstreams: Vec<String>,
     session: Session,
+    kept: Vec<u8>,
     fields: HeaderMap,
 }
 
@@ -44,6 +45,7 @@ pub(crate) struct ResponseHead {
     status: u16,
     offered: Vec<String>,
     session: Session,
+    kept: Vec<u8>,
     fields: HeaderMap,
 }
 
@@ -67,6 +69,7 @@ impl Request {
             upstream: None,
             upstreams: Vec::new(),
             session: Session::default(),
+            kept: Vec::new(),
             fields: HeaderMap::new(),
         })
     }
@@ -85,6 +88,11 @@ impl Request {
     pub fn lifetime(&self) -> Option<Duration> {
         self.0.session.max_lifetime.map(Duration::from_millis)
     }
+
+    /// What [`Request::keep`] was told last; for unit tests.
+    pub fn kept(&self) -> &[u8] {
+        &self.0.kept
+    }
 }
 
 impl Response {
@@ -94,6 +102,7 @@ impl Response {
             status: 200,
             offered: Vec::new(),
             session: Session::default(),
+            kept: Vec::new(),
             fields: HeaderMap::new(),
         })
     }
@@ -188,6 +197,12 @@ impl ResponseBuilder {
         self
     }
 
+    /// What the plugin kept when it saw the request.
+    pub fn kept(mut self, data: impl Into<Vec<u8>>) -> Self {
+        self.0.kept = data.into();
+        self
+    }
+
     /// Adds a header that the upstream sent.
     ///
     /// # Panics
@@ -268,6 +283,9 @@ impl ResponseHead {
     pub(crate) fn is_upgrade(&self) -> bool {
         self.status == 101
     }
+    pub(crate) fn kept(&self) -> Vec<u8> {
+        self.kept.clone()
+    }
     pub(crate) fn set_subprotocol(&mut self, chosen: Option<&str>) -> Result<(), rules::EditError> {
         rules::set_subprotocol(&mut self.fields, &self.offered, chosen)
     }
@@ -328,6 +346,13 @@ macro_rules! field_access {
             pub(crate) fn limit_lifetime(&mut self, milliseconds: u64) {
                 self.session.limit_lifetime(milliseconds);
             }
+            pub(crate) fn keep(&mut self, data: &[u8]) -> Result<(), rules::EditError> {
+                if data.len() > rules::MAX_KEPT {
+                    return Err(rules::EditError::TooLarge);
+                }
+                self.kept = data.to_vec();
+                Ok(())
+            }
         }
     };
 }
@@ -376,7 +401,12 @@ mod tests {
             Err(EditError::NotOffered)
         );
 
-        let mut res = Response::builder().status(101).build();
+        assert_eq!(req.keep("state"), Ok(()));
+        assert_eq!(req.keep([0; 4097]), Err(EditError::TooLarge));
+        assert_eq!(req.kept(), b"state");
+
+        let mut res = Response::builder().status(101).kept("state").build();
+        assert_eq!(res.kept(), b"state");
         assert!(res.is_upgrade());
         assert_eq!(
             res.set_header("sec-websocket-accept", "x"),
