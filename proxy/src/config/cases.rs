@@ -4,6 +4,7 @@
 //! tables of `schema` and fills in the defaults. All mistakes come at once, each with its place and a hint.
 //! Nothing is run or opened here; the keys are explained in `plugin-sdk/README.md`.
 
+mod messages;
 mod schema;
 mod values;
 
@@ -19,6 +20,7 @@ use super::model::{Located, PluginConfig, Span};
 use super::reader::{Field, Named, OneOrMany, Read, Reader, Text};
 use super::values::{Name, PluginJson};
 use super::{Source, document, lower};
+pub use messages::{Closing, Ending, Happening, Payload, Side, Step};
 pub use values::{Amount, Decision, FieldValues, MetricName, Moment, OutboundFailure, Stored};
 
 /// The cases of one file.
@@ -56,6 +58,9 @@ pub struct Case {
     pub kv: Vec<(String, Stored)>,
     pub http: Vec<HttpAnswer>,
     pub response: Option<Response>,
+    /// What happens in the tunnel; empty: there is none.
+    pub messages: Vec<Step>,
+    pub ending: Ending,
     pub expect: Expect,
 }
 
@@ -206,13 +211,21 @@ fn case(
         now: written.now.value().copied().unwrap_or(NOW),
         repeat: written.repeat.value().map_or(1, |repeat| *repeat as u32),
         every: written.every.value().copied().unwrap_or_default(),
-        request: request(written.request.value()),
+        request: request(written.request.value(), !written.messages.is_absent()),
         kv: named(&written.kv),
         http: given(&written.http)
             .map(|answer| http_answer(&answer, source, mistakes))
             .collect(),
         response: (written.response.given())
             .map(|answer| response(&answer.value, source, mistakes)),
+        messages: given(&written.messages)
+            .map(|step| messages::step(&step, mistakes))
+            .collect(),
+        ending: written
+            .ending
+            .value()
+            .map(messages::ending)
+            .unwrap_or_default(),
         expect: written.expect.value().map(expect).unwrap_or_default(),
     };
     if let Some(kv) = written.kv.given()
@@ -221,11 +234,15 @@ fn case(
         let message = "what the store holds before is a string or an integer";
         mistakes.push(Diagnostic::error(kv.span.clone(), message));
     }
+    if !case.messages.is_empty() {
+        messages::check(written, &case, mistakes);
+    }
     if let Some(response) = written
         .expect
         .value()
         .and_then(|expect| expect.response.given())
         && case.response.is_none()
+        && case.messages.is_empty()
     {
         let message = "without an upstream's answer there is no response hook";
         let hint = "give the case one: `response = { status = 101 }`".to_owned();
@@ -234,7 +251,8 @@ fn case(
     case
 }
 
-fn request(written: Option<&schema::Request>) -> Request {
+/// `tunnel`: the case is about what it becomes.
+fn request(written: Option<&schema::Request>, tunnel: bool) -> Request {
     let nothing = schema::Request::default();
     let written = written.unwrap_or(&nothing);
     let uri = written.uri.value().map_or("/", |uri| uri.0.as_str());
@@ -255,7 +273,7 @@ fn request(written: Option<&schema::Request>) -> Request {
         query,
         host: (written.host.value().cloned()).unwrap_or(HeaderValue::from_static("example.com")),
         client_ip: written.client_ip.value().copied().unwrap_or(CLIENT),
-        websocket: written.websocket.value().copied().unwrap_or(false),
+        websocket: written.websocket.value().copied().unwrap_or(tunnel),
         tls,
         client_subject: subject.map(|subject| String::from_utf8_lossy(subject.as_bytes()).into()),
         http_version: written
@@ -578,6 +596,119 @@ mod tests {
             &["either `body` or `body_file`"],
         );
         refused("[[case]\n", &["this is not TOML"]);
+    }
+
+    #[test]
+    fn conversations_are_read() {
+        let suite = read(
+            r#"
+            [[case]]
+            name    = "n"
+            request = { uri = "/ws" }
+            ending  = { code = 1001, by = "proxy", cause = "drain" }
+            [[case.messages]]
+            client    = "a"
+            to_server = ["b", { binary = "0aFF 00" }]
+            to_client = false
+            [[case.messages]]
+            server = { ping = "p" }
+            after  = "2s"
+            repeat = 3
+            close  = { code = 1008, reason = "no" }
+            [[case.messages]]
+            tick  = true
+            close = 4000
+            error = "trapped"
+            "#,
+        );
+        let case = suite.expect("cases").cases.remove(0);
+        assert!(case.request.websocket, "what else has messages");
+        assert_eq!((case.ending.code, case.ending.by), (Some(1001), None));
+        let [first, second, third] = case.messages.as_slice() else {
+            panic!("{:?}", case.messages);
+        };
+        let text = Payload::Text("a".to_owned());
+        assert_eq!(first.what, Happening::Said(Side::Client, text));
+        let bytes = Payload::Binary(vec![0x0a, 0xff, 0]);
+        let sent = vec![Payload::Text("b".to_owned()), bytes];
+        assert_eq!(first.to_server, Some(sent));
+        assert_eq!((&first.to_client, first.repeat), (&Some(vec![]), 1));
+        let ping = Payload::Ping(b"p".to_vec());
+        assert_eq!(second.what, Happening::Said(Side::Server, ping));
+        let closing = Closing {
+            code: 1008,
+            reason: Some("no".to_owned()),
+        };
+        assert_eq!(second.close, Some(closing));
+        assert_eq!(
+            (second.repeat, second.after),
+            (3, Some(Duration::from_secs(2)))
+        );
+        assert_eq!((&third.what, &second.to_server), (&Happening::Tick, &None));
+        assert_eq!(third.error.as_deref(), Some("trapped"));
+        assert_eq!(Payload::hex(&[0x0a, 0xff]), "0a ff");
+    }
+
+    #[test]
+    fn mistakes_in_conversations_have_their_place() {
+        let step = |rest: &str| format!("[[case]]\nname = \"a\"\n[[case.messages]]\n{rest}\n");
+        let hint = "one of `client = …`, `server = …` and `tick = true`";
+        refused(
+            &step("to_server = \"a\""),
+            &["nothing happens in this step", hint],
+        );
+        refused(
+            &step("client = \"a\"\nserver = \"b\""),
+            &["a step is one message", hint],
+        );
+        refused(
+            &step("client = { binary = \"0 0 g\" }"),
+            &["no hexadecimal digit", "t.toml:4:26", "1 error"],
+        );
+        refused(
+            &step("client = { binary = \"000\" }"),
+            &["only one", "1 error"],
+        );
+        let kinds = "client = { ping = \"\", pong = \"\" }";
+        refused(&step(kinds), &["of one kind", "t.toml:4:10"]);
+        refused(&step("client = {}"), &["of one kind", "`{ ping = \"\" }`"]);
+        refused(
+            &step("client = { text = \"a\" }"),
+            &["unknown key `text` in a message"],
+        );
+        refused(
+            &step("client = 3"),
+            &["must be a string or a table", "1 error"],
+        );
+        refused(
+            &step("client = \"a\"\nto_client = true"),
+            &["a message, an array of them, or false"],
+        );
+        refused(&step("client = \"a\"\nclose = 99"), &["from 1000 to 4999"]);
+        refused(
+            &step("client = \"a\"\nclose = { reason = \"r\" }"),
+            &["lacks the key `code`"],
+        );
+        refused(
+            &step("client = \"a\"\nwait = \"1s\""),
+            &["did you mean `after`?"],
+        );
+        let case = |rest: &str| {
+            format!("[[case]]\nname = \"a\"\nmessages = [{{ client = \"a\" }}]\n{rest}\n")
+        };
+        refused(&case("repeat = 2"), &["is run once", "t.toml:4:10"]);
+        refused(
+            &case("request = { websocket = false }"),
+            &["there are no messages", "t.toml:4:25"],
+        );
+        refused(
+            &case("response = { status = 200 }"),
+            &["behind a status of 200"],
+        );
+        refused(
+            &case("ending = { by = \"me\" }"),
+            &["`client`, `server` or `proxy`"],
+        );
     }
 
     #[test]

@@ -145,6 +145,10 @@ impl<T: Read> Field<T> {
     pub(super) fn is_absent(&self) -> bool {
         matches!(self, Field::Absent)
     }
+
+    pub(super) fn is_mistaken(&self) -> bool {
+        matches!(self, Field::Mistaken)
+    }
 }
 
 impl<'s> Reader<'s> {

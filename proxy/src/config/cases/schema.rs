@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue, Method};
 use toml::Spanned;
 use toml::de::DeTable;
 
+use super::messages::{Arriving, By, CloseOrNot, Hex, Payload};
 use super::values::{
     Amount, Decision, FieldValues, HttpVersion, MetricName, Moment, OneLine, OutboundFailure,
     Stored, Uri,
@@ -59,7 +60,79 @@ table! {
             http: Tables<HttpAnswer>,
             /// The upstream's answer; with it the response hook runs as well.
             response: Response,
+            /// What the two ends say through the tunnel that the request becomes.
+            messages: Tables<Step>,
+            /// How the tunnel ends, unless the plugin ends it.
+            ending: Ending,
             expect: Expect,
+        }
+    }
+}
+
+table! {
+    /// One thing that happens in a tunnel, and what must come of it.
+    Step "[[case.messages]]" {
+        required {}
+        optional {
+            /// What the client says.
+            client: Payload,
+            /// What the server says.
+            server: Payload,
+            /// The plugin's timer is due.
+            tick: bool,
+            /// What passes on the clock before. Default nothing; before a tick, what the plugin asked for.
+            after: Text<Duration>,
+            /// How often it happens; each time the same must come of it. Default 1.
+            repeat: Whole<1, 100_000>,
+            /// What arrives at the server; false: nothing. Default: what the client says.
+            to_server: Arriving,
+            /// What arrives at the client; false: nothing. Default: what the server says.
+            to_client: Arriving,
+            /// The plugin ends the tunnel: the code, or `{ code, reason }`.
+            close: CloseOrNot,
+            /// The call fails: the beginning of the failure's words.
+            error: Text<OneLine>,
+        }
+    }
+}
+
+table! {
+    /// A message that is no text.
+    Typed "a message" {
+        required {}
+        optional {
+            /// Hexadecimal, with blanks where you like.
+            binary: Text<Hex>,
+            ping: Text<String>,
+            pong: Text<String>,
+        }
+    }
+}
+
+table! {
+    /// A Close that both sides get.
+    Closing "the `close` of a message" {
+        required {
+            code: Whole<1000, 4999>,
+        }
+        optional {
+            /// Default: any.
+            reason: Text<String>,
+        }
+    }
+}
+
+table! {
+    /// How a tunnel ends.
+    Ending "the `ending` of a case" {
+        required {}
+        optional {
+            /// Default 1000.
+            code: Whole<1000, 4999>,
+            /// `client` (default), `server` or `proxy`.
+            by: Text<By>,
+            /// As in the access log. Default `close`.
+            cause: Text<OneLine>,
         }
     }
 }
@@ -202,6 +275,10 @@ pub(super) const WORDS: Words = Words {
     tables: &[
         (Suite::TITLE, Suite::KEYS),
         (Case::TITLE, Case::KEYS),
+        (Step::TITLE, Step::KEYS),
+        (Typed::TITLE, Typed::KEYS),
+        (Closing::TITLE, Closing::KEYS),
+        (Ending::TITLE, Ending::KEYS),
         (Request::TITLE, Request::KEYS),
         (HttpAnswer::TITLE, HttpAnswer::KEYS),
         (Response::TITLE, Response::KEYS),
@@ -220,5 +297,11 @@ pub(super) const WORDS: Words = Words {
         ("times", "repeat"),
         ("cases", "case"),
         ("log", "logs"),
+        ("conversation", "messages"),
+        ("steps", "messages"),
+        ("timer", "tick"),
+        ("wait", "after"),
+        ("from_client", "client"),
+        ("from_server", "server"),
     ],
 };
