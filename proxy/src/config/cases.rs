@@ -614,6 +614,8 @@ mod tests {
             server = { ping = "p" }
             after  = "2s"
             repeat = 3
+            [[case.messages]]
+            client = ""
             close  = { code = 1008, reason = "no" }
             [[case.messages]]
             tick  = true
@@ -624,7 +626,7 @@ mod tests {
         let case = suite.expect("cases").cases.remove(0);
         assert!(case.request.websocket, "what else has messages");
         assert_eq!((case.ending.code, case.ending.by), (Some(1001), None));
-        let [first, second, third] = case.messages.as_slice() else {
+        let [first, second, third, last] = case.messages.as_slice() else {
             panic!("{:?}", case.messages);
         };
         let text = Payload::Text("a".to_owned());
@@ -639,13 +641,13 @@ mod tests {
             code: 1008,
             reason: Some("no".to_owned()),
         };
-        assert_eq!(second.close, Some(closing));
+        assert_eq!(third.close, Some(closing));
         assert_eq!(
             (second.repeat, second.after),
             (3, Some(Duration::from_secs(2)))
         );
-        assert_eq!((&third.what, &second.to_server), (&Happening::Tick, &None));
-        assert_eq!(third.error.as_deref(), Some("trapped"));
+        assert_eq!((&last.what, &second.to_server), (&Happening::Tick, &None));
+        assert_eq!(last.error.as_deref(), Some("trapped"));
         assert_eq!(Payload::hex(&[0x0a, 0xff]), "0a ff");
     }
 
@@ -688,6 +690,10 @@ mod tests {
         refused(
             &step("client = \"a\"\nclose = { reason = \"r\" }"),
             &["lacks the key `code`"],
+        );
+        refused(
+            &step("client = \"a\"\nclose = 1008\nrepeat = 2"),
+            &["what ends the tunnel happens once"],
         );
         refused(
             &step("client = \"a\"\nwait = \"1s\""),

@@ -7,6 +7,7 @@
 mod bless;
 mod capture;
 mod compare;
+mod converse;
 mod run;
 mod show;
 mod stub;
@@ -29,7 +30,7 @@ use bless::Blessing;
 use compare::Difference;
 use run::{Outcome, Subject};
 pub(super) use show::time;
-use show::{Costs, Show};
+use show::{Costs, Show, Unit};
 
 /// Run a plugin's cases: requests, and what must come of them
 ///
@@ -175,15 +176,27 @@ fn test_file(
             costs.peak_memory = costs.peak_memory.max(got.peak_memory);
         }
         let differences = compare::differences(case, &outcome);
-        if args.bless && (!differences.is_empty() || !case.expect.written) {
-            show.blessed(&case.name.value);
+        // Messages expect something, whether `expect` is there or not.
+        let blank = !case.expect.written && case.messages.is_empty();
+        if args.bless && (!differences.is_empty() || blank) {
+            if differences.iter().all(Difference::can_be_blessed) {
+                show.blessed(&case.name.value);
+            } else {
+                tally.failed += 1;
+                failed(file, case, &outcome, &differences, show);
+            }
             to_bless.push((index, differences, outcome));
             continue;
         }
         if differences.is_empty() {
             show.passed(&case.name.value);
             if costs.call.is_none() && !args.quiet {
-                costs.call = subject.measure(case, &grants, runtime, MEASURED_CALLS);
+                let unit = match case.messages.is_empty() {
+                    true => Unit::Call,
+                    false => Unit::Message,
+                };
+                let call = subject.measure(case, &grants, runtime, MEASURED_CALLS);
+                costs.call = call.map(|call| (call, unit));
             }
         } else {
             tally.failed += 1;
@@ -215,9 +228,22 @@ fn failed(
         Outcome::Called(got) => got.unanswered.as_slice(),
         Outcome::ConfigRefused(_) => &[],
     };
-    let line = line_of(&file.source, case.name.span.start);
-    let place = format!("{}:{line}", file.source.name);
-    show.failed(&case.name.value, &place, differences, unanswered);
+    let place = |offset| {
+        let line = line_of(&file.source, offset);
+        format!("{}:{line}", file.source.name)
+    };
+    let of_case = place(case.name.span.start);
+    let of_message = |index: usize| {
+        let step = case.messages.get(index);
+        place(step.map_or(case.name.span.start, |step| step.span.start))
+    };
+    show.failed(
+        &case.name.value,
+        &of_case,
+        of_message,
+        differences,
+        unanswered,
+    );
     if let (Outcome::ConfigRefused(reasons), None) = (outcome, &case.expect.config_error) {
         show.report(&report(file, reasons.clone()));
     }

@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use super::{Case, schema};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::model::{Located, Span};
-use crate::config::reader::{Node, OneOrMany, Read, Reader, Table as _, Whole, inline_schema};
+use crate::config::reader::{Node, OneOrMany, Read, Reader, Whole, inline_schema};
 use crate::config::values::{FromText, Mistake};
 
 /// One thing that happens in a conversation, and what must come of it.
@@ -68,7 +68,8 @@ pub struct Ending {
     pub code: Option<u16>,
     /// `None`: the proxy.
     pub by: Option<Side>,
-    pub cause: String,
+    /// The access log's word for it.
+    pub cause: &'static str,
 }
 
 /// What arrives at a side, as it is written: one message, several, or false.
@@ -79,6 +80,10 @@ pub(super) struct CloseOrNot;
 
 /// Bytes, two digits each.
 pub(super) struct Hex(Vec<u8>);
+
+/// Why a tunnel ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cause(&'static str);
 
 /// Who ended a tunnel.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +106,7 @@ impl Default for Ending {
         Ending {
             code: Some(1000),
             by: Some(Side::Client),
-            cause: "close".to_owned(),
+            cause: "close",
         }
     }
 }
@@ -134,6 +139,10 @@ pub(super) fn step(written: &Located<&schema::Step>, mistakes: &mut Vec<Diagnost
             Happening::Tick
         }
     };
+    if let (Some(repeat), true) = (written.repeat.given(), written.ends()) {
+        let message = "what ends the tunnel happens once";
+        mistakes.push(Diagnostic::error(repeat.span.clone(), message));
+    }
     Step {
         span: span.clone(),
         what,
@@ -181,14 +190,15 @@ pub(super) fn ending(written: &schema::Ending) -> Ending {
             By::Side(side) => Some(*side),
             By::Proxy => None,
         }),
-        cause: written
-            .cause
-            .value()
-            .map_or(default.cause, |cause| cause.0.clone()),
+        cause: written.cause.value().map_or(default.cause, |cause| cause.0),
     }
 }
 
 impl schema::Step {
+    fn ends(&self) -> bool {
+        matches!(self.close.value(), Some(Some(_))) || self.error.given().is_some()
+    }
+
     fn is_mistaken(&self) -> bool {
         self.client.is_mistaken() || self.server.is_mistaken() || self.tick.is_mistaken()
     }
@@ -302,6 +312,36 @@ impl FromText for Hex {
             .iter()
             .map(|[high, low]| high << 4 | low)
             .collect()))
+    }
+}
+
+impl FromText for Cause {
+    const CHOICES: &'static [&'static str] = &[
+        "close",
+        "eof",
+        "reset",
+        "idle_timeout",
+        "client_idle_timeout",
+        "server_idle_timeout",
+        "pong_timeout",
+        "expired",
+        "lifetime",
+        "protocol_error",
+        "message_size",
+        "message_rate",
+        "message_kind",
+        "filter",
+        "filter_failed",
+        "drain",
+        "stopped",
+    ];
+
+    fn from_text(text: &str) -> Result<Self, Mistake> {
+        let known = Self::CHOICES.iter().find(|cause| **cause == text);
+        known.map(|cause| Cause(cause)).ok_or_else(|| {
+            let message = format!("`{}` is no cause in the access log", text.escape_debug());
+            Mistake::new(message).hint(format!("one of {}", Self::CHOICES.join(", ")))
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, Method};
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::messages::{Arriving, By, CloseOrNot, Hex, Payload};
+use super::messages::{Arriving, By, Cause, CloseOrNot, Hex, Payload};
 use super::values::{
     Amount, Decision, FieldValues, HttpVersion, MetricName, Moment, OneLine, OutboundFailure,
     Stored, Uri,
@@ -132,7 +132,7 @@ table! {
             /// `client` (default), `server` or `proxy`.
             by: Text<By>,
             /// As in the access log. Default `close`.
-            cause: Text<OneLine>,
+            cause: Text<Cause>,
         }
     }
 }

@@ -1,11 +1,12 @@
 //! What was got, written in the place of what was expected; everything else of the file stays as it is.
 //!
 //! A key that an author chose to look at gets its new value. Where the verdict itself is another, or nothing
-//! was expected yet, `expect` is written anew, with all that the plugin did.
+//! was expected yet, `expect` is written anew, with all that the plugin did. A message gets what came of it where
+//! that is not what comes of a message by itself.
 
 use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
-use super::compare::{self, Difference};
+use super::compare::{self, Difference, Place};
 use super::run::Outcome;
 
 /// What a case wants to have changed.
@@ -38,7 +39,19 @@ pub(super) fn blessed(text: &str, blessings: &[Blessing<'_>]) -> Result<String, 
 }
 
 fn bless(case: &mut Table, blessing: &Blessing<'_>) {
-    let differences = blessing.differences.iter();
+    let mut in_messages = false;
+    for difference in blessing.differences {
+        if let Place::Message(index) = difference.place {
+            in_messages = true;
+            bless_message(case, index, difference);
+        }
+    }
+    let mut differences = (blessing.differences.iter())
+        .filter(|one| one.place == Place::Expect)
+        .peekable();
+    if in_messages && differences.peek().is_none() {
+        return;
+    }
     let single: Option<Vec<(Vec<&str>, &Value)>> = differences
         .map(|one| {
             Some((
@@ -77,6 +90,34 @@ fn bless(case: &mut Table, blessing: &Blessing<'_>) {
                 put(written, &path, &value);
             }
         }
+    }
+}
+
+/// Writes what came of a message into it. What could not be said any more stays, for its author to decide.
+fn bless_message(case: &mut Table, index: usize, difference: &Difference) {
+    let inline = matches!(case.get("messages"), Some(Item::Value(_)));
+    let message: Option<&mut dyn TableLike> = match case.get_mut("messages") {
+        Some(Item::ArrayOfTables(messages)) => messages.get_mut(index).map(|table| table as _),
+        Some(Item::Value(Value::Array(messages))) => {
+            let message = messages.get_mut(index).and_then(Value::as_inline_table_mut);
+            message.map(|table| table as _)
+        }
+        _ => None,
+    };
+    let (Some(message), Some(value)) = (message, &difference.write) else {
+        return;
+    };
+    match (difference.path.as_slice(), value.as_bool()) {
+        // There is no other way to expect no failure.
+        ([key], Some(false)) if key == "error" => drop(message.remove(key)),
+        (path, _) => {
+            let path: Vec<&str> = path.iter().map(String::as_str).collect();
+            put(message, &path, value);
+        }
+    }
+    if inline {
+        // A new key behind the last one: the blanks before the brace were the last one's.
+        message.fmt();
     }
 }
 

@@ -12,10 +12,13 @@ use crate::config::cases::{
     Case, Decision, ExpectResponse, FieldValues, MetricName, Moment, Stored,
 };
 
-/// One key of `expect` that is not as it was expected.
+mod messages;
+
+/// One thing that is not as it was expected.
 #[derive(Debug)]
 pub(super) struct Difference {
-    /// The keys below `expect`.
+    pub(super) place: Place,
+    /// The keys below that; none: it is not there at all.
     pub(super) path: Vec<String>,
     /// Lines of a value each, as TOML has them; or words.
     pub(super) expected: Vec<String>,
@@ -24,11 +27,28 @@ pub(super) struct Difference {
     pub(super) write: Option<Value>,
 }
 
+/// Where something was expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the case's `expect`.
+    Expect,
+    /// In this one of its messages.
+    Message(usize),
+}
+
+impl Difference {
+    /// Whether blessing makes it right.
+    pub(super) fn can_be_blessed(&self) -> bool {
+        self.place == Place::Expect || self.write.is_some()
+    }
+}
+
 /// All differences, in the order of the keys in the reference.
 pub(super) fn differences(case: &Case, outcome: &Outcome) -> Vec<Difference> {
     let expect = &case.expect;
     let whole = |key: &str, expected: String, got: String| {
         vec![Difference {
+            place: Place::Expect,
             path: vec![key.to_owned()],
             expected: vec![expected],
             got: got.lines().map(str::to_owned).collect(),
@@ -46,6 +66,7 @@ pub(super) fn differences(case: &Case, outcome: &Outcome) -> Vec<Difference> {
             }
             let write = reasons.first().map(|reason| text(reason));
             return vec![Difference {
+                place: Place::Expect,
                 path: vec!["config_error".to_owned()],
                 expected: vec![quoted(expected)],
                 got: reasons.into_iter().map(quoted).collect(),
@@ -72,11 +93,15 @@ pub(super) fn differences(case: &Case, outcome: &Outcome) -> Vec<Difference> {
         }
         (Outcome::Called(got), None) => got,
     };
-    match (&got.verdict, &expect.error) {
-        (Err(error), Some(expected)) if error.starts_with(expected.as_str()) => {}
-        (Err(error), Some(expected)) => return whole("error", quoted(expected), error.clone()),
-        (Ok(_), Some(expected)) => return whole("error", quoted(expected), shown_verdict(got)),
-        (Err(error), None) => {
+    let of_tunnel = got.conversed.as_ref().and_then(|talk| talk.error.as_ref());
+    match (got.verdict.as_ref().err().or(of_tunnel), &expect.error) {
+        (Some(error), Some(expected)) if error.starts_with(expected.as_str()) => {}
+        (Some(error), Some(expected)) => return whole("error", quoted(expected), error.clone()),
+        (None, Some(expected)) => return whole("error", quoted(expected), shown_verdict(got)),
+        (Some(error), None) if got.verdict.is_ok() => {
+            return whole("error", "no failure".into(), error.clone());
+        }
+        (Some(error), None) => {
             let verdict = expect.verdict.unwrap_or(Decision::Continue);
             return whole(
                 "verdict",
@@ -84,14 +109,16 @@ pub(super) fn differences(case: &Case, outcome: &Outcome) -> Vec<Difference> {
                 format!("error: {error}"),
             );
         }
-        (Ok(_), None) => {
+        (None, None) => {
             let verdict = expect.verdict.unwrap_or(Decision::Continue);
             if decided(got) != Some(verdict) {
                 return whole("verdict", decision(verdict).to_string(), shown_verdict(got));
             }
         }
     }
-    of_call(case, got)
+    let mut all = messages::differences(case, got);
+    all.extend(of_call(case, got));
+    all
 }
 
 /// Everything behind the verdict.
@@ -191,6 +218,10 @@ pub(super) fn everything(outcome: &Outcome) -> Vec<(Vec<&'static str>, Value)> {
             return vec![(vec!["error"], text(first))];
         }
         (Ok(_), verdict) => {
+            if let Some(error) = got.conversed.as_ref().and_then(|talk| talk.error.as_ref()) {
+                let first = error.lines().next().unwrap_or_default();
+                all.push((vec!["error"], text(first)));
+            }
             all.push((
                 vec!["verdict"],
                 decision(verdict.unwrap_or(Decision::Continue)),
@@ -271,6 +302,7 @@ struct Found(Vec<Difference>);
 impl Found {
     fn push(&mut self, path: &[&str], expected: &Value, got: Value) {
         self.0.push(Difference {
+            place: Place::Expect,
             path: path.iter().map(|&key| key.to_owned()).collect(),
             expected: vec![shown(expected)],
             got: vec![shown(&got)],
@@ -323,6 +355,7 @@ impl Found {
                 lines => lines.iter().map(|line| quoted(line)).collect(),
             };
             self.0.push(Difference {
+                place: Place::Expect,
                 path: vec!["logs".to_owned()],
                 expected: lines(expected),
                 got: lines(got),
@@ -342,6 +375,7 @@ impl Found {
                     None => "no response hook: the request was refused".to_owned(),
                 };
                 return self.0.push(Difference {
+                    place: Place::Expect,
                     path: vec!["response".to_owned()],
                     expected: vec![match expected {
                         Some(error) => quoted(error),

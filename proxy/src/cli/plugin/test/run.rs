@@ -13,17 +13,21 @@ use http::header::{CONNECTION, HOST, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use sluicegate_plugin_host::clock::SettableClock;
 use sluicegate_plugin_host::kv::KvStore;
+use sluicegate_plugin_host::messages::Opening;
 use sluicegate_plugin_host::metrics::{Registry, Value};
 use sluicegate_plugin_host::{
     CallFacts, ConfigureError, Filter, FilterError, Grants, Host, HostSettings, Inspection, Limits,
-    Plugin, RequestHead, RequestOutcome, ResponseHead, Session, TlsFacts, Verdict,
+    Plugin, RequestHead, RequestOutcome, ResponseHead, ResponseOutcome, Session, TlsFacts, Verdict,
 };
 use tokio::runtime::Runtime;
 
 use super::capture::Captured;
+use super::converse::{self, Conversed};
 use super::stub::Stub;
 use crate::config::Diagnostic;
-use crate::config::cases::{Allow, Body, Case, HttpAnswer, MetricName, Request, Stored, Suite};
+use crate::config::cases::{
+    self, Allow, Body, Case, HttpAnswer, MetricName, Request, Stored, Suite,
+};
 use crate::config::model::{PluginConfig, Span};
 use crate::facts::{self, ConnectionFacts, Peer, RequestFacts};
 use crate::forward;
@@ -52,6 +56,8 @@ pub(super) struct Got {
     pub(super) request: RequestHead,
     /// The refusal, or `None` to continue.
     pub(super) verdict: Result<Option<Response<Bytes>>, String>,
+    /// What came of the case's messages; `None`: there is no tunnel.
+    pub(super) conversed: Option<Conversed>,
     /// What the client gets of the upstream's answer, where there was one.
     pub(super) response: Option<Result<Response<Bytes>, String>>,
     /// After both hooks.
@@ -72,6 +78,8 @@ pub(super) struct Got {
 struct Again {
     filter: Filter,
     head: RequestHead,
+    /// With it the call is about the case's first message.
+    opening: Option<Opening>,
 }
 
 impl Subject<'_> {
@@ -143,8 +151,9 @@ impl Subject<'_> {
         self.run_with(case, grants, runtime, Duration::MAX)
     }
 
-    /// The median of so many calls with a case's request, instances included and configured as they are in
-    /// the proxy; `None` where there is nothing to call. The response hook is not counted.
+    /// The median of so many calls: with a case's request, instances included and configured as they are in
+    /// the proxy, or about its first message in a tunnel that is open. `None` where there is nothing to call.
+    /// The response hook is not counted.
     pub(super) fn measure(
         &self,
         case: &Case,
@@ -157,7 +166,7 @@ impl Subject<'_> {
         let Ok(Outcome::Called(got)) = outcome else {
             return None;
         };
-        let mut times = runtime.block_on(got.again.times(calls));
+        let mut times = runtime.block_on(got.again.times(case, calls));
         times.sort_unstable();
         times.get(calls / 2).copied()
     }
@@ -184,6 +193,9 @@ impl Subject<'_> {
                 };
                 let configured = captured.take();
                 let head = request_head(case, &stub)?;
+                if !case.messages.is_empty() && !plugin.description().message_hooks {
+                    return Err(cannot("the plugin filters no messages".to_owned()));
+                }
                 let mut last = None;
                 for _ in 0..case.repeat {
                     // Those of the last call count.
@@ -191,10 +203,19 @@ impl Subject<'_> {
                     last = Some(call(&filter, case, head.clone()).await?);
                     clock.advance(case.every);
                 }
-                let Some(mut got) = last else {
+                let Some((mut got, kept)) = last else {
                     return Err(cannot("a case is run at least once".to_owned()));
                 };
-                got.logs = logs(configured, captured.take());
+                let handshake = spoken(&configured, captured.take());
+                if let Some(kept) = kept {
+                    let opening = opening(&got, kept);
+                    let facts = &got.request.facts;
+                    let talk = converse::converse(&filter, &opening, facts, case, &clock);
+                    got.conversed = Some(talk.await);
+                    got.again.opening = Some(opening);
+                }
+                let tunnel = spoken(&configured, captured.take());
+                got.logs = [configured, handshake, tunnel].concat();
                 got.metrics = metrics(host.metrics());
                 got.kv = entries(&*store, case).await;
                 got.unanswered = stub.unanswered();
@@ -206,7 +227,10 @@ impl Subject<'_> {
 }
 
 impl Again {
-    async fn times(&self, calls: usize) -> Vec<Duration> {
+    async fn times(&self, case: &Case, calls: usize) -> Vec<Duration> {
+        if let Some(opening) = &self.opening {
+            return converse::times(&self.filter, opening, &self.head.facts, case, calls).await;
+        }
         let mut times = Vec::with_capacity(calls);
         for _ in 0..calls {
             let head = Box::new(self.head.clone());
@@ -243,11 +267,17 @@ async fn configure(plugin: &Arc<Plugin>, config: &PluginConfig) -> Result<Filter
     })
 }
 
-/// One request, and the answer to it if the case has one.
-async fn call(filter: &Filter, case: &Case, head: RequestHead) -> Result<Got, Box<Diagnostic>> {
+/// One request, and the answer to it if the case has one. With what the plugin kept where a tunnel
+/// follows.
+async fn call(
+    filter: &Filter,
+    case: &Case,
+    head: RequestHead,
+) -> Result<(Got, Option<Bytes>), Box<Diagnostic>> {
     let again = Again {
         filter: filter.clone(),
         head: head.clone(),
+        opening: None,
     };
     let (request, outcome) = filter.on_request(Box::new(head.clone())).await;
     let mut got = Got {
@@ -255,6 +285,7 @@ async fn call(filter: &Filter, case: &Case, head: RequestHead) -> Result<Got, Bo
         session: request.session.clone(),
         request: *request,
         verdict: Ok(None),
+        conversed: None,
         response: None,
         logs: Vec::new(),
         metrics: Vec::new(),
@@ -263,30 +294,30 @@ async fn call(filter: &Filter, case: &Case, head: RequestHead) -> Result<Got, Bo
         peak_memory: 0,
         again,
     };
-    let hook = match outcome {
+    let (hook, kept) = match outcome {
         Err(error) => {
             got.verdict = Err(told(&error));
-            return Ok(got);
+            return Ok((got, None));
         }
         Ok(RequestOutcome {
             verdict: Verdict::Respond(refusal),
             ..
         }) => {
             got.verdict = Ok(Some(refusal));
-            return Ok(got);
+            return Ok((got, None));
         }
-        Ok(RequestOutcome { response_hook, .. }) => response_hook,
+        Ok(outcome) => (outcome.response_hook, outcome.kept),
     };
-    let Some(answer) = &case.response else {
-        return Ok(got);
+    let offered = subprotocols(&got.request.headers);
+    let mut response = match &case.response {
+        Some(answer) => upstreams_answer(answer)?,
+        None if case.messages.is_empty() => return Ok((got, None)),
+        None => acceptance(offered.first()),
     };
-    let mut response = Response::new(Bytes::new());
-    *response.status_mut() = status(answer.status);
-    *response.headers_mut() = answer.headers.clone();
-    *response.body_mut() = body(&answer.body)?;
+    let tunnel = |kept| (!case.messages.is_empty()).then_some(kept);
     let Some(hook) = hook else {
         got.response = Some(Ok(response));
-        return Ok(got);
+        return Ok((got, tunnel(kept)));
     };
     let answer = ResponseHead {
         status: response.status(),
@@ -295,21 +326,66 @@ async fn call(filter: &Filter, case: &Case, head: RequestHead) -> Result<Got, Bo
         offered: subprotocols(&got.before.headers).into(),
         session: got.session.clone(),
     };
-    let (answer, verdict) = hook.on_response(Box::new(answer)).await;
+    let (answer, outcome) = hook.on_response(Box::new(answer)).await;
     *response.headers_mut() = answer.headers;
     got.session = answer.session;
-    got.response = Some(match verdict {
-        Ok(outcome) => match outcome.verdict {
-            Verdict::Continue => Ok(response),
-            Verdict::Respond(instead) => Ok(instead),
-        },
-        Err(error) => Err(told(&error)),
-    });
-    Ok(got)
+    let (response, kept) = match outcome {
+        Ok(ResponseOutcome {
+            verdict: Verdict::Continue,
+            kept,
+        }) => (Ok(response), tunnel(kept)),
+        Ok(ResponseOutcome {
+            verdict: Verdict::Respond(instead),
+            ..
+        }) => (Ok(instead), None),
+        Err(error) => (Err(told(&error)), None),
+    };
+    got.response = Some(response);
+    Ok((got, kept))
+}
+
+/// What the case lets the upstream answer.
+fn upstreams_answer(answer: &cases::Response) -> Result<Response<Bytes>, Box<Diagnostic>> {
+    let mut response = Response::new(body(&answer.body)?);
+    *response.status_mut() = status(answer.status);
+    *response.headers_mut() = answer.headers.clone();
+    Ok(response)
+}
+
+/// An upstream that accepts the upgrade, with a subprotocol if one is offered.
+fn acceptance(subprotocol: Option<&String>) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    if let Some(value) = subprotocol.and_then(|name| HeaderValue::from_str(name).ok()) {
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, value);
+    }
+    response
+}
+
+/// What the plugin is told of the tunnel that the handshake became.
+fn opening(got: &Got, kept: Bytes) -> Opening {
+    let RequestHead { facts, .. } = &got.request;
+    let answered = got
+        .response
+        .as_ref()
+        .and_then(|answer| answer.as_ref().ok());
+    let chosen = answered.and_then(|answer| subprotocols(answer.headers()).into_iter().next());
+    Opening {
+        request_id: facts.request_id.clone(),
+        route: facts.route.clone(),
+        host: facts.host.clone(),
+        path: got.request.path.clone(),
+        query: got.request.query.clone(),
+        client_ip: facts.client_ip,
+        headers: got.request.headers.clone(),
+        subprotocol: chosen,
+        labels: got.session.labels.clone(),
+        kept,
+    }
 }
 
 /// A failure with the guest's backtrace below it.
-fn told(error: &FilterError) -> String {
+pub(super) fn told(error: &FilterError) -> String {
     match error {
         FilterError::Trap { backtrace, .. } if !backtrace.is_empty() => {
             format!("{error}\n{backtrace}")
@@ -471,13 +547,12 @@ async fn entries(store: &dyn KvStore, case: &Case) -> Vec<(String, Stored)> {
     entries
 }
 
-/// The lines of configuring and those of the call; a fresh instance that was configured once more has said
-/// the former again.
-fn logs(configured: Vec<String>, mut call: Vec<String>) -> Vec<String> {
-    if !configured.is_empty() && call.starts_with(&configured) {
+/// The lines of a call alone: an instance that was configured once more has said again what was said then.
+fn spoken(configured: &[String], mut call: Vec<String>) -> Vec<String> {
+    if !configured.is_empty() && call.starts_with(configured) {
         call.drain(..configured.len());
     }
-    [configured, call].concat()
+    call
 }
 
 fn metrics(registry: &Registry) -> Vec<(MetricName, f64)> {

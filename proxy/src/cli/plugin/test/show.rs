@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::super::super::size;
-use super::compare::Difference;
+use super::compare::{Difference, Place};
 
 /// The finished lines of a run.
 pub(super) struct Show {
@@ -14,10 +14,17 @@ pub(super) struct Show {
     quiet: bool,
 }
 
+/// What a time is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    Call,
+    Message,
+}
+
 /// What a plugin costs.
 pub(super) struct Costs {
-    /// Of a fresh instance and its request hook.
-    pub(super) call: Option<Duration>,
+    /// Of a fresh instance and its request hook, or of a message.
+    pub(super) call: Option<(Duration, Unit)>,
     /// Bytes.
     pub(super) peak_memory: usize,
     pub(super) compile: Duration,
@@ -55,24 +62,38 @@ impl Show {
         self.line(&["  ", &word, " ", &clean(case)]);
     }
 
-    /// `place` is `FILE:LINE`.
+    /// `place` is `FILE:LINE`; `of_message` is that of one of its messages.
     pub(super) fn failed(
         &mut self,
         case: &str,
         place: &str,
+        of_message: impl Fn(usize) -> String,
         differences: &[Difference],
         unanswered: &[String],
     ) {
         let word = self.paint(RED, "FAILED");
         self.line(&["  ", &word, "  ", &clean(case), "  (", place, ")"]);
         for Difference {
+            place,
             path,
             expected,
             got,
             ..
         } in differences
         {
-            self.line(&["            expect.", &clean(&path.join("."))]);
+            let key = clean(&path.join("."));
+            let heading = match place {
+                Place::Expect => format!("expect.{key}"),
+                Place::Message(index) => {
+                    let colon = if path.is_empty() { "" } else { ": " };
+                    format!(
+                        "message {}{colon}{key}  ({})",
+                        index + 1,
+                        of_message(*index)
+                    )
+                }
+            };
+            self.line(&["            ", &heading]);
             for (mark, color, lines) in [("- ", RED, expected), ("+ ", GREEN, got)] {
                 for line in lines {
                     let line = self.paint(color, &format!("{mark}{}", clean(line)));
@@ -106,7 +127,13 @@ impl Show {
         if self.quiet {
             return;
         }
-        let call = costs.call.map(|call| format!("{} a call, ", time(call)));
+        let call = costs.call.map(|(call, unit)| {
+            let unit = match unit {
+                Unit::Call => "call",
+                Unit::Message => "message",
+            };
+            format!("{} a {unit}, ", time(call))
+        });
         let call = call.unwrap_or_default();
         let (memory, compile) = (size(costs.peak_memory), time(costs.compile));
         self.line(&[
