@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
+use sluicegate_plugin_host::messages::{self, Interest, Kinds};
 use sluicegate_plugin_host::{
-    Description, Host, HostSettings, Inspection, Kind, Limits, Plugin, inspect,
+    Description, Filter, Host, HostSettings, Inspection, Kind, Limits, Plugin, inspect,
 };
 
-use super::super::{Failure, print, size};
+use super::super::{Failure, print, runtime, size};
 use super::test::{everything, time};
 
 /// Show what a plugin is, what it needs, how it is configured, and whether this proxy can run it
@@ -51,7 +52,10 @@ pub(in crate::cli) fn show(args: &Args) -> Result<(), Failure> {
         .transpose()
         .map_err(failed)?;
     match (args.json, schema) {
-        (false, schema) => print(&running(&plugin, schema.as_ref())),
+        (false, schema) => {
+            let messages = wanted_messages(&plugin)?;
+            print(&running(&plugin, schema.as_ref(), messages))
+        }
         (true, Some(schema)) => print(&format!("{schema:#}\n")),
         (true, None) => Err(failed("it has no schema of its config".to_owned())),
     }
@@ -98,16 +102,21 @@ fn facts(inspection: &Inspection) -> String {
 }
 
 /// What only a plugin that runs can tell.
-fn running(plugin: &Arc<Plugin>, schema: Option<&Value>) -> String {
+fn running(plugin: &Arc<Plugin>, schema: Option<&Value>, messages: Option<String>) -> String {
     let Description {
         name,
         version,
         request_hook,
         response_hook,
+        message_hooks,
         optional,
         ..
     } = plugin.description();
-    let hooks = [(*request_hook, "request"), (*response_hook, "response")];
+    let hooks = [
+        (*request_hook, "request"),
+        (*response_hook, "response"),
+        (*message_hooks, "messages"),
+    ];
     let hooks: Vec<&str> = hooks
         .iter()
         .filter_map(|(used, name)| used.then_some(*name))
@@ -115,6 +124,7 @@ fn running(plugin: &Arc<Plugin>, schema: Option<&Value>) -> String {
     [
         line("plugin", &format!("{name} {version}")),
         line("hooks", &hooks.join(", ")),
+        messages.map_or_else(String::new, |wanted| line("messages", &wanted)),
         line("optional", &list(optional)),
         line("compiled", &format!("in {}", time(plugin.load_time()))),
         line(
@@ -127,6 +137,42 @@ fn running(plugin: &Arc<Plugin>, schema: Option<&Value>) -> String {
         ),
     ]
     .concat()
+}
+
+/// Which messages the plugin wants to see with an empty config; `None`: it has no hook for them.
+fn wanted_messages(plugin: &Arc<Plugin>) -> Result<Option<String>, Failure> {
+    if !plugin.description().message_hooks {
+        return Ok(None);
+    }
+    let filter = runtime()?.block_on(plugin.configure("{}"));
+    Ok(Some(match filter.as_ref().map(Filter::interest) {
+        Ok(Some(interest)) => interest_in_words(interest),
+        Ok(None) => "none, with an empty config".to_owned(),
+        Err(_) => "as its config says".to_owned(),
+    }))
+}
+
+fn interest_in_words(interest: &Interest) -> String {
+    let kinds = |kinds: Kinds, sender: &str| {
+        let all = {
+            use messages::Kind::{Binary, Ping, Pong, Text};
+            [Text, Binary, Ping, Pong]
+        };
+        let wanted = all.into_iter().filter(|kind| kinds.contains(*kind));
+        let wanted: Vec<String> = wanted.map(|kind| kind.to_string()).collect();
+        (!wanted.is_empty()).then(|| format!("{} from the {sender}", wanted.join(", ")))
+    };
+    let size_limit = |max| format!("up to {}", size(max as usize));
+    let parts = [
+        kinds(interest.from_client, "client"),
+        kinds(interest.from_server, "server"),
+        interest.max_size.map(size_limit),
+        interest
+            .every
+            .map(|every| format!("a timer every {}", time(every))),
+        interest.close.then(|| "the end".to_owned()),
+    ];
+    list(&parts.into_iter().flatten().collect::<Vec<_>>())
 }
 
 fn list(names: &[String]) -> String {

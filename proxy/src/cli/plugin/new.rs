@@ -1,6 +1,6 @@
 //! `sluicegate plugin new`: a folder with a filter that works, its tests, and what it takes to build it.
 //!
-//! The files are those of `examples/filters`, which the tests of the repository build and run; only the name is
+//! The files are those of `examples/filters` and `examples/messages`, which the tests of the repository build and run; only the name is
 //! put in its place. A Rust crate gets the sources of the SDK (`sdk`) and the versions of its
 //! dependencies that this proxy was built with; the other languages get the interface. So nothing has
 //! to be fetched that is not fetched to build a plugin at all.
@@ -38,6 +38,8 @@ pub(in crate::cli) struct Args {
 enum Kind {
     /// Opening handshakes and ordinary requests
     Handshake,
+    /// What both ends of a WebSocket say; in Rust
+    Messages,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -49,15 +51,27 @@ enum Language {
     Python,
 }
 
+/// Files of the repository, about a filter of this name.
+struct Example {
+    name: &'static str,
+    files: &'static [(&'static str, &'static str)],
+}
+
 /// A new file: its path in the folder, and its text.
 type NewFile = (PathBuf, String);
 
 pub(in crate::cli) fn new(args: &Args) -> Result<(), Failure> {
     let folder = args.path.join(&args.name);
-    let files = match (args.kind, args.lang) {
-        (Kind::Handshake, Language::Rust) => rust(&args.name)?,
-        (Kind::Handshake, Language::Js) => with_wit(JAVASCRIPT, &args.name),
-        (Kind::Handshake, Language::Python) => with_wit(PYTHON, &args.name),
+    let (files, what) = match (args.kind, args.lang) {
+        (Kind::Handshake, Language::Rust) => (rust(&TOKEN_GATE, &args.name)?, ASKS),
+        (Kind::Handshake, Language::Js) => (with_wit(JAVASCRIPT, &args.name), ASKS),
+        (Kind::Handshake, Language::Python) => (with_wit(PYTHON, &args.name), ASKS),
+        (Kind::Messages, Language::Rust) => (rust(&WORD_GUARD, &args.name)?, MASKS),
+        (Kind::Messages, _) => {
+            let what = "there is no message filter to begin with in this language yet";
+            let hint = "`--lang rust`; the interface for all of them is `messages.wit`";
+            return Err(Failure::runtime(what).hint(hint));
+        }
     };
     write_all(&folder, &files)?;
     let build = match args.lang {
@@ -67,12 +81,12 @@ pub(in crate::cli) fn new(args: &Args) -> Result<(), Failure> {
     };
     let folder = folder.strip_prefix(".").unwrap_or(&folder).display();
     print(&format!(
-        "made {folder}, a filter that asks for a token. Next:\n\n    cd {folder}\n    {build}\n    sluicegate plugin test\n"
+        "made {folder}, a filter that {what}. Next:\n\n    cd {folder}\n    {build}\n    sluicegate plugin test\n"
     ))
 }
 
-fn rust(name: &str) -> Result<Vec<NewFile>, Failure> {
-    let mut files = named(RUST, name);
+fn rust(example: &Example, name: &str) -> Result<Vec<NewFile>, Failure> {
+    let mut files = named(example, name);
     files.push(("Cargo.lock".into(), sdk::versions()));
     for (path, text) in sdk::files().map_err(Failure::runtime)? {
         files.push((Path::new("sdk").join(path), text));
@@ -81,8 +95,12 @@ fn rust(name: &str) -> Result<Vec<NewFile>, Failure> {
 }
 
 /// A language that is built from the interface itself.
-fn with_wit(files: &[(&str, &str)], name: &str) -> Vec<NewFile> {
-    let mut files = named(files, name);
+fn with_wit(files: &'static [(&str, &str)], name: &str) -> Vec<NewFile> {
+    let example = Example {
+        files,
+        ..TOKEN_GATE
+    };
+    let mut files = named(&example, name);
     for (path, text) in sdk::interface() {
         files.push((
             Path::new("wit/deps/sluicegate-plugin").join(path),
@@ -93,13 +111,14 @@ fn with_wit(files: &[(&str, &str)], name: &str) -> Vec<NewFile> {
 }
 
 /// The example's files, under this name.
-fn named(files: &[(&str, &str)], name: &str) -> Vec<NewFile> {
+fn named(example: &Example, name: &str) -> Vec<NewFile> {
     let ours = |text: &str| {
-        text.replace("token-gate", name)
-            .replace("token_gate", &name.replace('-', "_"))
-            .replace("TokenGate", &type_name(name))
+        text.replace(CRATE, name)
+            .replace(example.name, name)
+            .replace(&example.name.replace('-', "_"), &name.replace('-', "_"))
+            .replace(&type_name(example.name), &type_name(name))
     };
-    let files = files.iter().chain(COMMON);
+    let files = example.files.iter().chain(COMMON);
     files
         .map(|(path, text)| (path.into(), ours(text)))
         .collect()
@@ -161,52 +180,67 @@ fn write_all(folder: &Path, files: &[NewFile]) -> Result<(), Failure> {
     })
 }
 
-/// A file of `examples/filters`.
+/// A file of `examples`.
 macro_rules! example {
-    ($language:literal, $file:literal) => {
+    ($folder:literal, $file:literal) => {
         (
             $file,
-            include_str!(concat!(
-                "../../../../examples/filters/",
-                $language,
-                "/",
-                $file
-            )),
+            include_str!(concat!("../../../../examples/", $folder, "/", $file)),
         )
     };
 }
 
-const RUST: &[(&str, &str)] = &[
-    (
-        "Cargo.toml",
-        include_str!("../../../assets/plugin-new/Cargo.toml"),
-    ),
-    example!("rust", "src/lib.rs"),
-    example!("rust", "cases/token.toml"),
-    example!("rust", "sluicegate.toml"),
-    example!("rust", "README.md"),
-];
+const TOKEN_GATE: Example = Example {
+    name: "token-gate",
+    files: &[
+        CARGO_TOML,
+        example!("filters/rust", "src/lib.rs"),
+        example!("filters/rust", "cases/token.toml"),
+        example!("filters/rust", "sluicegate.toml"),
+        example!("filters/rust", "README.md"),
+    ],
+};
+const WORD_GUARD: Example = Example {
+    name: "word-guard",
+    files: &[
+        CARGO_TOML,
+        example!("messages", "src/lib.rs"),
+        example!("messages", "cases/words.toml"),
+        example!("messages", "sluicegate.toml"),
+        example!("messages", "README.md"),
+    ],
+};
+/// A manifest that stands alone, of a crate called [`CRATE`].
+const CARGO_TOML: (&str, &str) = (
+    "Cargo.toml",
+    include_str!("../../../assets/plugin-new/Cargo.toml"),
+);
+const CRATE: &str = "new-plugin";
 const JAVASCRIPT: &[(&str, &str)] = &[
-    example!("javascript", "package.json"),
-    example!("javascript", "filter.js"),
-    example!("javascript", "wit/filter.wit"),
-    example!("javascript", "cases/token.toml"),
-    example!("javascript", "sluicegate.toml"),
-    example!("javascript", "README.md"),
+    example!("filters/javascript", "package.json"),
+    example!("filters/javascript", "filter.js"),
+    example!("filters/javascript", "wit/filter.wit"),
+    example!("filters/javascript", "cases/token.toml"),
+    example!("filters/javascript", "sluicegate.toml"),
+    example!("filters/javascript", "README.md"),
 ];
 const PYTHON: &[(&str, &str)] = &[
-    example!("python", "requirements.txt"),
-    example!("python", "build.sh"),
-    example!("python", "app.py"),
-    example!("python", "wit/filter.wit"),
-    example!("python", "cases/token.toml"),
-    example!("python", "sluicegate.toml"),
-    example!("python", "README.md"),
+    example!("filters/python", "requirements.txt"),
+    example!("filters/python", "build.sh"),
+    example!("filters/python", "app.py"),
+    example!("filters/python", "wit/filter.wit"),
+    example!("filters/python", "cases/token.toml"),
+    example!("filters/python", "sluicegate.toml"),
+    example!("filters/python", "README.md"),
 ];
 const COMMON: &[(&str, &str)] = &[(
     ".gitignore",
     include_str!("../../../assets/plugin-new/gitignore"),
 )];
+
+/// What the examples do.
+const ASKS: &str = "asks for a token";
+const MASKS: &str = "masks words in messages";
 
 /// As the description of a plugin has it.
 const MAX_NAME: usize = 64;
@@ -273,6 +307,7 @@ const RESERVED: &[&str] = &[
 const EXAMPLES: &str = "\
 Examples:
   sluicegate plugin new tenant-gate                  a crate, in ./tenant-gate
+  sluicegate plugin new word-guard --kind messages   one that sees what a WebSocket carries
   sluicegate plugin new tenant-gate --lang python --path filters";
 
 #[cfg(test)]
@@ -303,38 +338,40 @@ mod tests {
         assert_eq!(type_name("my-gate-2"), "MyGate2");
     }
 
+    const TOKEN: &str = "cases/token.toml";
+    const WORDS: &str = "cases/words.toml";
+    const WIT: &str = "wit/deps/sluicegate-plugin/http.wit";
+
     #[test]
     fn every_language_gets_its_name_and_what_it_builds_from() {
-        let rust = rust("my-gate").unwrap();
-        let languages = [
-            rust,
+        let kinds = [
+            rust(&TOKEN_GATE, "my-gate").unwrap(),
+            rust(&WORD_GUARD, "my-gate").unwrap(),
             with_wit(JAVASCRIPT, "my-gate"),
             with_wit(PYTHON, "my-gate"),
         ];
-        for (files, needed) in languages.into_iter().zip([
-            ["Cargo.toml", "src/lib.rs", "sdk/Cargo.toml"],
-            [
-                "package.json",
-                "filter.js",
-                "wit/deps/sluicegate-plugin/http.wit",
-            ],
-            [
-                "requirements.txt",
-                "app.py",
-                "wit/deps/sluicegate-plugin/http.wit",
-            ],
+        for (files, needed) in kinds.into_iter().zip([
+            ["Cargo.toml", "src/lib.rs", "sdk/Cargo.toml", TOKEN],
+            ["Cargo.toml", "src/lib.rs", "sdk/Cargo.toml", WORDS],
+            ["package.json", "filter.js", WIT, TOKEN],
+            ["requirements.txt", "app.py", WIT, TOKEN],
         ]) {
             let find = |path: &str| files.iter().find(|(found, _)| found == Path::new(path));
-            for path in needed
-                .iter()
-                .chain(&["cases/token.toml", "README.md", ".gitignore"])
-            {
+            for path in needed.iter().chain(&["README.md", ".gitignore"]) {
                 assert!(find(path).is_some(), "{path}");
             }
             let ours = files.iter().filter(|(path, _)| !path.starts_with("sdk"));
             for (path, text) in ours {
                 let text = text.to_lowercase();
-                for example in ["token-gate", "token_gate", "tokengate"] {
+                for example in [
+                    "token-gate",
+                    "token_gate",
+                    "tokengate",
+                    "word-guard",
+                    "word_guard",
+                    "wordguard",
+                    CRATE,
+                ] {
                     assert!(!text.contains(example), "{example} in {}", path.display());
                 }
             }

@@ -215,6 +215,9 @@ optional = true"#
     #[test]
     fn the_interface_is_the_latest() {
         let names: Vec<_> = interface().map(|(name, _)| name).collect();
-        assert_eq!(names, ["host.wit", "http.wit", "plugin.wit"]);
+        assert_eq!(
+            names,
+            ["host.wit", "http.wit", "messages.wit", "plugin.wit"]
+        );
     }
 }
