@@ -233,6 +233,259 @@ fn failures_of_the_plugin_itself_can_be_expected() {
 }
 
 #[test]
+fn conversations_are_held_in_the_host() {
+    let cases = r#"
+        [[case]]
+        name     = "a handshake, and what it leaves to its messages"
+        request  = { uri = "/ws?q=a%20b", route = "r", request_id = "id", labels = { sub = "ada" }, headers = { X-Who = "me", Sec-WebSocket-Protocol = "chat, other" } }
+        ending   = { code = 1001, by = "server", cause = "eof" }
+        messages = [{ client = "who", to_server = false, to_client = 'id r example.com Some("a b") 192.0.2.1 Some("me") Some("chat") [("sub", "ada"), ("status", "101")] "/ws answered"' }]
+        [case.expect]
+        labels   = { status = "101" }
+        logs     = ["info: configured", "info: asked", "info: over after 1: Some(1001) Some(Server) eof"]
+
+        [[case]]
+        name     = "each kind of message"
+        [[case.messages]]
+        server   = "text"
+        [[case.messages]]
+        client    = { binary = "01 02 ff" }
+        to_server = { binary = "ff0201" }
+        [[case.messages]]
+        server    = { ping = "beat" }
+        to_client = { ping = "BEAT" }
+        [[case.messages]]
+        client    = { pong = "" }
+        to_server = []
+        to_client = "pong?"
+        [[case.messages]]
+        client    = "count"
+        to_server = "2"
+
+        [[case]]
+        name     = "messages of its own, and none"
+        [[case.messages]]
+        client    = "around"
+        to_server = [{ ping = "p" }, "around", { binary = "01 02" }]
+        to_client = ["before", { pong = "" }]
+        [[case.messages]]
+        client    = "drop"
+        to_server = false
+        repeat    = 50
+        [[case.messages]]
+        server    = "count"
+        to_client = "52"
+        [[case.messages]]
+        server    = "close"
+        to_server = "bye"
+        close     = { code = 4000, reason = "as asked" }
+        [case.expect]
+        logs      = "info: over after 53: Some(4000) None filter"
+
+        [[case]]
+        name     = "a timer"
+        now      = 2026-01-01T00:00:10Z
+        [[case.messages]]
+        tick      = true
+        to_client = "1 at 12"
+        [[case.messages]]
+        client    = "later"
+        after     = "20s"
+        [[case.messages]]
+        tick      = true
+        after     = "1s"
+        to_client = "2 at 33"
+        [[case.messages]]
+        tick      = true
+        close     = 1001
+
+        [[case]]
+        name     = "what is of no interest goes on unseen"
+        config   = { little = true }
+        messages = [{ server = "count" }, { client = { ping = "beat" } }, { client = "count", to_server = "1" }, { client = { binary = "00 01 02 03 04 05 06 07 08 09 0a" } }, { tick = true, error = "no timer" }]
+        expect   = { logs = ["info: configured", "info: asked"] }
+
+        [[case]]
+        name     = "a tunnel that the plugin leaves alone"
+        request  = { uri = "/none" }
+        messages = [{ client = "count" }]
+
+        [[case]]
+        name     = "failures"
+        messages = [{ client = "count", to_server = "1" }, { client = "panic", error = "trapped: " }]
+        [[case]]
+        name     = "a failure to begin"
+        request  = { uri = "/panic" }
+        messages = [{ client = "count" }]
+        expect   = { error = "trapped: " }
+        [[case]]
+        name     = "a failure to end"
+        ending   = { code = 4999 }
+        messages = [{ client = "x" }]
+        expect   = { error = "trapped: ", logs = ["info: over"] }
+        [[case]]
+        name     = "a reaction that breaks a rule"
+        messages = [{ client = "unsendable", error = "gave a reaction that cannot be carried out: close code `1005`" }]
+    "#;
+    let folder = with_cases(cases);
+    let wasm = plugins::wasm("sluicegate-session-guest");
+    let output = test(folder.path(), &wasm, &["--cases", "cases", "--quiet"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(said(&output), "");
+}
+
+/// A case for each way in which a message can come to something else.
+const TALK: &str = r#"
+[[case]]
+name = "arrivals"
+[[case.messages]]
+client = "count"    # says how many
+[[case.messages]]
+client = "drop"
+to_client = ["a", { ping = "b" }]  # both
+[[case.messages]]
+client = "close"
+to_client = "bye"
+
+[[case]]
+name = "inline"
+messages = [{ client = "count" }, { client = "x", close = 1008, error = "trapped" }]
+[case.expect]
+logs = "warn: none"
+
+[[case]]
+name = "more than can be told"
+[[case.messages]]
+client = "count"
+to_server = "1"
+repeat = 3
+[[case.messages]]
+client = "close"
+to_client = "bye"
+close = 4000
+[[case.messages]]
+server = "late"
+"#;
+
+const TALK_SHOWN: &str = r#"  FAILED  arrivals  (cases/keys.toml:3)
+            message 1: to_server  (cases/keys.toml:4)
+              - "count"
+              + "1"
+            message 2: to_server  (cases/keys.toml:6)
+              - "drop"
+              + nothing
+            message 2: to_client  (cases/keys.toml:6)
+              - ["a", { ping = "b" }]
+              + nothing
+            message 3: close  (cases/keys.toml:9)
+              - goes on
+              + { code = 4000, reason = "as asked" }
+  FAILED  inline  (cases/keys.toml:14)
+            message 1: to_server  (cases/keys.toml:15)
+              - "count"
+              + "1"
+            message 2: close  (cases/keys.toml:15)
+              - 1008
+              + goes on
+            message 2: error  (cases/keys.toml:15)
+              - "trapped"
+              + no failure
+            expect.logs
+              - "warn: none"
+              + "info: configured"
+              + "info: asked"
+              + "info: over after 2: Some(1000) Some(Client) close"
+  FAILED  more than can be told  (cases/keys.toml:20)
+            message 1: to_server  (cases/keys.toml:21)
+              - "1"
+              + "2"
+            message 3  (cases/keys.toml:29)
+              - server = "late"
+              + the tunnel had ended before
+sluicegate-session-guest 0.1.0: 3 cases, 3 failed
+"#;
+
+const TALK_BLESSED: &str = r#"
+[[case]]
+name = "arrivals"
+[[case.messages]]
+client = "count"    # says how many
+to_server = "1"
+[[case.messages]]
+client = "drop"
+to_client = false  # both
+to_server = false
+[[case.messages]]
+client = "close"
+to_client = "bye"
+close = { code = 4000, reason = "as asked" }
+
+[[case]]
+name = "inline"
+messages = [{ client = "count", to_server = "1" }, { client = "x", close = false }]
+[case.expect]
+logs = ["info: configured", "info: asked", "info: over after 2: Some(1000) Some(Client) close"]
+
+[[case]]
+name = "more than can be told"
+[[case.messages]]
+client = "count"
+to_server = "1"
+repeat = 3
+[[case.messages]]
+client = "close"
+to_client = "bye"
+close = 4000
+[[case.messages]]
+server = "late"
+"#;
+
+#[test]
+fn messages_that_come_to_something_else_are_shown_and_blessed() {
+    let (folder, wasm) = (with_cases(TALK), plugins::wasm("sluicegate-session-guest"));
+    let output = test(folder.path(), &wasm, &["--cases", "cases", "--quiet"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(said(&output), TALK_SHOWN);
+
+    let output = test(folder.path(), &wasm, &["--cases", "cases", "--bless"]);
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "one is for its author to mend"
+    );
+    let blessed = std::fs::read_to_string(folder.path().join("cases/keys.toml")).unwrap();
+    assert_eq!(blessed, TALK_BLESSED);
+    for name in ["arrivals", "inline"] {
+        let one = ["--cases", "cases", "--only", name];
+        let output = test(folder.path(), &wasm, &one);
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        assert!(said(&output).contains(" a message, "), "{}", said(&output));
+    }
+}
+
+#[test]
+fn a_plugin_of_handshakes_has_no_conversations() {
+    let folder = with_cases("[[case]]\nname = \"a\"\nmessages = [{ client = \"a\" }]\n");
+    let wasm = plugins::wasm("sluicegate-test-guests");
+    let output = test(folder.path(), &wasm, &["--cases", "cases"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = said(&output);
+    assert!(
+        report.contains("the plugin filters no messages"),
+        "{report}"
+    );
+    assert!(report.contains("cases/keys.toml:2:8"), "{report}");
+}
+
+#[test]
+fn the_cases_of_the_example_of_messages_pass() {
+    let folder = source_root().join("examples/messages");
+    let wasm = plugins::wasm("word-guard");
+    let output = test(&folder, &wasm, &["--cases", "cases"]);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
 fn mistakes_in_a_case_file_are_shown_at_their_place() {
     let cases = r#"config = { keys = { ci = "s3cret" } }
 [[case]]

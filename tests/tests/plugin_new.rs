@@ -18,10 +18,7 @@ async fn a_rust_plugin_builds_without_the_repository_or_the_network() {
     // Whoever builds a plugin here has fetched what every plugin needs.
     plugins::wasm("token-gate");
 
-    // One target folder for all such crates keeps the test short; it holds the SDK's dependencies only.
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| source_root().join("target"), PathBuf::from)
-        .join("plugin-new");
+    let target = target();
     let built = Command::new(binary())
         .args(["plugin", "build"])
         .current_dir(&folder)
@@ -68,6 +65,28 @@ async fn a_rust_plugin_builds_without_the_repository_or_the_network() {
     }
     refuses(folder).await;
     drop(dir);
+}
+
+#[test]
+fn a_message_filter_builds_and_passes_its_cases() {
+    let dir = TempDir::new().unwrap();
+    let folder = made(&dir, "my-guard", &["--kind", "messages"]);
+    plugins::wasm("word-guard");
+    let target = target();
+    for (command, said) in [
+        ("build", "./my_guard.wasm: "),
+        ("test", "my-guard 0.1.0: 2 cases, all pass"),
+    ] {
+        let output = Command::new(binary())
+            .args(["plugin", command])
+            .current_dir(&folder)
+            .env("CARGO_TARGET_DIR", &target)
+            .env("CARGO_NET_OFFLINE", "true")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        assert!(text(&output).contains(said), "{}", text(&output));
+    }
 }
 
 #[test]
@@ -133,7 +152,12 @@ fn what_exists_is_left_alone_and_bad_names_are_refused() {
         (&["../escape"], 2, "a name is lower-case letters"),
         (&["match"], 2, "means something else to Rust"),
         (&["gate", "--lang", "cobol"], 2, "invalid value 'cobol'"),
-        (&["gate", "--kind", "message"], 2, "invalid value 'message'"),
+        (&["gate", "--kind", "tunnel"], 2, "invalid value 'tunnel'"),
+        (
+            &["gate", "--kind", "messages", "--lang", "js"],
+            1,
+            "no message filter to begin with in this language",
+        ),
         (&[], 2, "<NAME>"),
     ] {
         let output = new(&dir, args);
@@ -170,6 +194,13 @@ async fn refuses(folder: PathBuf) {
         })
         .await;
     assert!(why.contains("my-gate"), "{why}");
+}
+
+/// One target folder for all such crates keeps the tests short; it holds the SDK's dependencies only.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| source_root().join("target"), PathBuf::from)
+        .join("plugin-new")
 }
 
 /// A new plugin's folder.
