@@ -383,9 +383,20 @@ A case file:
   verdict = \"continue\"                              or the status of a refusal
   headers = { X-Consumer = \"ci\", X-Api-Key = false }  false: not there
 
-Further keys of a case: config, now, repeat, every, kv, http, response; of expect: body, query,
-subprotocols, upstream, labels, expires_at, lifetime, logs, metrics, kv, error, config_error,
-response. The README of the SDK, plugin-sdk, explains each.
+A conversation:
+  [[case]]
+  name = \"who does not stop is closed\"
+  [[case.messages]]
+  client    = \"darn it\"
+  to_server = \"**** it\"                           what arrives; without it, the message itself
+  [[case.messages]]
+  client = \"darn!\"
+  close  = 1008
+
+Further keys of a case: config, now, repeat, every, kv, http, response, ending; of messages: server,
+tick, to_client, after, repeat, error; of expect: body, query, subprotocols, upstream, labels,
+expires_at, lifetime, logs, metrics, kv, error, config_error, response. The README of the SDK,
+plugin-sdk, explains each.
 
 Examples:
   sluicegate plugin test                             the crate in this folder
