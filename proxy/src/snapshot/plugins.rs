@@ -91,6 +91,14 @@ pub(super) async fn build_chains(
                 continue;
             };
             match filter(loaded, &link.config, previous).await {
+                Ok(filter) if filter.interest().is_some() && !route.tunnel.follow => {
+                    let name = loaded.plugin.name();
+                    let message = format!(
+                        "plugin `{name}` filters messages, and this route only copies bytes"
+                    );
+                    let hint = Some("leave out `follow = false`".to_owned());
+                    diagnostics.push(Diagnostic::error(link.span.clone(), message).hint(hint));
+                }
                 Ok(filter) => chain.push(ChainLink {
                     metrics: workshop.metrics.plugin(loaded.plugin.name(), &route.name),
                     standing: {
