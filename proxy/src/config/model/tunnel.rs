@@ -49,7 +49,7 @@ pub struct SideRules {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     pub messages: Option<Budget>,
-    /// Payload bytes of messages as they come.
+    /// Bytes as they come: compressed, and with the heads of frames.
     pub bytes: Option<Budget>,
     pub over: Over,
 }

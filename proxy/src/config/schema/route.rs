@@ -128,7 +128,7 @@ table! {
             messages: Whole<1, { u64::MAX }>,
             /// Messages at once after a pause. Default: a second's worth.
             messages_burst: Whole<1, { u64::MAX }>,
-            /// Bytes of messages a second, as they come: compressed ones count compressed.
+            /// Bytes a second, as they come: compressed, and with the heads of frames.
             bytes: Text<ByteSize>,
             /// Bytes at once after a pause. Default: a second's worth.
             bytes_burst: Text<ByteSize>,
