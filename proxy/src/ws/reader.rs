@@ -597,4 +597,6 @@ const SCRATCH: usize = 1024;
 const DEFLATE_SLACK: u64 = 256;
 
 #[cfg(test)]
+mod differential_tests;
+#[cfg(test)]
 mod tests;
