@@ -2,9 +2,10 @@
 
 use sluicegate_tests::client::tcp;
 use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::soon;
 use sluicegate_tests::upstream::Script;
 use sluicegate_tests::wire::{self, Head};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -207,10 +208,61 @@ async fn a_client_without_compression_gets_frames_that_are_not_compressed() {
     // "Hello" as RFC 7692 §7.2.3.1 has it.
     let compressed = [0xc1, 0x07, 0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
     ends.server.write_all(&compressed).await.unwrap();
-    let mut frame = [0; 7];
-    let reading = tokio::io::AsyncReadExt::read_exact(&mut ends.client, &mut frame);
-    sluicegate_tests::soon("the message", reading)
+    assert_eq!(receive(&mut ends.client, 7).await, b"\x81\x05Hello");
+}
+
+/// Legs that were settled each on its own can still read the same bytes.
+#[tokio::test]
+async fn a_message_that_both_legs_can_read_goes_on_as_it_came() {
+    let upstream = Script::new().await;
+    let proxy = Proxy::in_front_of(upstream.addr, "compression = \"terminate\"").await;
+    let mut ends = handshake(&proxy, &upstream, &[CHROME], &["permessage-deflate"]).await;
+    // "Hello", and "Hello" again by what is remembered of the first (RFC 7692 §7.2.3.2), in fragments.
+    let from_client = [
+        0xc1, 0x87, 0, 0, 0, 0, 0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, //
+        0x41, 0x82, 0, 0, 0, 0, 0xf2, 0x00, 0x80, 0x83, 1, 2, 3, 4, 0x10, 0x02, 0x03,
+    ];
+    ends.client.write_all(&from_client).await.unwrap();
+    assert_eq!(
+        receive(&mut ends.server, from_client.len()).await,
+        from_client
+    );
+    let from_server = [
+        0xc1, 0x07, 0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, //
+        0xc1, 0x05, 0xf2, 0x00, 0x11, 0x00, 0x00,
+    ];
+    ends.server.write_all(&from_server).await.unwrap();
+    assert_eq!(
+        receive(&mut ends.client, from_server.len()).await,
+        from_server
+    );
+}
+
+/// Here the client may refer to earlier messages, and the upstream keeps none.
+#[tokio::test]
+async fn a_message_that_the_other_leg_cannot_read_is_compressed_anew() {
+    let upstream = Script::new().await;
+    let proxy = Proxy::in_front_of(upstream.addr, "compression = \"terminate\"").await;
+    let chosen = ["permessage-deflate; client_no_context_takeover; server_no_context_takeover"];
+    let mut ends = handshake(&proxy, &upstream, &[CHROME], &chosen).await;
+    let from_client = [
+        0xc1, 0x87, 0, 0, 0, 0, 0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, //
+        0xc1, 0x85, 0, 0, 0, 0, 0xf2, 0x00, 0x11, 0x00, 0x00,
+    ];
+    ends.client.write_all(&from_client).await.unwrap();
+    for _ in 0..2 {
+        let frame = receive(&mut ends.server, 2 + 4 + 7).await;
+        assert_eq!(frame[..2], [0xc1, 0x87]);
+        let key = &frame[2..6];
+        let payload: Vec<u8> = (0..7).map(|at| frame[6 + at] ^ key[at % 4]).collect();
+        assert_eq!(payload, [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]);
+    }
+}
+
+async fn receive(stream: &mut TcpStream, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    soon("the bytes", stream.read_exact(&mut bytes))
         .await
         .unwrap();
-    assert_eq!(&frame, b"\x81\x05Hello");
+    bytes
 }

@@ -127,11 +127,11 @@ impl Output {
             self.forget_if(message.compressed);
             return;
         }
-        let compressed = self.encode_data(message.kind, message.plain(), shared);
-        match (message.compressed, compressed) {
-            (true, true) => self.passage.recompressed(plain),
-            (false, false) => {}
-            _ => self.passage.parted(),
+        // Only a compressed one may not pass: contexts stay together if it is compressed again.
+        if self.encode_data(message.kind, message.plain(), shared, Deflater::recompress) {
+            self.passage.recompressed(plain);
+        } else {
+            self.passage.parted();
         }
     }
 
@@ -148,8 +148,12 @@ impl Output {
         let mask = self.mask();
         let out = &mut shared.out;
         let compressed = match message.kind {
-            Kind::Text => self.encode_data(DataKind::Text, &message.data, shared),
-            Kind::Binary => self.encode_data(DataKind::Binary, &message.data, shared),
+            Kind::Text => {
+                self.encode_data(DataKind::Text, &message.data, shared, Deflater::message)
+            }
+            Kind::Binary => {
+                self.encode_data(DataKind::Binary, &message.data, shared, Deflater::message)
+            }
             Kind::Ping => {
                 out.extend_from_slice(&encode_ping(&message.data, mask));
                 false
@@ -236,12 +240,19 @@ impl Output {
         self.aside = Vec::new();
     }
 
-    fn encode_data(&mut self, kind: DataKind, plain: &[u8], shared: &mut Shared<'_>) -> bool {
+    /// Encodes a message, compressed where there is compression and `deflate` thinks it worth it.
+    fn encode_data(
+        &mut self,
+        kind: DataKind,
+        plain: &[u8],
+        shared: &mut Shared<'_>,
+        deflate: fn(&mut Deflater, &[u8], &mut Vec<u8>) -> bool,
+    ) -> bool {
         let mask = self.mask();
         let Shared { out, deflated, .. } = shared;
         deflated.clear();
         if let Some(deflater) = &mut self.deflater
-            && deflater.message(plain, deflated)
+            && deflate(deflater, plain, deflated)
         {
             encode_compressed(kind, deflated, mask, out);
             if let Some(metrics) = shared.metrics {
