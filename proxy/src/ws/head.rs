@@ -81,7 +81,7 @@ impl Head {
     /// The head that `bytes` begin with, and how many of them it takes; `None`: it goes on.
     ///
     /// A violation is reported as soon as the byte is there that shows it.
-    #[inline]
+    #[inline(always)]
     pub fn parse(bytes: &[u8], expect: Expect) -> Result<Option<(Head, usize)>, Violation> {
         let Some(&first) = bytes.first() else {
             return Ok(None);

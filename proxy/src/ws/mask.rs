@@ -8,9 +8,9 @@ pub fn apply(bytes: &mut [u8], key: [u8; 4], offset: usize) {
     let word = word(key, offset);
     let (words, rest) = bytes.as_chunks_mut();
     for chunk in words {
-        *chunk = (u64::from_ne_bytes(*chunk) ^ word).to_ne_bytes();
+        *chunk = (u64::from_le_bytes(*chunk) ^ word).to_le_bytes();
     }
-    for (byte, key) in rest.iter_mut().zip(word.to_ne_bytes()) {
+    for (byte, key) in rest.iter_mut().zip(word.to_le_bytes()) {
         *byte ^= key;
     }
 }
@@ -23,10 +23,11 @@ pub fn append(bytes: &[u8], key: [u8; 4], offset: usize, out: &mut Vec<u8>) {
     apply(&mut out[start..], key, offset);
 }
 
-/// The key as it lies over eight bytes from `offset` on.
+/// The key as it lies over eight bytes from `offset` on, the first of them lowest.
 #[inline]
 fn word(key: [u8; 4], offset: usize) -> u64 {
-    u64::from_ne_bytes(std::array::from_fn(|at| key[(offset + at) % 4]))
+    let key = u32::from_le_bytes(key).rotate_right(8 * (offset % 4) as u32);
+    u64::from(key) << 32 | u64::from(key)
 }
 
 #[cfg(test)]

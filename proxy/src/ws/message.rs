@@ -112,8 +112,9 @@ pub struct Control {
 }
 
 impl Message {
-    /// `first`: the head of its first frame.
-    pub(super) fn new(first: Head) -> Message {
+    /// `first`: the head of its first frame; `room`: for so many bytes of payload, which are there.
+    #[inline(always)]
+    pub(super) fn new(first: Head, room: usize) -> Message {
         Message {
             kind: match first.opcode {
                 Opcode::Text => DataKind::Text,
@@ -122,7 +123,7 @@ impl Message {
             compressed: first.rsv1,
             first,
             more: Vec::new(),
-            payload: Vec::new(),
+            payload: Vec::with_capacity(room),
             inflated: Vec::new(),
         }
     }
@@ -133,6 +134,7 @@ impl Message {
 
     /// Appends the next bytes of the payload, which stand at `offset` in their frame; returns them
     /// unmasked.
+    #[inline]
     pub(super) fn add(&mut self, bytes: &[u8], mask: Option<[u8; 4]>, offset: usize) -> &[u8] {
         let start = self.payload.len();
         match mask {

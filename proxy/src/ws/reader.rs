@@ -188,11 +188,13 @@ impl Reader {
         self.stage == Stage::Over
     }
 
+    /// Not inlined: so its event, large as the type is, is written where the caller wants it.
+    #[inline(never)]
     fn next<'b>(
         &mut self,
         bytes: &mut &'b [u8],
         want: &mut impl FnMut(&Begin) -> Want,
-    ) -> Result<Option<Event<'b>>, Fault> {
+    ) -> Next<'b> {
         loop {
             match self.stage {
                 Stage::Over => {
@@ -206,22 +208,23 @@ impl Reader {
                     };
                     self.begin_frame(want)?;
                     if self.stage == Stage::Data && self.is_passing() {
-                        return match std::mem::take(&mut self.head) {
-                            head if head.is_empty() => self.pass(frame, used, bytes),
-                            head => self.pass_head(head),
-                        }
-                        .map(Some);
+                        return if self.head.is_empty() {
+                            self.pass(frame, used, bytes)
+                        } else {
+                            self.pass_head()
+                        };
                     }
-                    self.head = WireHead::default();
+                    self.head.len = 0;
                 }
                 _ if bytes.is_empty() && self.left > 0 => return Ok(None),
                 Stage::Data if self.is_passing() => {
                     let rest = *bytes;
-                    return self.pass(rest, 0, bytes).map(Some);
+                    return self.pass(rest, 0, bytes);
                 }
                 Stage::Data => {
-                    if let Some(message) = self.collect(bytes)? {
-                        return Ok(Some(Event::Message(message)));
+                    let whole = self.collect(bytes);
+                    if !matches!(whole, Ok(None)) {
+                        return whole;
                     }
                 }
                 Stage::Control(kind) => {
@@ -235,6 +238,7 @@ impl Reader {
 
     /// Reads a head into `self.frame`, and says how many bytes of the chunk it took. One that began in
     /// an earlier chunk is in `self.head` as well.
+    #[inline(always)]
     fn read_head(&mut self, bytes: &mut &[u8]) -> Result<Option<usize>, Fault> {
         let expect = Expect {
             side: self.rules.side,
@@ -269,6 +273,7 @@ impl Reader {
     }
 
     /// What the frame in `self.frame` is, and whether its message may go on.
+    #[inline(always)]
     fn begin_frame(&mut self, want: &mut impl FnMut(&Begin) -> Want) -> Result<(), Fault> {
         self.stage = match self.frame.opcode {
             Opcode::Close => Stage::Control(ControlKind::Close),
@@ -304,6 +309,7 @@ impl Reader {
         Ok(())
     }
 
+    #[inline(always)]
     fn begin_message(
         &mut self,
         kind: DataKind,
@@ -337,23 +343,17 @@ impl Reader {
     }
 
     /// Hands out a head that came in pieces.
-    fn pass_head<'b>(&mut self, head: WireHead) -> Result<Event<'b>, Fault> {
+    fn pass_head<'b>(&mut self) -> Next<'b> {
+        let wire = Wire::Head(std::mem::take(&mut self.head));
         let ends = self.end_passed_frame()?;
         self.inside_frame = self.left > 0;
-        Ok(Event::Passed {
-            wire: Wire::Head(head),
-            ends,
-        })
+        Ok(Some(Event::Passed { wire, ends }))
     }
 
     /// Hands out what the chunk has of the present frame: from `frame` on, which begins with `head_len`
     /// bytes of its head, and of its payload what is in `bytes`.
-    fn pass<'b>(
-        &mut self,
-        frame: &'b [u8],
-        head_len: usize,
-        bytes: &mut &'b [u8],
-    ) -> Result<Event<'b>, Fault> {
+    #[inline(always)]
+    fn pass<'b>(&mut self, frame: &'b [u8], head_len: usize, bytes: &mut &'b [u8]) -> Next<'b> {
         let offset = self.frame.len - self.left;
         let payload = take(bytes, &mut self.left);
         if self.rules.inspect {
@@ -361,13 +361,12 @@ impl Reader {
         }
         let ends = self.end_passed_frame()?;
         self.inside_frame = self.left > 0;
-        Ok(Event::Passed {
-            wire: Wire::Chunk(&frame[..head_len + payload.len()]),
-            ends,
-        })
+        let wire = Wire::Chunk(&frame[..head_len + payload.len()]);
+        Ok(Some(Event::Passed { wire, ends }))
     }
 
     /// Ends the frame if all of it is there, and with the last one its message.
+    #[inline(always)]
     fn end_passed_frame(&mut self) -> Result<Option<Passed>, Fault> {
         if self.left > 0 {
             return Ok(None);
@@ -380,7 +379,7 @@ impl Reader {
             self.inspect_end()?;
         }
         self.messages += 1;
-        Ok(self.message.take().map(|message| Passed {
+        let passed = self.message.as_ref().map(|message| Passed {
             kind: message.kind,
             compressed: message.compressed,
             wire: message.wire,
@@ -389,7 +388,9 @@ impl Reader {
             } else {
                 message.wire
             },
-        }))
+        });
+        self.message = None;
+        Ok(passed)
     }
 
     /// Looks into the next bytes of a message that is passed on.
@@ -438,24 +439,27 @@ impl Reader {
         Ok(message.utf8.finish()?)
     }
 
-    /// Adds what the chunk has of the present frame to its message; returns that once it is whole.
-    fn collect(&mut self, bytes: &mut &[u8]) -> Result<Option<Message>, Fault> {
+    /// Adds what the chunk has of the present frame to its message, and hands that out once it is whole.
+    #[inline(always)]
+    fn collect<'b>(&mut self, bytes: &mut &'b [u8]) -> Next<'b> {
         let offset = (self.frame.len - self.left) as usize;
         let payload = take(bytes, &mut self.left);
         let ends = self.left == 0 && self.frame.fin;
         if ends && self.collected.is_none() {
             // All of it is in the chunk, as is most often so.
-            let mut message = Message::new(self.frame);
+            let mut message = Message::new(self.frame, payload.len());
             self.add(&mut message, payload, offset)?;
-            return self.end_message(message).map(Some);
+            self.end_message(&mut message)?;
+            return Ok(Some(Event::Message(message)));
         }
-        let mut message = self
-            .collected
-            .take()
-            .unwrap_or_else(|| Box::new(Message::new(self.frame)));
+        let mut message = match self.collected.take() {
+            Some(message) => message,
+            None => Box::new(Message::new(self.frame, payload.len())),
+        };
         self.add(&mut message, payload, offset)?;
         if ends {
-            return self.end_message(*message).map(Some);
+            self.end_message(&mut message)?;
+            return Ok(Some(Event::Message(*message)));
         }
         self.collected = Some(message);
         if self.left == 0 {
@@ -465,6 +469,7 @@ impl Reader {
     }
 
     /// Text is checked as it comes, so that a wrong one ends here and not behind its last fragment.
+    #[inline(always)]
     fn add(&mut self, message: &mut Message, payload: &[u8], offset: usize) -> Result<(), Fault> {
         let is_text = message.kind == DataKind::Text && !message.compressed;
         let added = message.add(payload, self.frame.mask, offset);
@@ -474,25 +479,31 @@ impl Reader {
         Ok(())
     }
 
-    fn end_message(&mut self, mut message: Message) -> Result<Message, Fault> {
+    #[inline(always)]
+    fn end_message(&mut self, message: &mut Message) -> Result<(), Fault> {
         self.stage = Stage::Head;
-        let progress = self.message.take();
         if message.compressed {
-            // Only now: a message that comes slowly keeps no inflater busy.
-            let limit = self.rules.max_message;
-            let inflater = inflater(&mut self.inflater, self.rules.deflate)?;
-            inflater
-                .push(&message.payload, &mut message.inflated, limit)
-                .and_then(|()| inflater.finish())
-                .map_err(|error| inflate_fault(error, limit))?;
-            if message.kind == DataKind::Text {
-                simdutf8::basic::from_utf8(&message.inflated).map_err(|_| Fault::Text)?;
-            }
-        } else if let Some(mut progress) = progress {
+            self.inflate(message)?;
+        } else if let Some(progress) = &mut self.message {
             progress.utf8.finish()?;
         }
+        self.message = None;
         self.messages += 1;
-        Ok(message)
+        Ok(())
+    }
+
+    /// Only once a message is whole: one that comes slowly keeps no inflater busy.
+    fn inflate(&mut self, message: &mut Message) -> Result<(), Fault> {
+        let limit = self.rules.max_message;
+        let inflater = inflater(&mut self.inflater, self.rules.deflate)?;
+        inflater
+            .push(&message.payload, &mut message.inflated, limit)
+            .and_then(|()| inflater.finish())
+            .map_err(|error| inflate_fault(error, limit))?;
+        if message.kind == DataKind::Text {
+            simdutf8::basic::from_utf8(&message.inflated).map_err(|_| Fault::Text)?;
+        }
+        Ok(())
     }
 
     fn read_control(
@@ -562,6 +573,8 @@ impl From<InvalidUtf8> for Fault {
         Fault::Text
     }
 }
+
+type Next<'b> = Result<Option<Event<'b>>, Fault>;
 
 /// Takes up to `left` bytes off the front of the chunk.
 #[inline]
