@@ -551,7 +551,6 @@ async fn calls_take_turns_in_their_order_and_let_the_thread_go_on() {
     let mut slow = pin!(answer(&mut slow, "spin 300"));
     let mut first = pin!(answer(&mut first, "count"));
     let mut second = pin!(answer(&mut second, "count"));
-    let mut ends = Vec::new();
     assert!(
         poll_once(&mut slow).await.is_none(),
         "it computes, and yields"
@@ -563,13 +562,11 @@ async fn calls_take_turns_in_their_order_and_let_the_thread_go_on() {
     assert!(poll_once(&mut second).await.is_none());
     // In another instance nothing waits.
     assert_eq!(answer(&mut other, "count").await, "1 of 1, 1 open");
-    tokio::join!(
-        biased;
-        async { ends.push(second.await) },
-        async { first.await },
-        async { slow.await },
+    let (second, first, slow) = tokio::join!(biased; second, first, slow);
+    assert_eq!(
+        [&slow, &first, &second],
+        ["1 of 1", "1 of 2, 3 open", "1 of 3, 3 open"]
     );
-    assert_eq!(ends, ["1 of 3, 3 open"]);
 }
 
 async fn poll_once<T>(future: &mut std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
