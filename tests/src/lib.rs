@@ -14,6 +14,7 @@ pub mod modules;
 pub mod plugins;
 pub mod proxy;
 pub mod upstream;
+pub mod websocket;
 pub mod wire;
 
 use std::future::Future;

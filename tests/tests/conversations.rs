@@ -1,0 +1,612 @@
+//! An oracle for whole conversations: two ends of our own say to each other what a number decides, through
+//! each filter and each way with compression, in any fragmentation and any chunking of the stream, and what
+//! each of them hears must be what a model of the filter says.
+//!
+//! A number makes the same conversation everywhere; a failure names it. `SLUICEGATE_CONVERSATIONS` runs
+//! others than the usual ones: `17` one, `1000..20000` a range.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use sluicegate_tests::plugins;
+use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::upstream::Script;
+use sluicegate_tests::websocket::deflate::Deflater;
+use sluicegate_tests::websocket::frame::{self, Frame};
+use sluicegate_tests::websocket::negotiation::{Deflate, Params};
+use sluicegate_tests::websocket::random::Random;
+use sluicegate_tests::websocket::{Heard, Message, Peer, Receiver, Role};
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::OwnedWriteHalf;
+
+/// A filter on the route, and what becomes of messages there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filter {
+    /// None: frames are followed.
+    None,
+    Pass,
+    Redact,
+    /// As `Redact`, but larger messages are not of interest to it.
+    RedactSmall,
+    DropThird,
+    Inject,
+}
+
+/// The route's `compression`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compression {
+    Pass,
+    Terminate,
+    Off,
+}
+
+/// One conversation, as its number decides it.
+#[derive(Debug)]
+struct Conversation {
+    filter: Filter,
+    compression: Compression,
+    /// What the client offers; empty: nothing.
+    offers: String,
+    /// How the server would like to compress.
+    wish: Option<Deflate>,
+    /// Who begins the closing handshake, and its payload.
+    closer: Role,
+    close: Vec<u8>,
+}
+
+/// All that one end says, in the order in which it is complete.
+struct Speech {
+    wire: Vec<u8>,
+    said: Vec<Heard>,
+}
+
+/// What the other end is to hear of it.
+struct Expected {
+    /// A message's `wire` is what it was; whether it must be that again is `as_it_was`.
+    heard: Heard,
+    as_it_was: bool,
+}
+
+/// What one end's speech turns into.
+#[derive(Default)]
+struct Outcome {
+    to_other: Vec<Expected>,
+    /// Texts that its own end gets.
+    replies: Vec<String>,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_heard_is_what_a_model_says() {
+    let numbers = numbers();
+    let mut lanes = Vec::new();
+    for _ in 0..LANES {
+        lanes.push(Arc::new(Script::new().await));
+    }
+    let wasm = tokio::task::spawn_blocking(|| plugins::wasm("sluicegate-conversation-guest"));
+    let config = config(&lanes, &wasm.await.unwrap());
+    let proxy = Proxy::start(&config).await;
+    let address = proxy.addr(0);
+    let running = lanes.into_iter().enumerate().map(|(lane, script)| {
+        let numbers = numbers.clone();
+        tokio::spawn(async move {
+            let mut failed = Vec::new();
+            for number in numbers.filter(|number| *number as usize % LANES == lane) {
+                let mut random = Random::new(number);
+                let conversation = Conversation::of(number, &mut random);
+                let path = conversation.path(lane);
+                let told = format!("{number}: {conversation:?}");
+                let holding = async {
+                    let (offers, wish) = (&conversation.offers, conversation.wish);
+                    let pair = Peer::pair(address, &path, offers, &script, wish).await;
+                    conversation.hold(pair, random).await;
+                };
+                if std::panic::AssertUnwindSafe(holding)
+                    .catch_unwind()
+                    .await
+                    .is_err()
+                {
+                    failed.push(told);
+                }
+            }
+            failed
+        })
+    });
+    let mut failed = Vec::new();
+    for lane in futures_util::future::join_all(running).await {
+        failed.extend(lane.unwrap());
+    }
+    let count = failed.len();
+    assert!(
+        failed.is_empty(),
+        "{count} conversations failed:\n{}",
+        failed.join("\n")
+    );
+}
+
+impl Conversation {
+    fn of(number: u64, random: &mut Random) -> Conversation {
+        let kind = number as usize / LANES;
+        let offers_and_wish = |random: &mut Random| {
+            let mut bits = || random.pick(&[8, 9, 10, 11, 12, 13, 14, 15, 15, 15, 15]);
+            let (client, server, limit) = (bits(), bits(), bits());
+            let params = |window_bits, random: &mut Random| Params {
+                window_bits,
+                takeover: !random.once_in(3),
+            };
+            let wish = Deflate {
+                client: params(client, random),
+                server: params(server, random),
+            };
+            let mut offer = "permessage-deflate".to_owned();
+            let mut also = |once_in, parameter: &str| {
+                if random.once_in(once_in) {
+                    offer = format!("{offer}; {parameter}");
+                }
+            };
+            also(1, "client_max_window_bits");
+            also(3, &format!("server_max_window_bits={limit}"));
+            also(5, "server_no_context_takeover");
+            also(6, "client_no_context_takeover");
+            (offer, Some(wish))
+        };
+        let (offers, wish) = match random.below(8) {
+            0 => (String::new(), None),
+            // Offered, and not taken up.
+            1 => (offers_and_wish(random).0, None),
+            _ => offers_and_wish(random),
+        };
+        let close = match random.below(4) {
+            0 => Vec::new(),
+            1 => Frame::close(1000, "").payload,
+            _ => {
+                let code = random.pick(&[1000, 1001, 1003, 1011, 3000, 4999]);
+                Frame::close(code, &text(random, 10)).payload
+            }
+        };
+        Conversation {
+            filter: FILTERS[kind % FILTERS.len()],
+            compression: COMPRESSIONS[kind / FILTERS.len() % COMPRESSIONS.len()],
+            offers,
+            wish,
+            closer: random.pick(&[Role::Client, Role::Server]),
+            close,
+        }
+    }
+
+    fn path(&self, lane: usize) -> String {
+        format!("/{lane}/{:?}/{:?}/", self.filter, self.compression)
+    }
+
+    async fn hold(&self, (client, server): (Peer, Peer), mut random: Random) {
+        self.check_negotiation(&client, &server);
+        let params = |peer: &Peer, role| {
+            let deflate = peer.deflate?;
+            Some(match role {
+                Role::Client => deflate.client,
+                Role::Server => deflate.server,
+            })
+        };
+        let up = (params(&client, Role::Client), params(&server, Role::Client));
+        let down = (params(&server, Role::Server), params(&client, Role::Server));
+        let from_client = Speech::new(Role::Client, up.0, &mut random);
+        let from_server = Speech::new(Role::Server, down.0, &mut random);
+        let up = self.outcome(&from_client, up);
+        let down = self.outcome(&from_server, down);
+
+        let (mut to_proxy, mut from_proxy) = (client.sender, client.receiver);
+        let (mut to_server, mut at_server) = (server.sender, server.receiver);
+        let (one, other) = (Random::new(random.number()), Random::new(random.number()));
+        tokio::join!(
+            in_pieces(&mut to_proxy, &from_client.wire, one),
+            in_pieces(&mut to_server, &from_server.wire, other),
+            listen(&mut at_server, &up.to_other, &down.replies, "the server"),
+            listen(&mut from_proxy, &down.to_other, &up.replies, "the client"),
+        );
+        match self.closer {
+            Role::Client => {
+                self.close(
+                    (&mut to_proxy, &mut from_proxy),
+                    (&mut to_server, &mut at_server),
+                )
+                .await;
+            }
+            Role::Server => {
+                self.close(
+                    (&mut to_server, &mut at_server),
+                    (&mut to_proxy, &mut from_proxy),
+                )
+                .await;
+            }
+        }
+        // The server's end goes first.
+        drop(to_server);
+        assert_eq!(from_proxy.next().await, Heard::End);
+        drop(to_proxy);
+        assert_eq!(at_server.next().await, Heard::End);
+    }
+
+    fn check_negotiation(&self, client: &Peer, server: &Peer) {
+        match self.compression {
+            Compression::Pass => assert_eq!(client.deflate, server.deflate),
+            Compression::Off => {
+                assert_eq!((client.deflate, server.deflate), (None, None));
+                assert_eq!(server.extensions, "");
+            }
+            // Each leg as its two ends see fit, if only the proxy takes what it is offered.
+            Compression::Terminate => {
+                let taken = client.deflate.map(|deflate| deflate.accept(&self.offers));
+                let taken = taken.map(|again| again.expect("it was offered").1);
+                assert_eq!(client.deflate, taken);
+            }
+        }
+    }
+
+    /// What becomes of a speech, with the sender's parameters and the receiver's.
+    fn outcome(
+        &self,
+        speech: &Speech,
+        (sender, receiver): (Option<Params>, Option<Params>),
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut data_messages = 0;
+        // The contexts of both legs are the same.
+        let mut together = self.compression == Compression::Pass;
+        let independent = sender.is_none_or(|params| !params.takeover);
+        for heard in &speech.said {
+            let Heard::Message(message) = heard else {
+                outcome.tell(heard.clone(), false);
+                continue;
+            };
+            data_messages += 1;
+            let text = message
+                .text
+                .then(|| String::from_utf8(message.data.clone()).unwrap());
+            let as_it_was = match message.compressed {
+                true => self.compression == Compression::Pass && (together || independent),
+                // One that may be compressed for the receiver need not be as it was.
+                false => self.compression != Compression::Terminate || receiver.is_none(),
+            };
+            let small = message.data.len() <= SMALL;
+            match (self.filter, text) {
+                (Filter::Redact, Some(text)) if text.contains("secret") => {
+                    together = false;
+                    outcome.tell_text(&text.replace("secret", "******"));
+                }
+                (Filter::RedactSmall, Some(text)) if small && text.contains("secret") => {
+                    together = false;
+                    outcome.tell_text(&text.replace("secret", "******"));
+                }
+                (Filter::DropThird, _) if data_messages % 3 == 0 => {
+                    together &= !message.compressed;
+                }
+                (Filter::Inject, Some(text)) if text.starts_with('!') => {
+                    let size = text.len();
+                    // The proxy may compress its own.
+                    together = false;
+                    outcome.tell_text(&format!("before {size}"));
+                    outcome.tell(Heard::Ping(size.to_string().into_bytes()), false);
+                    outcome.tell(
+                        heard.clone(),
+                        as_it_was && (!message.compressed || independent),
+                    );
+                    outcome.tell_text(&format!("after {size}"));
+                    outcome.replies.push(format!("reply {size}"));
+                }
+                // A reply of the filter's to the other side comes at any time.
+                (Filter::Inject, _) => {
+                    outcome.tell(
+                        heard.clone(),
+                        as_it_was && (!message.compressed || independent),
+                    );
+                }
+                _ => outcome.tell(heard.clone(), as_it_was),
+            }
+        }
+        outcome
+    }
+
+    /// The closing handshake.
+    async fn close(
+        &self,
+        one: (&mut OwnedWriteHalf, &mut Receiver),
+        other: (&mut OwnedWriteHalf, &mut Receiver),
+    ) {
+        let frame = |role: Role| {
+            let close = Frame::new(frame::CLOSE, self.close.clone());
+            match role {
+                Role::Client => close.masked([1, 2, 3, 4]).encode(),
+                Role::Server => close.encode(),
+            }
+        };
+        let answerer = match self.closer {
+            Role::Client => Role::Server,
+            Role::Server => Role::Client,
+        };
+        let payload = self.close.split_first_chunk::<2>();
+        let expected = Heard::Close(payload.map(|(code, reason)| {
+            (
+                u16::from_be_bytes(*code),
+                String::from_utf8(reason.to_vec()).unwrap(),
+            )
+        }));
+        one.0.write_all(&frame(self.closer)).await.unwrap();
+        assert_eq!(other.1.next().await, expected);
+        other.0.write_all(&frame(answerer)).await.unwrap();
+        assert_eq!(one.1.next().await, expected);
+    }
+}
+
+impl Speech {
+    fn new(role: Role, params: Option<Params>, random: &mut Random) -> Speech {
+        let mut speech = Speech {
+            wire: Vec::new(),
+            said: Vec::new(),
+        };
+        let mut deflater = params.map(|params| Deflater::new(params, random));
+        for _ in 0..random.between(1, 20) {
+            if random.once_in(6) {
+                speech.control(role, random);
+            } else {
+                speech.message(role, deflater.as_mut(), random);
+            }
+        }
+        speech
+    }
+
+    fn control(&mut self, role: Role, random: &mut Random) {
+        let size = random.pick(&[0, 1, 125, 20]);
+        let payload = random.bytes(size);
+        let (opcode, heard) = match random.once_in(2) {
+            true => (frame::PING, Heard::Ping(payload.clone())),
+            false => (frame::PONG, Heard::Pong(payload.clone())),
+        };
+        self.wire
+            .extend(encode(Frame::new(opcode, payload), role, random));
+        self.said.push(heard);
+    }
+
+    fn message(&mut self, role: Role, deflater: Option<&mut Deflater>, random: &mut Random) {
+        let words = match random.below(40) {
+            0..=2 => 0,
+            3 => random.between(2000, 20_000),
+            4..=10 => random.between(100, 900),
+            _ => random.between(1, 60),
+        };
+        let is_text = !random.once_in(3);
+        let data = match is_text {
+            true => text(random, words).into_bytes(),
+            // Partly the same again and again.
+            false => {
+                let piece = random.bytes(50);
+                (0..words * 7)
+                    .map(|at| piece[at % 50] ^ (at / 1000) as u8)
+                    .collect()
+            }
+        };
+        let deflater = deflater.filter(|_| !random.once_in(5));
+        let compressed = deflater.is_some();
+        let payload = match deflater {
+            Some(deflater) => deflater.message(&data, random),
+            None => data.clone(),
+        };
+        let mut cuts = match random.once_in(2) {
+            true => Vec::new(),
+            // Two in the same place make an empty frame.
+            false => (0..random.between(1, 8))
+                .map(|_| random.below(payload.len() + 1))
+                .collect(),
+        };
+        cuts.sort_unstable();
+        cuts.push(payload.len());
+        let (mut wire, mut start) = (Vec::new(), 0);
+        for (number, end) in cuts.iter().enumerate() {
+            let opcode = match (number, is_text) {
+                (0, true) => frame::TEXT,
+                (0, false) => frame::BINARY,
+                _ => frame::CONTINUATION,
+            };
+            let frame = Frame {
+                fin: number + 1 == cuts.len(),
+                rsv: if compressed && number == 0 {
+                    frame::COMPRESSED
+                } else {
+                    0
+                },
+                ..Frame::new(opcode, &payload[start..*end])
+            };
+            if number > 0 && random.once_in(3) {
+                self.control(role, random);
+            }
+            let bytes = encode(frame, role, random);
+            self.wire.extend_from_slice(&bytes);
+            wire.extend(bytes);
+            start = *end;
+        }
+        self.said.push(Heard::Message(Message {
+            text: is_text,
+            data,
+            compressed,
+            wire,
+        }));
+    }
+}
+
+impl Outcome {
+    fn tell(&mut self, heard: Heard, as_it_was: bool) {
+        self.to_other.push(Expected { heard, as_it_was });
+    }
+
+    /// A text that the filter has made.
+    fn tell_text(&mut self, text: &str) {
+        let message = Message {
+            text: true,
+            data: text.as_bytes().to_vec(),
+            compressed: false,
+            wire: Vec::new(),
+        };
+        self.tell(Heard::Message(message), false);
+    }
+}
+
+/// Hears what is expected, in its order; between it come the replies, in theirs.
+async fn listen(receiver: &mut Receiver, expected: &[Expected], replies: &[String], who: &str) {
+    let (mut expected, mut replies) = (expected.iter(), replies.iter());
+    while expected.len() > 0 || replies.len() > 0 {
+        let heard = receiver.next().await;
+        let left = expected.len();
+        if let Heard::Message(message) = &heard
+            && message.data.starts_with(b"reply ")
+        {
+            let reply = replies.next().map(String::as_bytes);
+            assert_eq!(
+                Some(message.data.as_slice()),
+                reply,
+                "{who}, a reply, {left} left"
+            );
+            continue;
+        }
+        let Some(next) = expected.next() else {
+            panic!("{who}: nothing more is expected, and {heard:?} came");
+        };
+        match (&heard, &next.heard) {
+            (Heard::Message(heard), Heard::Message(message)) => {
+                assert_eq!(heard.text, message.text, "{who}, {left} left");
+                assert!(
+                    heard.data == message.data,
+                    "{who}, {left} left: {} bytes were to be heard, and these were:\n{:?}",
+                    message.data.len(),
+                    String::from_utf8_lossy(&heard.data),
+                );
+                let same = heard.wire == message.wire;
+                assert!(same || !next.as_it_was, "{who}, {left} left: other frames");
+            }
+            (heard, expected) => assert_eq!(heard, expected, "{who}, {left} left"),
+        }
+    }
+}
+
+/// Writes in pieces of any size, letting others run between them.
+async fn in_pieces(stream: &mut OwnedWriteHalf, mut bytes: &[u8], mut random: Random) {
+    // Not too many of them.
+    let least = bytes.len() / 400;
+    while !bytes.is_empty() {
+        let size = random.pick(&[1, 2, 7, 60, 1400, 20_000, 200_000]) + least;
+        let (piece, rest) = bytes.split_at(size.min(bytes.len()));
+        stream.write_all(piece).await.unwrap();
+        bytes = rest;
+        for _ in 0..random.below(4) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn encode(frame: Frame, role: Role, random: &mut Random) -> Vec<u8> {
+    match role {
+        Role::Client => frame
+            .masked((random.number() as u32).to_ne_bytes())
+            .encode(),
+        Role::Server => frame.encode(),
+    }
+}
+
+/// So many words, some of them of more bytes than letters.
+fn text(random: &mut Random, words: usize) -> String {
+    let mut text = String::new();
+    for _ in 0..words {
+        text += random.pick(&WORDS);
+        if random.once_in(4) {
+            text += &(random.number() % 10_000).to_string();
+        }
+    }
+    text
+}
+
+fn numbers() -> Range<u64> {
+    let Ok(asked) = std::env::var("SLUICEGATE_CONVERSATIONS") else {
+        return USUAL;
+    };
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    match asked.split_once("..") {
+        Some((first, end)) => number(first)..number(end),
+        None => number(&asked)..number(&asked) + 1,
+    }
+}
+
+fn config(lanes: &[Arc<Script>], wasm: &Path) -> String {
+    let mut config = format!(
+        r#"
+        [[listener]]
+        bind = "127.0.0.1:0"
+        [plugin.guest]
+        wasm = "{}"
+        "#,
+        wasm.display()
+    );
+    for (lane, script) in lanes.iter().enumerate() {
+        for filter in FILTERS {
+            let plugin = match filter {
+                Filter::None => String::new(),
+                Filter::Pass => used("act = 'pass'"),
+                Filter::Redact => used("act = 'redact'"),
+                Filter::RedactSmall => used(&format!("act = 'redact', max_size = {SMALL}")),
+                Filter::DropThird => used("act = 'drop_third'"),
+                Filter::Inject => used("act = 'inject'"),
+            };
+            for compression in COMPRESSIONS {
+                let word = format!("{compression:?}").to_lowercase();
+                config += &format!(
+                    r#"
+                    [[route]]
+                    path = "/{lane}/{filter:?}/{compression:?}/"
+                    to = "{}"
+                    compression = "{word}"
+                    {plugin}
+                    "#,
+                    script.addr
+                );
+            }
+        }
+    }
+    config
+}
+
+fn used(config: &str) -> String {
+    format!("plugins = [{{ use = 'guest', config = {{ {config} }} }}]")
+}
+
+const FILTERS: [Filter; 6] = [
+    Filter::None,
+    Filter::Pass,
+    Filter::Redact,
+    Filter::RedactSmall,
+    Filter::DropThird,
+    Filter::Inject,
+];
+const COMPRESSIONS: [Compression; 3] =
+    [Compression::Pass, Compression::Terminate, Compression::Off];
+/// Conversations that are held at the same time.
+const LANES: usize = 4;
+/// Eight of each filter and compression.
+const USUAL: Range<u64> = 0..(8 * 6 * 3 * 4) / 4 * 2;
+/// Bytes of the largest message that [`Filter::RedactSmall`] wants to see.
+const SMALL: usize = 300;
+const WORDS: [&str; 16] = [
+    " the ",
+    "secret",
+    "market ",
+    "price",
+    "\"symbol\":",
+    "{",
+    "}",
+    ",",
+    "!",
+    "grün",
+    "€",
+    "日本語",
+    "😀",
+    "a",
+    "subscribe",
+    "\n",
+];
