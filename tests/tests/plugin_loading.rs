@@ -126,6 +126,29 @@ async fn a_routes_own_config_is_reported_at_the_route() {
 }
 
 #[tokio::test]
+async fn a_filter_of_messages_is_refused_where_bytes_are_only_copied() {
+    let with = |config: &str, follow: bool| {
+        let dir = TempDir::new().unwrap();
+        copy("sluicegate-message-guest", dir.path());
+        let config = config_with(config, "");
+        (dir, format!("{config}follow = {follow}\n"))
+    };
+    let (dir, config) = with("{}", false);
+    let mut proxy = Proxy::spawn(dir, &config, |_| {});
+    assert_eq!(proxy.wait().await.code(), Some(3));
+    let report = proxy.stderr_to_end().await;
+    let reason = "plugin `filter` filters messages, and this route only copies bytes";
+    assert!(report.contains(reason), "{report}");
+    assert!(report.contains("sluicegate.toml:8:12"), "{report}");
+
+    // One that wants none with this config, and one whose route follows frames.
+    for (config, follow) in [(r#"{ does = "silent" }"#, false), ("{}", true)] {
+        let (dir, config) = with(config, follow);
+        Proxy::start_in(dir, &config).await;
+    }
+}
+
+#[tokio::test]
 async fn a_configure_that_takes_too_long_stops_a_start_and_a_reload_with_its_place() {
     let upstream = Upstream::echoing("echo").await;
     let to = upstream.addr.to_string();
