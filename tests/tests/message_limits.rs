@@ -221,8 +221,7 @@ async fn pings_of_the_proxy_are_between_it_and_each_side() {
         }
         pongs
     };
-    let (mut server_sends, server_hears) = server.split();
-    let server = tokio::spawn(hear(server_hears));
+    let server = tokio::spawn(hear(server.split().1));
     let first = soon("a ping", client_hears.next()).await.unwrap().unwrap();
     assert!(
         matches!(first, Message::Ping(_) | Message::Pong(_)),
@@ -241,7 +240,6 @@ async fn pings_of_the_proxy_are_between_it_and_each_side() {
     })
     .await;
     client_sends.close().await.unwrap();
-    let _ = server_sends.close().await;
     let (client, server) = tokio::join!(client, server);
     let own = match first {
         Message::Pong(payload) => vec![payload],
@@ -286,6 +284,7 @@ async fn a_silent_side_is_left_however_much_the_other_says() {
                         panic!("{limit}: {end}");
                     };
                     assert_eq!(u16::from(frame.code), 1001, "{limit}");
+                    silent.flush().await.unwrap();
                     break;
                 }
             }
