@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Error as WsError;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message as WsMessage};
 
 #[test]
 fn every_example_is_a_sound_configuration_without_warnings() {
@@ -354,6 +354,46 @@ async fn auth_runs_an_authors_own_filter_before_the_api_key() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_message_filter_masks_words_and_closes_on_who_does_not_stop() {
+    let server = Upstream::echoing("server").await;
+    let dir = TempDir::new().unwrap();
+    let wasm = dir.path().join("word_guard.wasm");
+    std::fs::copy(plugins::wasm("word-guard"), wasm).unwrap();
+    let proxy = run(
+        dir,
+        "messages/sluicegate.toml",
+        &[
+            ("127.0.0.1:8080", "127.0.0.1:0"),
+            ("127.0.0.1:3000", &server.addr.to_string()),
+        ],
+    )
+    .await;
+    let connect = async || {
+        let stream = client::tcp(proxy.addr(0)).await;
+        let request = client::ws_request("ws://localhost/", &[]);
+        client::websocket(stream, request).await.unwrap().0
+    };
+    let (mut socket, mut other) = (connect().await, connect().await);
+    for (said, heard) in [
+        ("hello", "hello"),
+        ("Darn it", "**** it"),
+        ("darn, DARN", "****, ****"),
+        ("so darned", "so ****ed"),
+    ] {
+        assert_eq!(ask(&mut socket, said).await, heard);
+    }
+    socket.send("darn".into()).await.unwrap();
+    let close = soon("a Close", socket.next()).await.unwrap().unwrap();
+    let WsMessage::Close(Some(close)) = close else {
+        panic!("{close:?}");
+    };
+    assert_eq!(u16::from(close.code), 1008);
+    assert_eq!(close.reason.as_str(), "mind your language");
+    // Each tunnel has its own strikes.
+    assert_eq!(ask(&mut other, "darn").await, "****");
 }
 
 const NAME: &str = "ws.yourdomain.com";
