@@ -8,9 +8,11 @@ mod bless;
 mod capture;
 mod compare;
 mod converse;
+mod head;
 mod run;
 mod show;
 mod stub;
+pub(super) mod written;
 
 use std::ffi::OsStr;
 use std::io::{IsTerminal as _, Write as _};

@@ -1,13 +1,15 @@
 //! What came of a case beside what was expected: the differences, and what to write to have none.
 
-use std::fmt::Write as _;
-
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, HeaderName};
-use toml_edit::{Array, InlineTable, Value};
+use toml_edit::Value;
 
-use super::run::{Got, Outcome, subprotocols};
+use super::head::subprotocols;
+use super::run::{Got, Outcome};
 use super::stub::has;
+use super::written::{
+    array, datetime, duration, field_values, number, quoted, shown, stored_value, table, text,
+};
 use crate::config::cases::{
     Case, Decision, ExpectResponse, FieldValues, MetricName, Moment, Stored,
 };
@@ -490,41 +492,6 @@ fn moment(milliseconds: u64) -> Moment {
     Moment(std::time::Duration::from_millis(milliseconds))
 }
 
-fn datetime(moment: Moment) -> Value {
-    let text = moment.to_toml();
-    text.parse().unwrap_or_else(|_| text.into())
-}
-
-/// With the largest unit that leaves nothing over.
-fn duration(milliseconds: u64) -> String {
-    let units = [
-        (86_400_000, "d"),
-        (3_600_000, "h"),
-        (60_000, "m"),
-        (1_000, "s"),
-    ];
-    let whole = |(unit, _): &(u64, &str)| milliseconds > 0 && milliseconds.is_multiple_of(*unit);
-    match units.into_iter().find(whole) {
-        Some((unit, name)) => format!("{}{name}", milliseconds / unit),
-        None => format!("{milliseconds}ms"),
-    }
-}
-
-fn number(value: f64) -> Value {
-    match value as i64 {
-        whole if whole as f64 == value => whole.into(),
-        _ => value.into(),
-    }
-}
-
-fn stored_value(stored: &Stored) -> Value {
-    match stored {
-        Stored::Absent => false.into(),
-        Stored::Text(stored) => text(stored),
-        Stored::Number(number) => (*number).into(),
-    }
-}
-
 /// The store knows numbers as their digits.
 fn text_of(stored: &Stored) -> Option<String> {
     match stored {
@@ -534,90 +501,9 @@ fn text_of(stored: &Stored) -> Option<String> {
     }
 }
 
-fn field_values(values: &FieldValues) -> Value {
-    match values {
-        FieldValues::Absent => false.into(),
-        FieldValues::Exactly(values) => match values.as_slice() {
-            [one] => text(one),
-            values => array(values),
-        },
-    }
-}
-
-/// A string on one line, whatever is in it.
-fn text(text: &str) -> Value {
-    let mut quoted = String::new();
-    let literal = !text.contains(|c: char| c == '\'' || c.is_control());
-    if literal && text.contains(['"', '\\']) {
-        quoted = format!("'{text}'");
-    } else {
-        quoted.push('"');
-        for c in text.chars() {
-            match c {
-                '"' | '\\' => quoted.extend(['\\', c]),
-                '\n' => quoted.push_str("\\n"),
-                '\r' => quoted.push_str("\\r"),
-                '\t' => quoted.push_str("\\t"),
-                // Writing to a string cannot fail.
-                c if c.is_control() => drop(write!(quoted, "\\U{:08X}", u32::from(c))),
-                c => quoted.push(c),
-            }
-        }
-        quoted.push('"');
-    }
-    quoted.parse().unwrap_or_else(|_| text.into())
-}
-
-fn array(values: &[String]) -> Value {
-    Value::Array(values.iter().map(|value| text(value)).collect::<Array>())
-}
-
-fn table(entries: impl Iterator<Item = (String, Value)>) -> Value {
-    Value::InlineTable(entries.collect::<InlineTable>())
-}
-
-/// A text as TOML has it.
-fn quoted(text: &str) -> String {
-    shown(&self::text(text))
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Boolean(there) if !there.value() => "not there".to_owned(),
-        value => value.to_string().trim().to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    proptest! {
-        #[test]
-        fn any_text_is_one_line_of_toml_and_reads_back(value in "(?s:.{0,40})") {
-            let shown = shown(&text(&value));
-            prop_assert!(!shown.contains(['\n', '\r']), "{shown:?}");
-            let line = format!("a = {shown}\n");
-            let read: toml_edit::DocumentMut = line.parse().expect("toml");
-            prop_assert_eq!(read["a"].as_str(), Some(value.as_str()));
-        }
-    }
-
-    #[test]
-    fn durations_have_the_largest_unit_that_fits() {
-        for (milliseconds, expect) in [
-            (0, "0ms"),
-            (1, "1ms"),
-            (1_500, "1500ms"),
-            (60_000, "1m"),
-            (5_400_000, "90m"),
-            (172_800_000, "2d"),
-        ] {
-            assert_eq!(duration(milliseconds), expect);
-        }
-    }
 
     #[test]
     fn a_reason_begins_where_the_plugin_is_named_or_behind() {

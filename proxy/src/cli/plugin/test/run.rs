@@ -3,34 +3,30 @@
 //! Each case has a host of its own, and so a clock, a store and metrics that no other case has touched; the
 //! compiled code comes from a cache that all of them share.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::SEC_WEBSOCKET_PROTOCOL;
+use http::{HeaderValue, Response, StatusCode};
 use sluicegate_plugin_host::clock::SettableClock;
 use sluicegate_plugin_host::kv::KvStore;
 use sluicegate_plugin_host::messages::Opening;
 use sluicegate_plugin_host::metrics::{Registry, Value};
 use sluicegate_plugin_host::{
-    CallFacts, ConfigureError, Filter, FilterError, Grants, Host, HostSettings, Inspection, Limits,
-    Plugin, RequestHead, RequestOutcome, ResponseHead, ResponseOutcome, Session, TlsFacts, Verdict,
+    ConfigureError, Filter, FilterError, Grants, Host, HostSettings, Inspection, Limits, Plugin,
+    RequestHead, RequestOutcome, ResponseHead, ResponseOutcome, Session, Verdict,
 };
 use tokio::runtime::Runtime;
 
 use super::capture::Captured;
 use super::converse::{self, Conversed};
+use super::head::{request_head, subprotocols};
 use super::stub::Stub;
 use crate::config::Diagnostic;
-use crate::config::cases::{
-    self, Allow, Body, Case, HttpAnswer, MetricName, Request, Stored, Suite,
-};
+use crate::config::cases::{self, Allow, Body, Case, HttpAnswer, MetricName, Stored, Suite};
 use crate::config::model::{PluginConfig, Span};
-use crate::facts::{self, ConnectionFacts, Peer, RequestFacts};
-use crate::forward;
 use crate::snapshot::config_schema::{ConfigSchema, place};
 use crate::snapshot::resolve_secrets;
 
@@ -394,107 +390,6 @@ pub(super) fn told(error: &FilterError) -> String {
     }
 }
 
-/// What the proxy would hand to the first filter of a route.
-fn request_head(case: &Case, stub: &Arc<Stub>) -> Result<RequestHead, Box<Diagnostic>> {
-    let request = &case.request;
-    let authority: Arc<str> = String::from_utf8_lossy(request.host.as_bytes()).into();
-    let host = match authority.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => &authority,
-    };
-    let peer = SocketAddr::new(request.client_ip, PORT);
-    let tls = request.tls.then(|| facts::TlsFacts {
-        version: "TLSv1.3",
-        cipher: "TLS_AES_128_GCM_SHA256",
-        sni: Some(host.to_ascii_lowercase().into()),
-        client_subject: request.client_subject.as_deref().map(Into::into),
-        resumed: false,
-        http2: request.http_version == "2",
-    });
-    let connection = ConnectionFacts {
-        peer: Peer::Ip(peer),
-        listener: request.listener.as_str().into(),
-        tls: tls.map(Box::new),
-    };
-    let facts = RequestFacts {
-        peer_trusted: false,
-        client_ip: request.client_ip.to_canonical(),
-        scheme: if request.tls { "https" } else { "http" },
-        host: host.to_ascii_lowercase().into(),
-        authority,
-        path: request.path.as_str().into(),
-        query: request.query.as_deref().map(Into::into),
-        request_id: request.request_id.as_str().into(),
-    };
-    let mut headers = sent_headers(request);
-    forward::prepare_request(&mut headers, &facts, &connection);
-    let mut session = Session::default();
-    for label in &request.labels {
-        let (name, value) = &label.value;
-        session
-            .set_label(name, value)
-            .map_err(|error| mistake(&label.span, format!("label `{name}`: {error}")))?;
-    }
-    let call_facts = CallFacts {
-        client_ip: facts.client_ip,
-        scheme: facts.scheme,
-        host: facts.host,
-        request_id: facts.request_id,
-        route: request.route.as_str().into(),
-        tls: connection.tls.map(|tls| TlsFacts {
-            version: tls.version,
-            cipher: tls.cipher,
-            sni: tls.sni,
-            client_subject: tls.client_subject,
-        }),
-        peer: Some(peer),
-        listener: connection.listener,
-        http_version: request.http_version,
-        is_websocket: request.websocket,
-        outbound: Some(stub.clone()),
-    };
-    Ok(RequestHead {
-        method: request.method.clone(),
-        path: facts.path,
-        query: facts.query,
-        headers,
-        upstream: None,
-        session,
-        facts: Arc::new(call_facts),
-    })
-}
-
-/// The fields that the client sends.
-fn sent_headers(request: &Request) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(HOST, request.host.clone());
-    if request.websocket {
-        for (name, value) in [
-            (CONNECTION, "Upgrade"),
-            (UPGRADE, "websocket"),
-            (http::header::SEC_WEBSOCKET_VERSION, "13"),
-            (http::header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ=="),
-        ] {
-            headers.insert(name, HeaderValue::from_static(value));
-        }
-    }
-    for name in request.headers.keys() {
-        headers.remove(name);
-    }
-    for (name, value) in &request.headers {
-        headers.append(name, value.clone());
-    }
-    headers
-}
-
-/// The subprotocols that a request offers.
-pub(super) fn subprotocols(headers: &HeaderMap) -> Vec<String> {
-    let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
-    let names = lines.flat_map(|line| line.to_str().unwrap_or("").split(','));
-    let names = names.map(str::trim).filter(|name| !name.is_empty());
-    names.map(str::to_owned).collect()
-}
-
 fn answers(case: &Case) -> Result<Vec<(HttpAnswer, Bytes)>, Box<Diagnostic>> {
     let with_body = |answer: &HttpAnswer| {
         let bytes = match &answer.answer {
@@ -581,7 +476,7 @@ fn metrics(registry: &Registry) -> Vec<(MetricName, f64)> {
 }
 
 /// Why a case cannot be run, with its place.
-fn mistake(span: &Span, why: String) -> Box<Diagnostic> {
+pub(super) fn mistake(span: &Span, why: String) -> Box<Diagnostic> {
     Box::new(Diagnostic::error(span.clone(), why))
 }
 
@@ -594,5 +489,3 @@ fn status(status: u16) -> StatusCode {
 const NAME: &str = "plugin";
 /// One serves, and one may wait for the upstream's answer.
 const INSTANCES: u32 = 2;
-/// The client's.
-const PORT: u16 = 50_000;

@@ -1,11 +1,12 @@
 //! What came of a conversation beside what was expected of it.
 
-use toml_edit::{Array, InlineTable, Value};
+use toml_edit::Value;
 
 use super::super::converse::Came;
 use super::super::run::Got;
-use super::{Difference, Place, quoted, shown, table, text};
-use crate::config::cases::{Case, Closing, Happening, Payload, Side, Step};
+use super::super::written::{arrival, closing, message, quoted, shown, text};
+use super::{Difference, Place};
+use crate::config::cases::{Case, Closing, Happening, Side, Step};
 
 /// The differences of all steps, in their order.
 pub(super) fn differences(case: &Case, got: &Got) -> Vec<Difference> {
@@ -112,42 +113,6 @@ fn of_step(index: usize, step: &Step, came: &Came, found: &mut Vec<Difference>) 
             let first = error.as_deref().and_then(|error| error.lines().next());
             let write = first.map_or(Value::from(false), text);
             differs("error", expected, error.clone().unwrap_or_else(none), write);
-        }
-    }
-}
-
-/// Messages as `to_server` has them.
-fn arrival(messages: &[Payload]) -> Value {
-    match messages {
-        [] => Value::from(false),
-        [one] => message(one),
-        several => Value::Array(several.iter().map(message).collect::<Array>()),
-    }
-}
-
-fn message(payload: &Payload) -> Value {
-    let typed = |kind: &str, value: String| table([(kind.to_owned(), text(&value))].into_iter());
-    let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match payload {
-        Payload::Text(said) => text(said),
-        Payload::Binary(bytes) => typed("binary", Payload::hex(bytes)),
-        Payload::Ping(bytes) => typed("ping", lossy(bytes)),
-        Payload::Pong(bytes) => typed("pong", lossy(bytes)),
-    }
-}
-
-fn closing(closing: Option<&Closing>) -> Value {
-    let Some(Closing { code, reason }) = closing else {
-        return Value::from(false);
-    };
-    let code = i64::from(*code);
-    match reason.as_deref() {
-        None | Some("") => code.into(),
-        Some(reason) => {
-            let mut both = InlineTable::new();
-            both.insert("code", code.into());
-            both.insert("reason", text(reason));
-            Value::InlineTable(both)
         }
     }
 }
