@@ -3,6 +3,7 @@
 mod build;
 mod inspect;
 mod new;
+mod record;
 mod sdk;
 mod test;
 
@@ -17,6 +18,7 @@ pub(super) enum Command {
     Build(BuildArgs),
     Test(test::Args),
     Inspect(inspect::Args),
+    Record(record::Args),
 }
 
 /// Build plugins with cargo and make components of them
@@ -43,6 +45,7 @@ pub(super) fn plugin(command: &Command) -> Result<(), Failure> {
         Command::Build(args) => build_all(args),
         Command::Test(args) => test::test(args),
         Command::Inspect(args) => inspect::show(args),
+        Command::Record(args) => record::record(args),
     }
 }
 
