@@ -7,7 +7,7 @@
 //! same however the bytes are cut, but for the cuts in what is passed on.
 //!
 //! Nothing is reserved on a length's word: memory grows with the bytes that have come. Between messages a
-//! reader holds no more than the last window of a direction that is compressed with context takeover.
+//! reader holds no more than the [`Inflater`] of a direction that is compressed, so at most its last window.
 //! After a Close everything is ignored (§5.5.1); after a [`Fault`] the reader is lost, and ignores it too.
 
 use super::control::CloseCode;
