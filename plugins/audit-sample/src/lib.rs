@@ -291,7 +291,7 @@ fn default_timeout() -> Interval {
 /// Bytes of a message.
 const MAX_EXCERPT: u16 = 4096;
 /// Bytes of a connection's records, as JSON.
-const MAX_PENDING: usize = 256 << 10;
+const MAX_PENDING: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests;

@@ -225,7 +225,7 @@ impl Run<'_> {
             }),
             Check::UniqueItems => {
                 for (index, item) in items.iter().enumerate() {
-                    self.step(index)?;
+                    self.step(index.saturating_mul(number::weight(item)))?;
                     if items[..index]
                         .iter()
                         .any(|other| number::equal(other, item))

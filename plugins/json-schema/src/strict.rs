@@ -1,7 +1,8 @@
 //! A JSON text as a tree, if all its readers see the same tree.
 //!
 //! Of a member that stands there twice some readers take the first and some the last: such a text is
-//! refused. So is one that is nested deeper than 128 levels.
+//! refused. So is one that is nested deeper than 128 levels, and one whose tree would take more than
+//! [`MAX_TREE`] bytes: a thousand connections share an instance's memory.
 
 use std::fmt;
 
@@ -12,21 +13,45 @@ use serde_json::{Map, Number, Value};
 /// Why it cannot be read, without quoting any of it.
 pub(crate) fn parse(text: &str) -> Result<Value, &'static str> {
     let mut reader = serde_json::Deserializer::from_str(text);
-    let twice = &mut false;
-    let read = Tree { twice: &mut *twice }.deserialize(&mut reader);
+    let mut growth = Growth {
+        room: MAX_TREE,
+        fault: None,
+    };
+    let read = Tree(&mut growth).deserialize(&mut reader);
     match read.and_then(|value| reader.end().map(|()| value)) {
         Ok(value) => Ok(value),
-        Err(_) if *twice => Err("has a member twice"),
-        // serde_json tells it by its words only.
-        Err(error) if error.to_string().starts_with("recursion") => Err("is nested too deeply"),
-        Err(_) => Err("is no JSON"),
+        Err(error) => Err(growth.fault.unwrap_or_else(|| {
+            // serde_json tells it by its words only.
+            match error.to_string().starts_with("recursion") {
+                true => "is nested too deeply",
+                false => "is no JSON",
+            }
+        })),
     }
 }
 
-struct Tree<'a> {
-    /// Set where a member stands twice.
-    twice: &'a mut bool,
+/// What all parts of a tree share while it grows.
+struct Growth {
+    /// Bytes that it may still take.
+    room: usize,
+    /// What is wrong, where it is not the JSON.
+    fault: Option<&'static str>,
 }
+
+impl Growth {
+    fn take<E: Error>(&mut self, bytes: usize) -> Result<(), E> {
+        let left = self.room.checked_sub(bytes);
+        self.room = left.ok_or_else(|| self.fail("has too many parts"))?;
+        Ok(())
+    }
+
+    fn fail<E: Error>(&mut self, why: &'static str) -> E {
+        self.fault = Some(why);
+        E::custom(why)
+    }
+}
+
+struct Tree<'a>(&'a mut Growth);
 
 impl<'de> DeserializeSeed<'de> for Tree<'_> {
     type Value = Value;
@@ -64,12 +89,14 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Value, E> {
+        self.0.take(text.len())?;
         Ok(Value::from(text))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = list.next_element_seed(Tree { twice: self.twice })? {
+        while let Some(item) = list.next_element_seed(Tree(self.0))? {
+            self.0.take(PART)?;
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -77,16 +104,24 @@ impl<'de> Visitor<'de> for Tree<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut members = Map::new();
+        self.0.take(OBJECT)?;
         while let Some(name) = map.next_key::<String>()? {
-            let member = map.next_value_seed(Tree { twice: self.twice })?;
+            self.0.take(PART + name.len())?;
+            let member = map.next_value_seed(Tree(self.0))?;
             if members.insert(name, member).is_some() {
-                *self.twice = true;
-                return Err(A::Error::custom("a member stands there twice"));
+                return Err(self.0.fail("has a member twice"));
             }
         }
         Ok(Value::Object(members))
     }
 }
+
+/// Bytes, of the 16 MiB that an instance has if nobody says otherwise.
+const MAX_TREE: usize = 4 << 20;
+/// Bytes of a value in a list that grows, or of a member with its name.
+const PART: usize = 64;
+/// Bytes of an object, which has room for eleven members from the beginning.
+const OBJECT: usize = 640;
 
 #[cfg(test)]
 mod tests {
@@ -109,8 +144,16 @@ mod tests {
             (r#"{"a":1,"a":1}"#, "has a member twice"),
             (r#"[{"a":1,"b":2,"\u0061":3}]"#, "has a member twice"),
             (&"[".repeat(200), "is nested too deeply"),
+            (
+                &format!("[{}0]", "0,".repeat(100_000)),
+                "has too many parts",
+            ),
+            (
+                &format!("[{}0]", "{},".repeat(10_000)),
+                "has too many parts",
+            ),
         ] {
-            assert_eq!(parse(text), Err(why), "{text}");
+            assert_eq!(parse(text), Err(why));
         }
     }
 }

@@ -3,6 +3,9 @@
 //! A message that is JSON is looked at string by string, as its reader will see them, and stays JSON; any
 //! other as one text. Most messages hold nothing: those cost one pass for all presets and one per pattern, and
 //! go on as they came. Binary messages are not looked at.
+//!
+//! Many connections share an instance, and a call that takes too long or gives back too much ends them all: so
+//! what is done for one message is bounded, and one that needs more closes its own tunnel.
 
 mod pattern;
 mod preset;
@@ -57,8 +60,13 @@ pub struct Redact {
     json: bool,
 }
 
-/// What was found how often.
-type Counts<'a> = BTreeMap<&'a str, u64>;
+/// What is done for one message.
+struct Work<'a> {
+    /// What was found how often.
+    counts: BTreeMap<&'a str, u64>,
+    /// Searches and replacements that are left; at 0 the message is more than is done for one.
+    left: usize,
+}
 
 impl Filter for Redact {
     type Config = Config;
@@ -102,15 +110,23 @@ impl MessageFilter for Redact {
     }
 
     fn on_text(&self, (): &mut (), _: Side, text: &str) -> Reaction {
-        let mut counts = Counts::new();
-        let Some(redacted) = self.redacted(text, &mut counts) else {
-            return Reaction::forward();
+        let mut work = Work {
+            counts: BTreeMap::new(),
+            left: MAX_WORK,
         };
-        for (name, count) in counts {
+        let redacted = self.redacted(text, &mut work);
+        for (name, count) in work.counts {
             // The figure is a convenience.
             metrics::count("redacted", &[("what", name)], count).ok();
         }
-        Reaction::replace(redacted)
+        match redacted {
+            _ if work.left == 0 => Reaction::close(1008, "too much to redact"),
+            None => Reaction::forward(),
+            Some(redacted) if redacted.len() > MAX_OUTPUT.max(text.len()) => {
+                Reaction::close(1009, "too large")
+            }
+            Some(redacted) => Reaction::replace(redacted),
+        }
     }
 }
 
@@ -118,7 +134,7 @@ export!(Redact: messages);
 
 impl Redact {
     /// The message without what was found; `None`: nothing was.
-    fn redacted<'s>(&'s self, text: &str, counts: &mut Counts<'s>) -> Option<String> {
+    fn redacted<'s>(&'s self, text: &str, work: &mut Work<'s>) -> Option<String> {
         // With escapes in it, what a reader sees may not be there in this form.
         let plain = !self.json || !text.contains('\\');
         if plain && self.is_clean(text) {
@@ -127,10 +143,10 @@ impl Redact {
         match self.json.then(|| scalars::begin(text)).flatten() {
             Some(begin) => {
                 let (prefix, json) = text.split_at(begin);
-                let json = scalars::rewrite(json, |scalar| self.replaced(scalar, counts))?;
+                let json = scalars::rewrite(json, |scalar| self.replaced(scalar, work))?;
                 Some(format!("{prefix}{json}"))
             }
-            None => self.replaced(text, counts),
+            None => self.replaced(text, work),
         }
     }
 
@@ -140,27 +156,42 @@ impl Redact {
             && self.patterns.iter().all(|pattern| pattern.rules_out(text))
     }
 
-    fn replaced<'s>(&'s self, text: &str, counts: &mut Counts<'s>) -> Option<String> {
-        let mut current = self.without_presets(text, counts);
+    fn replaced<'s>(&'s self, text: &str, work: &mut Work<'s>) -> Option<String> {
+        let mut current = self.without_presets(text, work);
         for pattern in &self.patterns {
-            let (replaced, count) = pattern.replace(current.as_deref().unwrap_or(text));
+            let before = current.as_deref().unwrap_or(text);
+            if pattern.is_longer_than(before) || work.left == 0 {
+                continue;
+            }
+            work.left -= 1;
+            let (replaced, count) = pattern.replace(before, work.left);
             if count > 0 {
-                *counts.entry(&pattern.name).or_default() += count;
-                current = Some(replaced.into_owned());
+                let replaced = replaced.into_owned();
+                work.found(&pattern.name, count);
+                current = Some(replaced);
             }
         }
         current
     }
 
-    fn without_presets(&self, text: &str, counts: &mut Counts<'_>) -> Option<String> {
+    fn without_presets(&self, text: &str, work: &mut Work<'_>) -> Option<String> {
         let (mut out, mut copied) = (String::new(), 0);
-        while let Some((preset, range)) = self.presets.find(text, copied) {
+        while work.left > 0
+            && let Some((preset, range)) = self.presets.find(text, copied)
+        {
             out.push_str(&text[copied..range.start]);
             out.push_str(&self.replace_with.replace("{name}", preset.name()));
-            *counts.entry(preset.name()).or_default() += 1;
+            work.found(preset.name(), 1);
             copied = range.end;
         }
         (copied > 0).then(|| out + &text[copied..])
+    }
+}
+
+impl<'a> Work<'a> {
+    fn found(&mut self, name: &'a str, count: usize) {
+        *self.counts.entry(name).or_default() += count as u64;
+        self.left = self.left.saturating_sub(count * REPLACEMENT);
     }
 }
 
@@ -171,6 +202,14 @@ fn default_replacement() -> String {
 fn default_json() -> bool {
     true
 }
+
+/// Searches of a string for a pattern, in one message: some milliseconds.
+const MAX_WORK: usize = 100_000;
+/// What a replacement counts among them.
+const REPLACEMENT: usize = 10;
+/// Bytes of what goes on in a message's place, unless it is smaller: the proxy takes 1 MiB back from a plugin, if
+/// nobody says more.
+const MAX_OUTPUT: usize = 1000 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -251,6 +290,26 @@ mod tests {
             {"name": "a", "match": "\\[email\\] (\\w+)", "replace_with": "<$1>"},
             {"name": "b", "match": "<", "replace_with": "«"}]}"#;
         check(config, "ann@example.com wrote", Some("«wrote>"));
+    }
+
+    #[test]
+    fn what_is_done_for_one_message_is_bounded() {
+        let filter = filter(
+            r#"{"presets": ["ipv6"], "patterns": [{"name": "a", "match": "a", "replace_with": "aaaa"}]}"#,
+        );
+        let close = |text: String| filter.on_text(&mut (), Side::Client, &text).close_code();
+        let list = |item: &str, count: usize| format!("[{}0]", format!("{item},").repeat(count));
+        assert_eq!(close(list("\"::1\"", 5_000)), None);
+        assert_eq!(close(list("\"::1\"", 20_000)), Some(1008));
+        assert_eq!(close("a ".repeat(20_000)), Some(1008));
+        assert_eq!(close("a ".repeat(9_000)), None);
+        // Strings that are searched in vain: one of them has an escape.
+        assert_eq!(close(list("\"x\"", 90_000) + " "), None);
+        assert_eq!(close(list("\"\\n\"", 90_000)), None);
+        assert_eq!(close(list("\"\\n\"", 110_000)), Some(1008));
+        let large = "b".repeat(MAX_OUTPUT - 2);
+        assert_eq!(close(format!("{large}a")), Some(1009));
+        assert_eq!(close(format!("{large}bbb")), None);
     }
 
     #[test]

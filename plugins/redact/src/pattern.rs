@@ -25,6 +25,8 @@ pub(crate) struct Pattern {
     replace_with: String,
     /// What it finds in a part of a text it finds in the whole as well.
     anywhere: bool,
+    /// Bytes of the shortest match.
+    shortest: usize,
 }
 
 impl Pattern {
@@ -47,22 +49,31 @@ impl Pattern {
         }
         let hir = regex_syntax::parse(regex).map_err(|error| ("match", last_line(&error)))?;
         let properties = hir.properties();
-        if properties.minimum_len().is_none_or(|len| len == 0) {
+        let shortest = properties.minimum_len().unwrap_or_default();
+        if shortest == 0 {
             return Err(("match", "matches where there is nothing".to_owned()));
         }
         let built = RegexBuilder::new(regex)
             .size_limit(MAX_PROGRAM)
             .dfa_size_limit(MAX_PROGRAM)
             .build();
+        let regex = built.map_err(|error| ("match", last_line(&error)))?;
+        if let Some(group) = own.as_ref().and_then(|own| unknown_group(own, &regex)) {
+            return Err((
+                "replace_with",
+                format!("`${group}` is no group of the pattern"),
+            ));
+        }
         Ok(Pattern {
             name: name.clone(),
-            regex: built.map_err(|error| ("match", last_line(&error)))?,
+            regex,
             replace_with: match own {
                 Some(own) => own.clone(),
                 // No groups in there.
                 None => replace_with(name).replace('$', "$$"),
             },
             anywhere: properties.look_set().iter().all(is_of_words),
+            shortest,
         })
     }
 
@@ -71,17 +82,56 @@ impl Pattern {
         self.anywhere && !self.regex.is_match(text)
     }
 
-    /// The text with each match replaced, and how many there were.
-    pub(crate) fn replace<'t>(&self, text: &'t str) -> (Cow<'t, str>, u64) {
+    /// Whether a text is too short for any match.
+    pub(crate) fn is_longer_than(&self, text: &str) -> bool {
+        text.len() < self.shortest
+    }
+
+    /// The text with each match replaced, and how many there were. After so many as `most` it stops.
+    pub(crate) fn replace<'t>(&self, text: &'t str, most: usize) -> (Cow<'t, str>, usize) {
         let mut count = 0;
-        let replaced = self.regex.replace_all(text, |found: &regex::Captures<'_>| {
+        let with = |found: &regex::Captures<'_>| {
             count += 1;
             let mut with = String::new();
             found.expand(&self.replace_with, &mut with);
             with
-        });
+        };
+        // 0 would be all of them.
+        let replaced = self.regex.replacen(text, most.max(1), with);
         (replaced, count)
     }
+}
+
+/// What a replacement names but the pattern does not have: it would be replaced by nothing.
+fn unknown_group<'t>(replacement: &'t str, regex: &Regex) -> Option<&'t str> {
+    let mut rest = replacement;
+    while let Some((_, after)) = rest.split_once('$') {
+        if let Some(escaped) = after.strip_prefix('$') {
+            rest = escaped;
+            continue;
+        }
+        let (name, next) = match after
+            .strip_prefix('{')
+            .and_then(|name| name.split_once('}'))
+        {
+            Some(braced) => braced,
+            None => {
+                let of_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+                let end = after.bytes().position(|byte| !of_name(byte));
+                after.split_at(end.unwrap_or(after.len()))
+            }
+        };
+        let known = match name.parse::<usize>() {
+            Ok(index) => index < regex.captures_len(),
+            // A `$` before anything else is one.
+            Err(_) => name.is_empty() || regex.capture_names().flatten().any(|one| one == name),
+        };
+        if !known {
+            return Some(name);
+        }
+        rest = next;
+    }
+    None
 }
 
 /// `\b` and its kin: a quote around a string is to them what its end is.
@@ -119,9 +169,9 @@ mod tests {
     #[test]
     fn matches_are_replaced() {
         #[track_caller]
-        fn check(regex: &str, with: Option<&str>, text: &str, expect: &str, count: u64) {
+        fn check(regex: &str, with: Option<&str>, text: &str, expect: &str, count: usize) {
             let pattern = pattern(regex, with).unwrap_or_else(|(key, why)| panic!("{key}: {why}"));
-            assert_eq!(pattern.replace(text), (expect.into(), count));
+            assert_eq!(pattern.replace(text, 10), (expect.into(), count));
         }
         check("a+", None, "caat a", "c[$own]t [$own]", 2);
         check(r"(?i)(key)=\w+", Some("$1=*"), "KEY=abc", "KEY=*", 1);
@@ -143,6 +193,20 @@ mod tests {
             r"\w{500}{500}",
             "Compiled regex exceeds size limit of 1048576 bytes.",
         );
+    }
+
+    #[test]
+    fn a_replacement_names_groups_that_are_there() {
+        #[track_caller]
+        fn check(with: &str, expect: Option<&str>) {
+            let error = pattern("(?P<word>a)(b)", Some(with)).err();
+            let expect = expect.map(|group| format!("`${group}` is no group of the pattern"));
+            assert_eq!(error, expect.map(|why| ("replace_with", why)));
+        }
+        check("$0 $1-$2 ${word} $word. $$1 $ 5$", None);
+        check("$3", Some("3"));
+        check("$1_", Some("1_"));
+        check("${words}", Some("words"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! costs one look into a table; what is found there is then tried by hand. Text that is part of a longer word
 //! or number is nothing that is looked for: neither the digits of a fraction nor a group of a UUID.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::ops::Range;
 
 use sluicegate_plugin::config;
@@ -62,13 +62,21 @@ impl Presets {
             return None;
         }
         let bytes = text.as_bytes();
-        let mut at = from;
+        // Before `tried` no colon is worth another look.
+        let (mut at, mut tried) = (from, from);
         while let Some(&byte) = bytes.get(at) {
             if MARK[usize::from(byte)] {
                 let found = match byte {
                     b'@' => self.try_one(Preset::Email, email(bytes, from, at)),
                     b'+' => self.try_one(Preset::Phone, number::phone(bytes, at)),
-                    b':' => self.try_ipv6(bytes, from, at),
+                    b':' if at < tried => None,
+                    b':' => match self.at_colon(bytes, from, at) {
+                        Ok(found) => Some(found),
+                        Err(end) => {
+                            tried = end;
+                            None
+                        }
+                    },
                     _ => match self.at_digit(bytes, from, at) {
                         Ok(found) => Some(found),
                         // The next thing begins behind this run of digits, or is not of digits.
@@ -127,12 +135,22 @@ impl Presets {
         Err(end)
     }
 
-    fn try_ipv6(self, bytes: &[u8], from: usize, at: usize) -> Option<(Preset, Range<usize>)> {
-        // Between a key and its value, or in `https://`: no digit is near.
-        let beside =
-            |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_hexdigit() || *byte == b':');
-        if !self.has(Preset::Ipv6) || !beside(bytes.get(at + 1)) {
-            return None;
+    /// At the first colon of a run: the address that it is in, or up to where there is none.
+    fn at_colon(
+        self,
+        bytes: &[u8],
+        from: usize,
+        at: usize,
+    ) -> Result<(Preset, Range<usize>), usize> {
+        // Where a JSON key ends, and in `https://`, no group stands before a colon, nor another colon behind.
+        let before = at > from && bytes[at - 1].is_ascii_hexdigit();
+        let after = bytes.get(at + 1);
+        let begins = match before {
+            true => after.is_some_and(|byte| byte.is_ascii_hexdigit() || *byte == b':'),
+            false => after == Some(&b':'),
+        };
+        if !begins || !self.has(Preset::Ipv6) {
+            return Err(at + 1);
         }
         ipv6(bytes, from, at).map(|range| (Preset::Ipv6, range))
     }
@@ -178,42 +196,59 @@ fn email(bytes: &[u8], from: usize, at: usize) -> Option<Range<usize>> {
     good.then(|| start..at + 1 + domain.len())
 }
 
+/// Four numbers up to 255, without zeros in front.
 fn ipv4(bytes: &[u8], at: usize) -> Option<Range<usize>> {
-    let mut len = extent(&bytes[at..], |byte| byte.is_ascii_digit() || byte == b'.');
-    // The end of a sentence.
-    while len > 0 && bytes[at + len - 1] == b'.' {
-        len -= 1;
+    let mut end = at;
+    for group in 0..4 {
+        if group > 0 {
+            end += ".".len();
+            bytes.get(end).filter(|_| bytes[end - 1] == b'.')?;
+        }
+        let len = digits(&bytes[end..bytes.len().min(end + 4)]);
+        let number = &bytes[end..end + len];
+        let value = number
+            .iter()
+            .fold(0_u32, |value, digit| value * 10 + u32::from(digit - b'0'));
+        if len == 0 || value > 255 || (len > 1 && number[0] == b'0') {
+            return None;
+        }
+        end += len;
     }
-    let range = at..at + len;
-    let text = std::str::from_utf8(&bytes[range.clone()]).ok()?;
-    let good = !is_followed(bytes, range.end) && text.parse::<Ipv4Addr>().is_ok();
-    good.then_some(range)
+    (!is_followed(bytes, end)).then_some(at..end)
 }
 
-/// Around its first colon.
-fn ipv6(bytes: &[u8], from: usize, at: usize) -> Option<Range<usize>> {
+/// Around its first colon. If there is none: up to where there is none, for each run of groups is tried once.
+fn ipv6(bytes: &[u8], from: usize, at: usize) -> Result<Range<usize>, usize> {
     let hex = |byte: &&u8| byte.is_ascii_hexdigit();
-    let start = at - bytes[from..at].iter().rev().take_while(hex).count();
+    // A group has four digits at most: one more shows that there are too many.
+    let start = at - bytes[from..at].iter().rev().take(5).take_while(hex).count();
     if start > 0 && is_word(bytes[start - 1]) {
-        return None;
+        return Err(at + 1);
     }
     let of_it = |byte: u8| byte.is_ascii_hexdigit() || byte == b':' || byte == b'.';
-    let mut len = extent(&bytes[start..], of_it);
-    let parses = |len: usize| {
-        let text = std::str::from_utf8(&bytes[start..start + len]).ok();
-        text.is_some_and(|text| text.parse::<Ipv6Addr>().is_ok())
-    };
+    let run = extent(&bytes[start..], of_it);
+    let mut len = run;
     while len > 0 && bytes[start + len - 1] == b'.' {
         len -= 1;
     }
+    let parses = |len: usize| {
+        let text = bytes
+            .get(start..start + len)
+            .filter(|_| len <= LONGEST_IPV6);
+        let text = text.and_then(|text| std::str::from_utf8(text).ok());
+        text.is_some_and(|text| text.parse::<Ipv6Addr>().is_ok())
+    };
     // A colon behind it is punctuation.
-    if !parses(len) && len > 0 && bytes[start + len - 1] == b':' {
+    if len > 0 && bytes[start + len - 1] == b':' && !parses(len) {
         len -= 1;
     }
     let range = start..start + len;
     // `dead::beef` may well be a name of something.
     let digit = bytes[range.clone()].iter().any(u8::is_ascii_digit);
-    (digit && parses(len) && !is_followed(bytes, range.end)).then_some(range)
+    match digit && !is_followed(bytes, range.end) && parses(len) {
+        true => Ok(range),
+        false => Err(start + run),
+    }
 }
 
 /// Whether what begins here goes on something before it: a word, a fraction, a hyphenated id.
@@ -250,6 +285,8 @@ fn extent(bytes: &[u8], of_it: impl Fn(u8) -> bool) -> usize {
         .position(|byte| !of_it(*byte))
         .unwrap_or(bytes.len())
 }
+
+const LONGEST_IPV6: usize = "0000:0000:0000:0000:0000:ffff:255.255.255.255".len();
 
 /// The bytes at which something can be found.
 static MARK: [bool; 256] = {

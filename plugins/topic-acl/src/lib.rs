@@ -35,8 +35,6 @@ pub struct Config {
     id: Option<String>,
     /// Namespaces of socket.io that are open; by default `/`.
     namespaces: Option<Vec<String>>,
-    /// Largest packet of MQTT, bytes.
-    max_packet: Option<u32>,
     /// What stands between the levels of a topic.
     #[serde(default = "default_separator")]
     separator: char,
@@ -91,9 +89,7 @@ enum Speech {
         places: Places,
         namespaces: Vec<String>,
     },
-    Mqtt {
-        max_packet: usize,
-    },
+    Mqtt,
 }
 
 pub struct Session {
@@ -122,7 +118,7 @@ impl Filter for TopicAcl {
                 config.code,
                 config.reason,
                 config.reply,
-                matches!(speech, Speech::Mqtt { .. }),
+                matches!(speech, Speech::Mqtt),
             )?,
             separator: config.separator,
             speech,
@@ -164,7 +160,7 @@ impl MessageFilter for TopicAcl {
             Speech::SocketIo { places, namespaces } => {
                 self.on_packet(session, places, namespaces, text)
             }
-            Speech::Mqtt { .. } => self.refusal.refuse(Why::Unreadable),
+            Speech::Mqtt => self.refusal.refuse(Why::Unreadable),
         }
     }
 
@@ -176,7 +172,7 @@ impl MessageFilter for TopicAcl {
                 Reaction::drop()
             }
             Speech::SocketIo { .. } => Reaction::forward(),
-            Speech::Mqtt { max_packet } => self.on_stream(session, max_packet, data),
+            Speech::Mqtt => self.on_stream(session, data),
         }
     }
 }
@@ -235,9 +231,9 @@ impl TopicAcl {
         reaction
     }
 
-    fn on_stream(&self, session: &mut Session, max_packet: usize, data: &[u8]) -> Reaction {
+    fn on_stream(&self, session: &mut Session, data: &[u8]) -> Reaction {
         let Session { labels, stream, .. } = session;
-        let outcome = stream.take(data, max_packet, |action, topics| {
+        let outcome = stream.take(data, |action, topics| {
             let (action, topics) = (action.name(), topics.iter().copied());
             let refused = topics
                 .clone()
@@ -272,14 +268,8 @@ impl Speech {
         only(config.topic.is_some(), "topic", &[Json, SocketIo])?;
         only(config.id.is_some(), "id", &[Json, SocketIo])?;
         only(config.namespaces.is_some(), "namespaces", &[SocketIo])?;
-        only(config.max_packet.is_some(), "max_packet", &[Mqtt])?;
         if protocol == Mqtt {
-            let max_packet = config.max_packet.unwrap_or(DEFAULT_MAX_PACKET);
-            if max_packet == 0 {
-                return Err(ConfigError::key("max_packet", "lets nothing through"));
-            }
-            let max_packet = usize::try_from(max_packet).unwrap_or(usize::MAX);
-            return Ok(Speech::Mqtt { max_packet });
+            return Ok(Speech::Mqtt);
         }
         let mut places = Places::default();
         let mut add = |key: &str, pointers: &[String], role| {
@@ -324,8 +314,6 @@ fn default_code() -> u16 {
 fn default_reason() -> String {
     "not allowed".to_owned()
 }
-
-const DEFAULT_MAX_PACKET: u32 = 256 << 10;
 
 #[cfg(test)]
 mod tests;

@@ -110,8 +110,8 @@ impl Refusal {
     pub(crate) fn end_stream(&self, fault: Fault) -> Reaction {
         self.note(Why::Unreadable);
         match fault {
-            Fault::Malformed => self.close(),
-            Fault::TooLarge => Reaction::close(1009, "packet too large"),
+            Fault::Malformed | Fault::TooMany => self.close(),
+            Fault::TooLarge => Reaction::close(1009, "too large"),
         }
     }
 
@@ -158,7 +158,9 @@ fn filled(template: &str, why: Why<'_>) -> String {
         let name = names.iter().find(|(name, _)| after.starts_with(name));
         match name {
             Some((name, value)) => {
-                let quoted = serde_json::Value::from(*value).to_string();
+                // An answer is no place for what may be as long as a message.
+                let value = &value[..value.floor_char_boundary(MAX_SHOWN)];
+                let quoted = serde_json::Value::from(value).to_string();
                 out.push_str(&quoted[1..quoted.len() - 1]);
                 rest = &after[name.len()..];
             }
@@ -171,6 +173,8 @@ fn filled(template: &str, why: Why<'_>) -> String {
     out + rest
 }
 
+/// Bytes of a topic, an action or an id.
+const MAX_SHOWN: usize = 256;
 /// Of a Close (RFC 6455, section 5.5).
 const MAX_REASON: usize = 123;
 
@@ -189,6 +193,13 @@ mod tests {
         let expect = r#"{"a":"a\"b","t":"{id}\n","x":{"{other}":"7"}}"#;
         assert_eq!(filled(template, why), expect);
         assert_eq!(filled("{id}{", Why::Unreadable), "{");
+        let long = &"é".repeat(1000);
+        let why = Why::NotAllowed {
+            action: long,
+            topic: long,
+            id: long,
+        };
+        assert_eq!(filled("{action}{topic}", why).len(), 2 * MAX_SHOWN);
     }
 
     #[test]

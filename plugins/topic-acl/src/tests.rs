@@ -200,16 +200,6 @@ fn packets_of_mqtt_are_judged() {
 }
 
 #[test]
-fn large_packets_of_mqtt_are_too_large() {
-    let filter = filter(&mqtt(r#", "max_packet": 20"#));
-    let session = &mut session(&filter);
-    let reaction = filter.on_binary(session, Side::Client, CONNECT);
-    assert_eq!(reaction, Reaction::forward());
-    let reaction = filter.on_binary(session, Side::Client, &[0x30, 21]);
-    assert_eq!(reaction.close_code(), Some(1009));
-}
-
-#[test]
 fn a_bad_config_is_named() {
     #[track_caller]
     fn check(config: &str, expect: &str) {
@@ -234,9 +224,5 @@ fn a_bad_config_is_named() {
     check(
         r#"{"allow": [], "action": "a"}"#,
         "`action`: `a` is no JSON pointer: it begins with `/`",
-    );
-    check(
-        r#"{"protocol": "mqtt", "allow": [], "max_packet": 0}"#,
-        "`max_packet`: lets nothing through",
     );
 }

@@ -1,4 +1,4 @@
-//! Numbers as JSON Schema has them: by value, whatever they are written like, and in decimal.
+//! Values and numbers as JSON Schema compares them: whatever they are written like, and in decimal.
 
 use std::cmp::Ordering;
 
@@ -16,6 +16,16 @@ pub(super) fn equal(a: &Value, b: &Value) -> bool {
             a.len() == b.len() && a.iter().all(same)
         }
         _ => a == b,
+    }
+}
+
+/// How much there is to compare in a value.
+pub(super) fn weight(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => items.iter().map(weight).sum::<usize>() + 1,
+        Value::Object(members) => members.values().map(weight).sum::<usize>() + 1,
+        Value::String(text) => text.len() / 64 + 1,
+        _ => 1,
     }
 }
 

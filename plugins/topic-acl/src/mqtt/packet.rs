@@ -6,18 +6,19 @@ pub(super) const CONNECT: u8 = 1;
 pub(super) const PUBLISH: u8 = 3;
 pub(super) const SUBSCRIBE: u8 = 8;
 
-/// One whole packet.
+/// A packet, as much of it as is there.
 pub(super) struct Frame<'a> {
     pub(super) kind: u8,
     flags: u8,
-    /// Bytes of type and length.
-    head: usize,
+    /// Bytes of all of it.
+    len: usize,
     body: &'a [u8],
+    whole: bool,
 }
 
 impl<'a> Frame<'a> {
-    /// `None`: more is needed.
-    pub(super) fn first_of(bytes: &'a [u8], largest: usize) -> Result<Option<Self>, Fault> {
+    /// `None`: more is needed to know its length.
+    pub(super) fn first_of(bytes: &'a [u8]) -> Result<Option<Self>, Fault> {
         let Some((&first, rest)) = bytes.split_first() else {
             return Ok(None);
         };
@@ -28,20 +29,23 @@ impl<'a> Frame<'a> {
                 _ => Err(Fault::Malformed),
             };
         };
-        if len > largest {
-            return Err(Fault::TooLarge);
-        }
-        let frame = reader.0.get(..len).map(|body| Frame {
+        let body = reader.0.get(..len);
+        Ok(Some(Frame {
             kind: first >> 4,
             flags: first & 0x0f,
-            head: bytes.len() - reader.0.len(),
-            body,
-        });
-        Ok(frame)
+            len: bytes.len() - reader.0.len() + len,
+            whole: body.is_some(),
+            body: body.unwrap_or(reader.0),
+        }))
     }
 
+    /// At least 2.
     pub(super) fn len(&self) -> usize {
-        self.head + self.body.len()
+        self.len
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
     }
 }
 
@@ -137,7 +141,8 @@ pub(super) struct Subscribe<'a> {
 
 impl<'a> Subscribe<'a> {
     pub(super) fn read(frame: &Frame<'a>, version: Version) -> Option<Self> {
-        let mut reader = Reader(frame.body);
+        // Only its end shows how many topics it has.
+        let mut reader = Reader(Some(frame.body).filter(|_| frame.whole)?);
         let id = reader.number()?.to_be_bytes();
         if version == Version::Five {
             reader.properties()?;

@@ -64,7 +64,7 @@ fn subscribe(topics: &[&str], five: bool) -> Vec<u8> {
 
 fn open(version: u8) -> Stream {
     let mut stream = Stream::default();
-    let outcome = stream.take(&connect(version, None), 1000, |_, _| false);
+    let outcome = stream.take(&connect(version, None), |_, _| false);
     assert_eq!(outcome, Ok(Outcome::default()));
     stream
 }
@@ -82,7 +82,7 @@ fn check(stream: &mut Stream, message: &[u8], onward: Option<&[u8]>, answer: &[u
         refused,
         over: false,
     };
-    assert_eq!(stream.take(message, 1000, allow), Ok(expect));
+    assert_eq!(stream.take(message, allow), Ok(expect));
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn a_packet_may_come_in_any_pieces() {
         let mut stream = open(4);
         let mut came = Vec::new();
         for piece in [&all[..cut], &all[cut..]] {
-            let outcome = stream.take(piece, 1000, allow).unwrap();
+            let outcome = stream.take(piece, allow).unwrap();
             came.extend(outcome.onward.unwrap_or_else(|| piece.to_vec()));
         }
         assert_eq!(came, all, "{cut}");
@@ -196,7 +196,7 @@ fn a_packet_may_come_in_any_pieces() {
     let mut stream = open(4);
     let mut came = Vec::new();
     for byte in &all {
-        let outcome = stream.take(&[*byte], 1000, allow).unwrap();
+        let outcome = stream.take(&[*byte], allow).unwrap();
         came.extend(outcome.onward.unwrap_or_else(|| vec![*byte]));
     }
     assert_eq!(came, all);
@@ -205,7 +205,7 @@ fn a_packet_may_come_in_any_pieces() {
 #[test]
 fn a_will_is_published_as_well() {
     for (version, answer) in [(4, &[0x20, 2, 0, 5][..]), (5, &[0x20, 3, 0, 0x87, 0])] {
-        let outcome = Stream::default().take(&connect(version, Some("no")), 1000, allow);
+        let outcome = Stream::default().take(&connect(version, Some("no")), allow);
         let expect = Outcome {
             onward: Some(Vec::new()),
             answer: answer.to_vec(),
@@ -213,7 +213,7 @@ fn a_will_is_published_as_well() {
             over: true,
         };
         assert_eq!(outcome, Ok(expect));
-        let outcome = Stream::default().take(&connect(version, Some("ok")), 1000, allow);
+        let outcome = Stream::default().take(&connect(version, Some("ok")), allow);
         assert_eq!(outcome, Ok(Outcome::default()));
     }
 }
@@ -229,14 +229,14 @@ fn a_topics_number_stands_for_it() {
     check(stream, &alias("no", 1), Some(&[]), &[], 1);
     check(stream, &alias("", 1), Some(&[]), &[], 1);
     for (topic, number) in [("", 3), ("ok", 0)] {
-        let fault = stream.take(&alias(topic, number), 1000, allow);
+        let fault = stream.take(&alias(topic, number), allow);
         assert_eq!(fault, Err(Fault::Malformed));
     }
     let stream = &mut open(5);
     for number in 1..=MAX_ALIASES as u8 {
         check(stream, &alias("ok", number), None, &[], 0);
     }
-    let fault = stream.take(&alias("ok", 200), 1000, allow);
+    let fault = stream.take(&alias("ok", 200), allow);
     assert_eq!(fault, Err(Fault::Malformed));
 }
 
@@ -244,21 +244,58 @@ fn a_topics_number_stands_for_it() {
 fn what_is_no_mqtt_ends_the_stream() {
     #[track_caller]
     fn check(stream: &mut Stream, message: &[u8], expect: Fault) {
-        assert_eq!(stream.take(message, 1000, allow), Err(expect));
+        assert_eq!(stream.take(message, allow), Err(expect));
     }
-    use Fault::{Malformed, TooLarge};
+    use Fault::{Malformed, TooLarge, TooMany};
     check(&mut Stream::default(), &publish("ok", 0, None), Malformed);
     check(&mut Stream::default(), &connect(6, None), Malformed);
     check(&mut Stream::default(), b"GET / HTTP/1.1", Malformed);
     check(&mut open(4), &connect(4, None), Malformed);
     check(&mut open(4), &[0x30, 0xff, 0xff, 0xff, 0xff], Malformed);
-    check(&mut open(4), &[0x30, 0xe9, 0x07], TooLarge);
     check(&mut open(4), &[0x30, 2, 0, 0], Malformed);
     check(&mut open(4), &[0x30, 2, 0, 1], Malformed);
     check(&mut open(4), &[0x36, 3, 0, 1, b'a'], Malformed);
     check(&mut open(4), &[0x30, 3, 0, 1, 0xff], Malformed);
     check(&mut open(4), &[0x82, 2, 0, 1], Malformed);
     check(&mut open(5), &publish("ok", 0, Some(&[0x7f])), Malformed);
+    check(
+        &mut open(4),
+        &subscribe(&["ok"; MAX_JUDGED], false),
+        TooMany,
+    );
+    let pings = [0xc0, 0].repeat(MAX_JUDGED + 1);
+    check(&mut open(4), &pings, TooMany);
+    // A head that does not end, and a message that has nearly no room for what was held before it.
+    let long = [&[0x30, 0xff, 0xff, 0x7f, 0xff, 0xff][..], &[b'a'; MAX_HELD]].concat();
+    check(&mut open(4), &long, TooLarge);
+    let mut stream = open(4);
+    assert!(stream.take(&[0x30], allow).is_ok());
+    let rest = [
+        &[0xff, 0xff, 0x7f, 0, 2, b'o', b'k'][..],
+        &vec![0; MAX_ONWARD],
+    ]
+    .concat();
+    check(&mut stream, &rest, TooLarge);
+    let topic = "ok".repeat(MAX_ALIAS_BYTES / 2 + 1);
+    check(
+        &mut open(5),
+        &publish(&topic, 0, Some(&[0x23, 0, 1])),
+        Malformed,
+    );
+}
+
+#[test]
+fn a_large_packet_is_not_held() {
+    let large = packet(0x30, &[&text("ok"), &[0; 100_000]]);
+    let refused = packet(0x32, &[&text("no"), &[0, 7], &[0; 100_000]]);
+    let stream = &mut open(4);
+    check(stream, &large[..50_000], None, &[], 0);
+    check(stream, &large[50_000..], None, &[], 0);
+    check(stream, &refused[..50_000], Some(&[]), &[0x40, 2, 0, 7], 1);
+    let end = [&refused[50_000..], &large[..10]].concat();
+    check(stream, &end, Some(&large[..10]), &[], 0);
+    assert!(stream.held.is_empty());
+    check(stream, &large[10..], None, &[], 0);
 }
 
 proptest::proptest! {
@@ -266,10 +303,10 @@ proptest::proptest! {
     fn any_bytes_do_no_harm(messages in proptest::collection::vec(proptest::collection::vec(0..=255_u8, 0..40), 0..6), five in 4..=5_u8) {
         let mut stream = open(five);
         for message in messages {
-            if stream.take(&message, 100, |_, _| true).is_err() {
+            if stream.take(&message, |_, _| true).is_err() {
                 break;
             }
-            proptest::prop_assert!(stream.held.len() <= 105);
+            proptest::prop_assert!(stream.held.len() <= MAX_HELD);
         }
     }
 }
