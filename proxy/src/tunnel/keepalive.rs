@@ -20,6 +20,8 @@ pub(super) struct Pinger {
 struct Sent {
     payload: Payload,
     at: Instant,
+    /// Since when nothing but the ping has moved, and what had moved then.
+    quiet: (Instant, u64),
 }
 
 pub(super) type Payload = [u8; 8];
@@ -58,24 +60,33 @@ impl Pinger {
 
     pub(super) fn deadline(&self) -> Instant {
         match &self.waiting {
-            Some(sent) => (sent.at + self.timeout).min(self.next),
+            Some(sent) => (sent.quiet.0 + self.timeout).min(self.next),
             None => self.next,
         }
     }
 
-    /// To be called when the deadline has come; `payload` is for a ping that may be due.
-    pub(super) fn due(&mut self, now: Instant, payload: Payload) -> Option<Due> {
-        if let Some(sent) = &self.waiting
-            && now >= sent.at + self.timeout
+    /// To be called when the deadline has come; `payload` is for a ping that may be due, `moved` what has
+    /// been said by the side and to it so far, bytes: a ping may wait its turn behind a large message.
+    pub(super) fn due(&mut self, now: Instant, moved: u64, payload: Payload) -> Option<Due> {
+        if let Some(sent) = &mut self.waiting
+            && now >= sent.quiet.0 + self.timeout
         {
-            return Some(Due::Lost);
+            if moved <= sent.quiet.1 + PING_SIZE {
+                return Some(Due::Lost);
+            }
+            sent.quiet = (now, moved);
         }
         if now < self.next {
             return None;
         }
         self.next = now + self.interval;
         self.known = [Some(payload), self.known[0]];
-        self.waiting = Some(Sent { payload, at: now });
+        let quiet = (now, moved);
+        self.waiting = Some(Sent {
+            payload,
+            at: now,
+            quiet,
+        });
         Some(Due::Ping(payload))
     }
 
@@ -92,6 +103,9 @@ impl Pinger {
     }
 }
 
+/// Of a ping of ours with its mask, bytes: to have been sent is no sign of life.
+const PING_SIZE: u64 = 2 + 4 + 8;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,16 +117,16 @@ mod tests {
         let start = Instant::now();
         let mut pinger = Pinger::new(30 * SECOND, 10 * SECOND, start);
         assert_eq!(pinger.deadline(), start + 30 * SECOND);
-        assert_eq!(pinger.due(start + 29 * SECOND, [1; 8]), None);
+        assert_eq!(pinger.due(start + 29 * SECOND, 0, [1; 8]), None);
         let sent = start + 30 * SECOND;
-        assert_eq!(pinger.due(sent, [1; 8]), Some(Due::Ping([1; 8])));
+        assert_eq!(pinger.due(sent, 0, [1; 8]), Some(Due::Ping([1; 8])));
         assert_eq!(pinger.deadline(), sent + 10 * SECOND);
         assert_eq!(pinger.pong(b"other", || sent), Pong::Foreign);
         assert_eq!(pinger.pong(&[1; 8], || sent + SECOND), Pong::Answer(SECOND));
         assert_eq!(pinger.pong(&[1; 8], || sent + SECOND), Pong::Late);
         assert_eq!(pinger.deadline(), sent + 30 * SECOND);
         assert_eq!(
-            pinger.due(pinger.deadline(), [2; 8]),
+            pinger.due(pinger.deadline(), 0, [2; 8]),
             Some(Due::Ping([2; 8]))
         );
         assert_eq!(pinger.pong(&[1; 8], || sent), Pong::Late);
@@ -123,8 +137,24 @@ mod tests {
         let start = Instant::now();
         let mut pinger = Pinger::new(30 * SECOND, 10 * SECOND, start);
         let sent = start + 30 * SECOND;
-        assert_eq!(pinger.due(sent, [1; 8]), Some(Due::Ping([1; 8])));
-        assert_eq!(pinger.due(sent + 9 * SECOND, [2; 8]), None);
-        assert_eq!(pinger.due(sent + 10 * SECOND, [2; 8]), Some(Due::Lost));
+        assert_eq!(pinger.due(sent, 0, [1; 8]), Some(Due::Ping([1; 8])));
+        assert_eq!(pinger.due(sent + 9 * SECOND, 0, [2; 8]), None);
+        assert_eq!(pinger.due(sent + 10 * SECOND, 0, [2; 8]), Some(Due::Lost));
+    }
+
+    #[test]
+    fn a_side_that_still_takes_or_says_something_is_not_lost() {
+        let start = Instant::now();
+        let mut pinger = Pinger::new(300 * SECOND, 10 * SECOND, start);
+        let sent = start + 300 * SECOND;
+        assert_eq!(pinger.due(sent, 50, [1; 8]), Some(Due::Ping([1; 8])));
+        let later = sent + 10 * SECOND;
+        assert_eq!(pinger.due(later, 50 + PING_SIZE + 1, [2; 8]), None);
+        assert_eq!(pinger.deadline(), later + 10 * SECOND);
+        let moved = 50 + PING_SIZE + 1;
+        assert_eq!(
+            pinger.due(pinger.deadline(), moved, [2; 8]),
+            Some(Due::Lost)
+        );
     }
 }

@@ -14,6 +14,7 @@ use super::carrier::Broken;
 pub(super) struct Outlet {
     /// What the receiver could not take yet.
     held: Option<Box<Held>>,
+    sent: u64,
     writer: WriterState,
 }
 
@@ -36,6 +37,11 @@ impl Outlet {
     /// Nothing waits to be written; the writer itself may still hold something.
     pub(super) fn is_clear(&self) -> bool {
         self.held.is_none()
+    }
+
+    /// Bytes that the receiver took so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// Bytes that wait to be written.
@@ -73,6 +79,7 @@ impl Outlet {
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Broken::Writer),
                 Poll::Ready(Ok(n)) => {
                     sent += n;
+                    self.sent += n as u64;
                     self.writer = WriterState::Written;
                 }
                 Poll::Pending => break,
@@ -110,6 +117,7 @@ impl Outlet {
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Broken::Writer),
                 Poll::Ready(Ok(n)) => {
                     held.at += n;
+                    self.sent += n as u64;
                     self.writer = WriterState::Written;
                 }
                 Poll::Pending => return Ok(held.at > before),

@@ -136,7 +136,12 @@ impl Lane {
                 OnlyKind::Binary => DataKind::Binary,
             }),
             output: Output::new(sender, from, to, rules),
-            throttle: mine.rate.map(|rate| Box::new(Throttle::new(&rate, now))),
+            throttle: mine.rate.map(|rate| {
+                let mut throttle = Throttle::new(&rate, now);
+                // What is too much already shows when more comes.
+                let _ = throttle.charge(0, early.len() as u64, now);
+                Box::new(throttle)
+            }),
             pinger: mine
                 .ping_interval
                 .map(|interval| Box::new(Pinger::new(interval, rules.pong_timeout, now))),
@@ -253,23 +258,24 @@ impl Lane {
                 let chunk = buf.filled();
                 self.bytes += chunk.len() as u64;
                 turn.moved = true;
-                let done = self
-                    .charge(chunk.len() as u64, shared)
-                    .and_then(|()| self.process(chunk, other, court, shared, cx));
-                done.map(|used| {
-                    if used < chunk.len() {
-                        self.backlog = Bytes::copy_from_slice(&chunk[used..]);
-                    }
-                })
+                let mut rest = chunk;
+                let charged = self.charge(chunk.len() as u64, shared);
+                let read = charged.and_then(|()| self.process(&mut rest, other, court, shared, cx));
+                if !rest.is_empty() {
+                    self.backlog = Bytes::copy_from_slice(rest);
+                }
+                read
             } else {
                 let mut backlog = std::mem::take(&mut self.backlog);
-                let done = self.process(&backlog, other, court, shared, cx);
-                done.map(|used| {
-                    backlog.advance(used);
-                    if !backlog.is_empty() {
-                        self.backlog = backlog;
-                    }
-                })
+                let mut rest = &backlog[..];
+                let read = self.process(&mut rest, other, court, shared, cx);
+                let used = backlog.len() - rest.len();
+                backlog.advance(used);
+                // One that is used up lets go of its memory.
+                if !backlog.is_empty() {
+                    self.backlog = backlog;
+                }
+                read
             };
             if let Err(stop) = read {
                 turn.stop = Some(stop);
@@ -285,25 +291,25 @@ impl Lane {
         Ok(())
     }
 
-    /// Looks at what the sender sent and says how much of it: all, unless the court has to think or there
-    /// is enough for the receiver.
+    /// Looks at what the sender sent and leaves the rest: nothing, unless the court has to think, there is
+    /// enough for the receiver, or the tunnel must end.
     fn process(
         &mut self,
-        chunk: &[u8],
+        rest: &mut &[u8],
         other: &mut Lane,
         court: &mut Court,
         shared: &mut Shared<'_>,
         cx: &mut Context<'_>,
-    ) -> Result<usize, Box<Stop>> {
+    ) -> Result<(), Box<Stop>> {
         if self.lost {
-            return Ok(chunk.len());
+            *rest = &[];
+            return Ok(());
         }
-        let mut rest = chunk;
         loop {
             self.put_own(shared);
             let enough = self.output.is_enough(&shared.out) || other.output.is_full();
             if enough || self.waiting.is_some() || self.is_throttled(shared) {
-                return Ok(chunk.len() - rest.len());
+                return Ok(());
             }
             let (interest, only, muted) = (self.interest, self.only, self.output.is_muted());
             let allows = [false, true].map(|compressed| self.output.passes(compressed));
@@ -329,8 +335,8 @@ impl Lane {
                     Want::Pass
                 }
             };
-            match self.reader.read(&mut rest, want) {
-                Ok(None) => return Ok(chunk.len()),
+            match self.reader.read(rest, want) {
+                Ok(None) => return Ok(()),
                 Ok(Some(Event::Passed { wire, ends })) => {
                     self.output.wire(&wire, shared);
                     if let Some(passed) = ends {
@@ -349,8 +355,9 @@ impl Lane {
                 }
                 Err(fault) => {
                     self.lost = true;
+                    *rest = &[];
                     return match self.output.is_muted() {
-                        true => Ok(chunk.len()),
+                        true => Ok(()),
                         false if is_too_much => Err(self.too_much()),
                         false => Err(Box::new(self.stop_for(&fault))),
                     };
@@ -552,7 +559,8 @@ impl Lane {
             return false;
         };
         // A failure of the system's generator leaves zeros: a ping all the same, merely predictable.
-        match pinger.due(now, random::bytes().unwrap_or_default()) {
+        let moved = self.bytes + other.output.outlet.sent();
+        match pinger.due(now, moved, random::bytes().unwrap_or_default()) {
             None => false,
             Some(Due::Ping(payload)) => {
                 other.output.ping(&payload);
@@ -563,7 +571,7 @@ impl Lane {
     }
 
     fn is_throttled(&mut self, shared: &mut Shared<'_>) -> bool {
-        let Some(throttle) = &mut self.throttle else {
+        let Some(throttle) = self.throttle.as_mut().filter(|_| !self.output.is_muted()) else {
             return false;
         };
         if throttle.until().is_some() {
