@@ -160,6 +160,7 @@ impl Talk {
                     cause: Cause::Filter,
                     code: CloseCode(code),
                     reason,
+                    offender: None,
                 };
                 ("close", Outcome::Stop(Box::new(stop)))
             }
@@ -259,6 +260,7 @@ fn filter_failed() -> Box<Stop> {
         cause: Cause::FilterFailed,
         code: CloseCode::INTERNAL_ERROR,
         reason: "a filter failed".to_owned(),
+        offender: None,
     })
 }
 

@@ -15,6 +15,7 @@ use crate::drain::Member;
 use crate::facts::Traffic;
 use crate::stream::Stream;
 use crate::ws::control::{CloseCode, ControlFrame};
+use crate::ws::frame::Side;
 
 pub(super) trait Carrier: Send {
     type Way: OneWay;
@@ -50,6 +51,14 @@ pub(super) trait Carrier: Send {
 pub(super) trait OneWay {
     /// Puts `close` in at the next frame boundary and drops everything after it.
     fn interrupt(&mut self, close: &ControlFrame);
+
+    /// Lets the sender finish: puts `close` in the place of its own Close, or behind its end.
+    fn interrupt_late(&mut self, close: &ControlFrame) {
+        self.interrupt(close);
+    }
+
+    /// The sender has had its time to finish.
+    fn hurry(&mut self) {}
 
     /// Wants nothing more from the sender: the receiver's stream is ended once it has everything.
     fn finish(&mut self);
@@ -98,6 +107,8 @@ pub struct Stop {
     pub cause: Cause,
     pub code: CloseCode,
     pub reason: String,
+    /// Who broke a rule. What the other side has said by then still reaches it, and only then the Close.
+    pub offender: Option<Side>,
 }
 
 /// A direction stands still for good.

@@ -22,6 +22,7 @@ use crate::facts::{ClosedBy, Traffic};
 use crate::stream::Stream;
 use crate::telemetry::metrics::{Direction, RouteMetrics};
 use crate::ws::control::{CloseCode, encode_close};
+use crate::ws::frame::Side;
 
 pin_project! {
     /// A tunnel under way; its output is how it went.
@@ -132,6 +133,8 @@ enum Stage {
     Open,
     /// A drain has begun: until this tunnel's turn to leave.
     Leaving,
+    /// A side has broken a rule: how long the other's last words to it may take.
+    Parting,
     /// Our Close frames are on their way: how long to wait for the answers.
     Closing,
     /// A side has ended: how long the other may take.
@@ -257,7 +260,10 @@ impl<C: Carrier> Live<C> {
     /// Ends the streams that nothing more is written to; true if the tunnel is over with that.
     fn pass_ends_on(&mut self, cx: &mut Context<'_>) -> bool {
         let (from_down, from_up) = self.carrier.ways_mut();
-        if self.stage == Stage::Closing && from_down.is_answered() && from_up.is_answered() {
+        if matches!(self.stage, Stage::Parting | Stage::Closing)
+            && from_down.is_answered()
+            && from_up.is_answered()
+        {
             // Both have answered our Close: nothing more can come.
             from_down.finish();
             from_up.finish();
@@ -365,6 +371,13 @@ impl<C: Carrier> Live<C> {
                 self.say_close(Cause::Drain, code, "server is shutting down", timer);
                 None
             }
+            Stage::Parting => {
+                let (from_down, from_up) = self.carrier.ways_mut();
+                from_down.hurry();
+                from_up.hurry();
+                self.set_stage(Stage::Closing, CLOSE_WAIT, timer);
+                None
+            }
             Stage::Closing => Some(self.end(Cause::Eof, ClosedBy::Proxy)),
             Stage::Lingering => Some(self.end(Cause::Eof, ClosedBy::Proxy)),
         }
@@ -373,23 +386,44 @@ impl<C: Carrier> Live<C> {
     /// What the carrier found: a limit, a filter's verdict, a broken protocol.
     fn obey(&mut self, stop: Box<Stop>, timer: Pin<&mut Sleep>) {
         if matches!(self.stage, Stage::Open | Stage::Leaving) {
-            self.say_close(stop.cause, stop.code, &stop.reason, timer);
+            self.tell_both(stop.cause, stop.code, &stop.reason, stop.offender, timer);
             self.stop = Some(stop);
         }
     }
 
     /// Ends the conversation from our side: a Close frame to both, at the next frame boundary.
     fn say_close(&mut self, cause: Cause, code: CloseCode, reason: &str, timer: Pin<&mut Sleep>) {
+        self.tell_both(cause, code, reason, None, timer);
+    }
+
+    /// As [`Live::say_close`]; the one who broke a rule is told once the other has finished.
+    fn tell_both(
+        &mut self,
+        cause: Cause,
+        code: CloseCode,
+        reason: &str,
+        offender: Option<Side>,
+        timer: Pin<&mut Sleep>,
+    ) {
         self.end(cause, ClosedBy::Proxy);
         self.close_code.get_or_insert(code);
+        let to_client = encode_close(code, reason, None);
+        let to_server = encode_close(code, reason, Some(random_mask()));
         let (from_down, from_up) = self.carrier.ways_mut();
-        from_up.interrupt(&encode_close(code, reason, None));
-        from_down.interrupt(&encode_close(code, reason, Some(random_mask())));
-        let wait = self
-            .member
-            .time_left(self.drain)
-            .map_or(CLOSE_WAIT, |left| left.min(CLOSE_WAIT));
-        self.set_stage(Stage::Closing, wait, timer);
+        match offender {
+            Some(Side::FromClient) => from_up.interrupt_late(&to_client),
+            _ => from_up.interrupt(&to_client),
+        }
+        match offender {
+            Some(Side::FromServer) => from_down.interrupt_late(&to_server),
+            _ => from_down.interrupt(&to_server),
+        }
+        let (stage, wait) = match offender {
+            Some(_) => (Stage::Parting, LAST_WORDS),
+            None => (Stage::Closing, CLOSE_WAIT),
+        };
+        let left = self.member.time_left(self.drain);
+        self.set_stage(stage, left.map_or(wait, |left| left.min(wait)), timer);
     }
 
     fn sum_up(&mut self, cause: Cause, closed_by: ClosedBy) -> Summary {
@@ -468,6 +502,8 @@ fn random_below(limit: Duration) -> Duration {
 const QUIET_TICKS: u32 = 4;
 /// How long the other sides may take to answer our Close.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// How long what a side has said may still be on its way to one that broke a rule.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long the second side may take to end its stream after the first.
 const LINGER: Duration = Duration::from_secs(5);
 /// Bytes that may pass before the metrics hear of them.

@@ -211,6 +211,7 @@ impl Carrier for Relay {
                 cause: Cause::PongTimeout,
                 code: CloseCode::GOING_AWAY,
                 reason: "no pong".to_owned(),
+                offender: None,
             }));
         }
         self.court.on_time(now);

@@ -70,6 +70,7 @@ impl Alarms {
             cause,
             code: CloseCode::GOING_AWAY,
             reason: reason.to_owned(),
+            offender: None,
         }))
     }
 }

@@ -242,7 +242,7 @@ impl Lane {
                 match Pin::new(&mut *reader).poll_read(cx, &mut buf) {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(Ok(())) if buf.filled().is_empty() => {
-                        self.state = ReaderState::Ended;
+                        self.has_come_to_its_end();
                         continue;
                     }
                     Poll::Ready(Ok(())) => {}
@@ -250,7 +250,7 @@ impl Lane {
                     Poll::Ready(Err(error))
                         if error.kind() == std::io::ErrorKind::UnexpectedEof =>
                     {
-                        self.state = ReaderState::Ended;
+                        self.has_come_to_its_end();
                         continue;
                     }
                     Poll::Ready(Err(_)) => return Err(Broken::Reader),
@@ -570,6 +570,11 @@ impl Lane {
         }
     }
 
+    fn has_come_to_its_end(&mut self) {
+        self.state = ReaderState::Ended;
+        self.output.hurry();
+    }
+
     fn is_throttled(&mut self, shared: &mut Shared<'_>) -> bool {
         let Some(throttle) = self.throttle.as_mut().filter(|_| !self.output.is_muted()) else {
             return false;
@@ -594,6 +599,7 @@ impl Lane {
             cause: Cause::MessageRate,
             code: CloseCode::POLICY,
             reason: format!("{}: too much at once", name(self.sender)),
+            offender: Some(self.sender),
         })
     }
 
@@ -609,6 +615,7 @@ impl Lane {
             cause,
             code,
             reason: format!("{who}: {fault}"),
+            offender: Some(self.sender),
         }
     }
 }
@@ -616,6 +623,17 @@ impl Lane {
 impl OneWay for Lane {
     fn interrupt(&mut self, close: &ControlFrame) {
         self.output.interrupt(close);
+    }
+
+    fn interrupt_late(&mut self, close: &ControlFrame) {
+        match self.close.is_some() || self.has_ended() {
+            true => self.output.interrupt(close),
+            false => self.output.interrupt_late(close),
+        }
+    }
+
+    fn hurry(&mut self) {
+        self.output.hurry();
     }
 
     fn finish(&mut self) {

@@ -31,6 +31,8 @@ pub(super) struct Output {
     ping: Option<Box<ControlFrame>>,
     /// Our Close, likewise.
     interruption: Option<Box<ControlFrame>>,
+    /// Our Close, in the place of the sender's own.
+    last_word: Option<Box<ControlFrame>>,
     /// A Close has gone out (or never can): nothing follows it.
     muted: bool,
     /// How much there may be for the receiver before nothing more is read for it.
@@ -67,6 +69,7 @@ impl Output {
             aside: Vec::new(),
             ping: None,
             interruption: None,
+            last_word: None,
             muted: false,
             buffer: rules.buffer,
         }
@@ -105,7 +108,8 @@ impl Output {
 
     /// The sender's own Close. Behind it nothing of ours may go to the receiver.
     pub(super) fn close(&mut self, wire: &[u8], shared: &mut Shared<'_>) {
-        self.wire(wire, shared);
+        let ours = self.last_word.take();
+        self.wire(ours.as_deref().map_or(wire, |ours| ours), shared);
         self.mute();
     }
 
@@ -200,6 +204,18 @@ impl Output {
         }
     }
 
+    /// Lets the sender finish: `close` takes the place of its own.
+    pub(super) fn interrupt_late(&mut self, close: &ControlFrame) {
+        if !self.muted {
+            self.last_word = Some(Box::new(*close));
+        }
+    }
+
+    /// The sender has had its time, or has ended without a Close.
+    pub(super) fn hurry(&mut self) {
+        self.interruption = self.last_word.take().or(self.interruption.take());
+    }
+
     /// Puts in what is ours, where it may stand now.
     pub(super) fn put_own(&mut self, place: Place, out: &mut Vec<u8>) {
         if self.muted {
@@ -236,6 +252,7 @@ impl Output {
     fn mute(&mut self) {
         self.muted = true;
         self.interruption = None;
+        self.last_word = None;
         self.ping = None;
         self.aside = Vec::new();
     }

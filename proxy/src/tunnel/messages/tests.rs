@@ -36,6 +36,7 @@ impl Puppet {
                 cause: Cause::Filter,
                 code: CloseCode(4001),
                 reason: "said so".to_owned(),
+                offender: None,
             })),
             b"shout" => Outcome::Replace(text("SHOUT")),
             b"inject" => {
@@ -351,7 +352,7 @@ async fn what_is_injected_for_a_slow_reader_holds_the_sender_back() {
     drop(read);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn limits_close_with_their_codes() {
     let size = |rules: &mut TunnelRules| rules.client.message_size = Some(4);
     let only = |rules: &mut TunnelRules| rules.only = Some(crate::config::model::OnlyKind::Binary);
@@ -448,7 +449,7 @@ async fn a_side_that_says_nothing_ends_it_though_the_other_talks() {
     assert_eq!(rig.tunnel.await.unwrap().cause, Cause::SilentClient);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_broken_protocol_ends_it_and_the_other_side_hears_of_it() {
     let mut rig = Rig::judged();
     rig.says(FromClient, &from_client("fine")).await;
@@ -461,6 +462,32 @@ async fn a_broken_protocol_ends_it_and_the_other_side_hears_of_it() {
     let mut close = [0; 4];
     rig.client.read_exact(&mut close).await.unwrap();
     assert_eq!((close[0], &close[2..]), (0x88, &[3, 0xea][..]));
+    drop((rig.client, rig.server));
+    let summary = rig.tunnel.await.unwrap();
+    assert_eq!(summary.cause, Cause::Protocol);
+    assert_eq!(summary.close_code, Some(CloseCode::PROTOCOL_ERROR));
+}
+
+#[tokio::test]
+async fn who_breaks_a_rule_still_gets_what_the_other_had_said() {
+    let mut rig = Rig::judged();
+    rig.says(FromClient, &from_client("question")).await;
+    rig.says(FromClient, &[0x83, 0x80, 0, 0, 0, 0]).await;
+    rig.hears(Receiver::Server, &from_client("question")).await;
+    let mut at_server = [0; 2];
+    rig.server.read_exact(&mut at_server).await.unwrap();
+    assert_eq!(at_server[0], 0x88, "the server is told at once");
+    rig.says(FromServer, &from_server("answer")).await;
+    let answer = encode_close(CloseCode::NORMAL, "fine", None);
+    rig.says(FromServer, &answer).await;
+    rig.hears(Receiver::Client, &from_server("answer")).await;
+    let mut close = [0; 4];
+    rig.client.read_exact(&mut close).await.unwrap();
+    assert_eq!(
+        (close[0], &close[2..]),
+        (0x88, &[3, 0xea][..]),
+        "ours, not its own"
+    );
     drop((rig.client, rig.server));
     let summary = rig.tunnel.await.unwrap();
     assert_eq!(summary.cause, Cause::Protocol);
