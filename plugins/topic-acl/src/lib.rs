@@ -160,7 +160,7 @@ impl MessageFilter for TopicAcl {
             Speech::SocketIo { places, namespaces } => {
                 self.on_packet(session, places, namespaces, text)
             }
-            Speech::Mqtt => self.refusal.refuse(Why::Unreadable),
+            Speech::Mqtt => self.refusal.end_stream(mqtt::Fault::Malformed),
         }
     }
 

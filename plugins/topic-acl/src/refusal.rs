@@ -42,8 +42,9 @@ pub(crate) struct Refusal {
 enum Way {
     Close,
     Drop,
-    /// `None`: the protocol's own.
-    Reply(Option<String>),
+    Reply(String),
+    /// As the protocol has it.
+    Answer,
 }
 
 impl Refusal {
@@ -66,8 +67,8 @@ impl Refusal {
         let way = match (refuse, reply) {
             (RefuseConfig::Close, None) => Way::Close,
             (RefuseConfig::Drop, None) => Way::Drop,
-            (RefuseConfig::Reply, None) if answers_itself => Way::Reply(None),
-            (RefuseConfig::Reply, Some(text)) if !answers_itself => Way::Reply(Some(text)),
+            (RefuseConfig::Reply, None) if answers_itself => Way::Answer,
+            (RefuseConfig::Reply, Some(text)) if !answers_itself => Way::Reply(text),
             (RefuseConfig::Reply, None) => {
                 return Err(ConfigError::key("reply", "is needed to reply"));
             }
@@ -80,12 +81,9 @@ impl Refusal {
     pub(crate) fn refuse(&self, why: Why<'_>) -> Reaction {
         self.note(why);
         match &self.way {
-            Way::Close => self.close(),
+            Way::Close | Way::Answer => self.close(),
             Way::Drop => Reaction::drop(),
-            Way::Reply(text) => Reaction::reply(
-                Side::Client,
-                filled(text.as_deref().unwrap_or_default(), why),
-            ),
+            Way::Reply(text) => Reaction::reply(Side::Client, filled(text, why)),
         }
     }
 
@@ -100,7 +98,7 @@ impl Refusal {
             Some(onward) if onward.is_empty() => Reaction::drop(),
             Some(onward) => Reaction::replace(Message::Binary(onward)),
         };
-        if matches!(self.way, Way::Reply(_)) && !outcome.answer.is_empty() {
+        if matches!(self.way, Way::Answer) && !outcome.answer.is_empty() {
             reaction = reaction.send_before(Side::Client, Message::Binary(outcome.answer));
         }
         reaction

@@ -170,13 +170,8 @@ fn packets_of_mqtt_are_judged() {
         assert_eq!(&take(OTHERS), &expect[0]);
         assert_eq!(&take(&[ALLOWED, OTHERS].concat()), &expect[1]);
         assert_eq!(&take(&[0x82, 0]), &expect[2]);
-        assert_eq!(
-            filter
-                .on_text(session, Side::Client, "x")
-                .close_code()
-                .is_some(),
-            expect[0].close_code().is_some()
-        );
+        let text = filter.on_text(session, Side::Client, "x");
+        assert!(text.close_code().is_some());
     }
     let close = Reaction::close(1008, "not allowed");
     check("", &[close.clone(), close.clone(), close.clone()]);
