@@ -11,6 +11,9 @@ type Keywords = Map<String, Value>;
 /// Where it is wrong, and why.
 type Fault = (String, String);
 
+/// A keyword whose value is a `T`.
+type Bound<T> = (&'static str, fn(T) -> Check);
+
 pub(super) fn schema(root: &Value) -> Result<Schema, Fault> {
     let mut reading = Reading {
         root,
@@ -69,8 +72,8 @@ impl<'v> Reading<'v> {
     /// Those that are dear come last.
     fn checks(&mut self, here: &Here<'v>) -> Result<Vec<Check>, Fault> {
         for keyword in here.keywords.keys() {
-            let known = KEYWORDS.contains(&keyword.as_str());
-            if !known && !(here.place.is_empty() && keyword == "$id") {
+            let of_root = here.place.is_empty() && keyword == "$id";
+            if !of_root && !KEYWORDS.contains(&keyword.as_str()) {
                 let message = match keyword.as_str() {
                     "additionalItems" | "dependencies" => "is of an older draft",
                     _ => "is not a keyword that is understood",
@@ -107,7 +110,7 @@ impl<'v> Reading<'v> {
             let values = values.ok_or_else(|| here.fault("enum", "is no list"))?;
             checks.push(Check::OneOf(values.clone()));
         }
-        let bounds: [(&str, fn(Number) -> Check); 5] = [
+        let bounds: [Bound<Number>; 5] = [
             ("minimum", Check::Minimum),
             ("maximum", Check::Maximum),
             ("exclusiveMinimum", Check::Above),
@@ -125,7 +128,7 @@ impl<'v> Reading<'v> {
                 checks.push(check(number.clone()));
             }
         }
-        let counts: [(&str, fn(u64) -> Check); 6] = [
+        let counts: [Bound<u64>; 6] = [
             ("minLength", Check::MinLength),
             ("maxLength", Check::MaxLength),
             ("minItems", Check::MinItems),
