@@ -107,6 +107,7 @@ async fn bombs_stop_at_the_limit() {
         .chunks(500)
         .map(|piece| Frame::new(frame::CONTINUATION, piece).unfinished())
         .collect();
+    pieces.last_mut().unwrap().fin = true;
     pieces[0] = Frame {
         opcode: frame::BINARY,
         rsv: COMPRESSED,

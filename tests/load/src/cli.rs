@@ -45,6 +45,9 @@ pub(crate) struct Cli {
     /// The proxy to measure [default: the one beside this program]
     #[arg(long, value_name = "PATH")]
     sluicegate: Option<PathBuf>,
+    /// An earlier sluicegate, which takes part as a peer
+    #[arg(long, value_name = "PATH")]
+    baseline: Option<PathBuf>,
     /// [default: the one on PATH, as for all peers]
     #[arg(long, value_name = "PATH")]
     nginx: Option<PathBuf>,
@@ -63,6 +66,9 @@ pub(crate) struct Cli {
     /// The headers plugin [default: built from `plugins/headers`]
     #[arg(long, value_name = "FILE")]
     pub(crate) plugin: Option<PathBuf>,
+    /// The plugin of message filters [default: built from `tests/guests/conversations`]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) messages_plugin: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -124,7 +130,9 @@ impl Cli {
             )));
         }
         let wanted = |peer: &&Peer| {
-            if self.smoke {
+            if peer.program == Program::Baseline && self.baseline.is_none() {
+                false
+            } else if self.smoke {
                 peer.program == Program::Sluicegate
             } else {
                 self.peers.is_empty() || self.peers.iter().any(|name| name == peer.name)
@@ -140,6 +148,7 @@ impl Cli {
     pub(crate) fn told(&self, program: Program) -> Result<Option<PathBuf>> {
         let told: Option<&Path> = match program {
             Program::Sluicegate => self.sluicegate.as_deref(),
+            Program::Baseline => self.baseline.as_deref(),
             Program::Nginx => self.nginx.as_deref(),
             Program::ScriptedNginx => self.nginx_scripted.as_deref(),
             Program::Haproxy => self.haproxy.as_deref(),

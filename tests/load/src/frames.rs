@@ -5,7 +5,8 @@
 
 /// A message of one size, ready to send again and again with another number in it.
 ///
-/// The first [`NUMBER`] bytes of the payload hold the number, so that no echo passes for another.
+/// The first [`NUMBER`] bytes of the payload hold the number, seven bits each, so that no echo passes for
+/// another and text stays text.
 #[derive(Debug)]
 pub(crate) struct Message {
     masked: Vec<u8>,
@@ -18,14 +19,26 @@ impl Message {
     /// A binary message of `size` bytes of payload, at least [`NUMBER`].
     pub(crate) fn new(size: usize) -> Message {
         let size = size.max(NUMBER);
-        let payload: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
-        let mut masked = head(BINARY, size, Some(MASK));
-        let mut reply = head(BINARY, size, None);
+        Message::of(
+            BINARY,
+            &(0..size).map(|at| (at % 251) as u8).collect::<Vec<u8>>(),
+        )
+    }
+
+    /// A text of as many bytes: JSON but for its number.
+    pub(crate) fn text(size: usize) -> Message {
+        let size = size.max(NUMBER);
+        Message::of(TEXT, &JSON.bytes().cycle().take(size).collect::<Vec<u8>>())
+    }
+
+    fn of(opcode: u8, payload: &[u8]) -> Message {
+        let mut masked = head(opcode, payload.len(), Some(MASK));
+        let mut reply = head(opcode, payload.len(), None);
         let masked_payload_at = masked.len();
         let reply_payload_at = reply.len();
-        masked.extend_from_slice(&payload);
+        masked.extend_from_slice(payload);
         unmask(&mut masked[masked_payload_at..], MASK);
-        reply.extend_from_slice(&payload);
+        reply.extend_from_slice(payload);
         Message {
             masked,
             reply,
@@ -36,7 +49,7 @@ impl Message {
 
     /// The frame to send, with `number` in it.
     pub(crate) fn numbered(&mut self, number: u64) -> &[u8] {
-        let mut bytes = number.to_le_bytes();
+        let mut bytes = in_letters(number);
         unmask(&mut bytes, MASK);
         self.masked[self.masked_payload_at..][..NUMBER].copy_from_slice(&bytes);
         &self.masked
@@ -44,9 +57,14 @@ impl Message {
 
     /// All bytes of the echo of message `number`.
     pub(crate) fn reply(&mut self, number: u64) -> &[u8] {
-        self.reply[self.reply_payload_at..][..NUMBER].copy_from_slice(&number.to_le_bytes());
+        self.reply[self.reply_payload_at..][..NUMBER].copy_from_slice(&in_letters(number));
         &self.reply
     }
+}
+
+/// A number that no run reaches the end of.
+fn in_letters(number: u64) -> [u8; NUMBER] {
+    std::array::from_fn(|at| (number >> (7 * at) & 0x7f) as u8)
 }
 
 /// Close 1000 as a client sends it.
@@ -148,6 +166,7 @@ pub(crate) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     }
 }
 
+const TEXT: u8 = 1;
 pub(crate) const BINARY: u8 = 2;
 pub(crate) const CLOSE: u8 = 8;
 /// Bytes at the start of a payload that hold the message's number.
@@ -155,6 +174,7 @@ pub(crate) const NUMBER: usize = 8;
 /// Longest payload that the backend echoes.
 pub(crate) const LONGEST: usize = 1 << 20;
 
+const JSON: &str = r#"{"symbol":"ACME","side":"buy","price":101.25,"amount":7,"account":"4417-2290","note":"at once"},"#;
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
@@ -168,16 +188,19 @@ mod tests {
     #[test]
     fn an_unmasked_message_is_its_reply() {
         for size in [8, 64, 125, 126, 1024, 65_535, 65_536, 100_003] {
-            let mut message = Message::new(size);
-            let mut sent = message.numbered(7).to_vec();
-            let head_read = masked_head(&sent).unwrap().unwrap();
-            assert_eq!((head_read.opcode, head_read.payload), (BINARY, size));
-            let payload = &mut sent[head_read.length..];
-            unmask(payload, head_read.mask);
-            let mut echo = head(BINARY, payload.len(), None);
-            echo.extend_from_slice(payload);
-            assert!(echo == message.reply(7), "size {size}");
-            assert!(echo != message.reply(8), "size {size}");
+            for (mut message, opcode) in [(Message::new(size), BINARY), (Message::text(size), TEXT)]
+            {
+                let mut sent = message.numbered(700).to_vec();
+                let head_read = masked_head(&sent).unwrap().unwrap();
+                assert_eq!((head_read.opcode, head_read.payload), (opcode, size));
+                let payload = &mut sent[head_read.length..];
+                unmask(payload, head_read.mask);
+                assert!(opcode == BINARY || payload.is_ascii(), "size {size}");
+                let mut echo = head(opcode, payload.len(), None);
+                echo.extend_from_slice(payload);
+                assert!(echo == message.reply(700), "size {size}");
+                assert!(echo != message.reply(701), "size {size}");
+            }
         }
     }
 

@@ -34,8 +34,8 @@ use failure::{Failure, Result};
 use generator::tls::Identity;
 use keeper::Kept;
 use machine::{Machine, Places};
-use peers::{Found, Role, Site};
-use plan::{Row, Section};
+use peers::{Found, Plugins, Role, Site};
+use plan::Row;
 use report::Report;
 use run::Contestant;
 
@@ -91,7 +91,22 @@ fn benchmark(cli: &Cli) -> Result<()> {
             .map_err(Failure::of("the backend has no port"))?,
         descriptors,
         cpu: places.proxy,
-        plugin: plugin(cli, &found, folder.path())?,
+        plugins: Plugins {
+            headers: plugin(
+                cli.plugin.as_deref(),
+                HEADERS,
+                Role::Filter,
+                &found,
+                folder.path(),
+            )?,
+            messages: plugin(
+                cli.messages_plugin.as_deref(),
+                MESSAGES,
+                Role::MessageFilter,
+                &found,
+                folder.path(),
+            )?,
+        },
         modules: cli.nginx_modules.clone(),
     };
     let mut contestants = Vec::new();
@@ -147,14 +162,9 @@ fn serve_backend(cpu: Option<usize>) -> Result<()> {
 
 /// The peers of the rows that are on this machine; the others are left out, but never sluicegate.
 fn find(cli: &Cli, rows: &[Row], left_out: &mut Vec<String>) -> Result<Vec<Found>> {
-    let filters = |row: &Row| row.section() == Section::Filters;
     let mut found = Vec::new();
     for peer in cli.peers()? {
-        let needed = match peer.role {
-            Role::Filter => rows.iter().any(filters),
-            Role::Proxy => !rows.iter().all(filters),
-        };
-        if !needed {
+        if !rows.iter().any(|row| Role::of(row.section()) == peer.role) {
             continue;
         }
         let told = cli.told(peer.program)?;
@@ -170,25 +180,32 @@ fn find(cli: &Cli, rows: &[Row], left_out: &mut Vec<String>) -> Result<Vec<Found
     Ok(found)
 }
 
-/// The headers plugin: the one that is told, or built with the very proxy that will run it.
-fn plugin(cli: &Cli, found: &[Found], folder: &Path) -> Result<PathBuf> {
-    if let Some(plugin) = &cli.plugin {
-        return Ok(plugin.clone());
+/// The plugin that filters of this role use: the one that is told, or built with the very proxy that will
+/// run it.
+fn plugin(
+    told: Option<&Path>,
+    source: &str,
+    role: Role,
+    found: &[Found],
+    folder: &Path,
+) -> Result<PathBuf> {
+    if let Some(plugin) = told {
+        return Ok(plugin.to_owned());
     }
     let Some(ours) = found
         .iter()
-        .find(|found| found.peer.is_ours() && found.peer.role == Role::Filter)
+        .find(|found| found.peer.is_ours() && found.peer.role == role)
     else {
         return Ok(PathBuf::new());
     };
-    let out = folder.join("plugins");
+    let out = folder.join(format!("plugins-{role:?}"));
     let mut build = Process::new(&ours.path);
-    build.args(["plugin", "build", PLUGIN, "--out"]).arg(&out);
-    let built = bounded::output(&mut build, PLUGIN_BUILD)
-        .map_err(Failure::of("cannot build the headers plugin"))?;
+    build.args(["plugin", "build", source, "--out"]).arg(&out);
+    let built =
+        bounded::output(&mut build, PLUGIN_BUILD).map_err(Failure::of("cannot build a plugin"))?;
     if !built.status.success() {
         return Err(Failure::new(format!(
-            "cannot build the headers plugin: {}",
+            "cannot build `{source}`: {}",
             String::from_utf8_lossy(&built.stderr).trim()
         )));
     }
@@ -196,7 +213,7 @@ fn plugin(cli: &Cli, found: &[Found], folder: &Path) -> Result<PathBuf> {
         .flatten()
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|ending| ending == "wasm"))
-        .ok_or_else(|| Failure::new("the headers plugin was built, but is not there"))
+        .ok_or_else(|| Failure::new(format!("`{source}` was built, but is not there")))
 }
 
 /// What to say of measured proxies that are older than their sources.
@@ -248,7 +265,8 @@ fn say(message: &str) {
     let _ = writeln!(io::stderr(), "{message}");
 }
 
-/// The plugin's crate, in the sources that this program was built from.
-const PLUGIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/headers");
+/// The plugins' crates, in the sources that this program was built from.
+const HEADERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/headers");
+const MESSAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../guests/conversations");
 /// The longest build of the plugin, on a busy machine and with all it depends on.
 const PLUGIN_BUILD: Duration = Duration::from_secs(600);

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use crate::failure::{Failure, Result};
 use crate::generator::tls::Identity;
 use crate::keeper::Kept;
+use crate::plan::Section;
 pub(crate) use program::Program;
 
 /// A proxy in one configuration.
@@ -32,6 +33,8 @@ pub(crate) struct Peer {
     files: &'static [(&'static str, &'static str)],
     /// Module that the program loads, in the folder of modules.
     module: Option<&'static str>,
+    /// Where its filter is.
+    pub(crate) door: Door,
 }
 
 /// Which rows a peer takes part in.
@@ -39,8 +42,19 @@ pub(crate) struct Peer {
 pub(crate) enum Role {
     /// All but those of filters.
     Proxy,
-    /// Only those of filters.
+    /// Only those of header filters.
     Filter,
+    /// Only those of message filters.
+    MessageFilter,
+}
+
+/// How a connection comes to the filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// By a path of its own.
+    Path,
+    /// By the second port, for what knows no paths; it has no TLS there.
+    OtherPort,
 }
 
 /// A peer whose program is on this machine.
@@ -59,10 +73,17 @@ pub(crate) struct Site {
     pub(crate) backend: u16,
     pub(crate) descriptors: u64,
     pub(crate) cpu: Option<usize>,
-    /// The headers plugin, built.
-    pub(crate) plugin: PathBuf,
+    /// The plugins of the filters, built.
+    pub(crate) plugins: Plugins,
     /// Where nginx has its modules.
     pub(crate) modules: PathBuf,
+}
+
+/// Files of plugins; empty where no row needs them.
+#[derive(Debug, Default)]
+pub(crate) struct Plugins {
+    pub(crate) headers: PathBuf,
+    pub(crate) messages: PathBuf,
 }
 
 /// A proxy that runs.
@@ -146,7 +167,8 @@ impl Found {
             ("@FOLDER@", shown(folder)),
             ("@DESCRIPTORS@", site.descriptors.to_string()),
             ("@CONNECTIONS@", connections.to_string()),
-            ("@PLUGIN@", shown(&site.plugin)),
+            ("@HEADERS_PLUGIN@", shown(&site.plugins.headers)),
+            ("@MESSAGES_PLUGIN@", shown(&site.plugins.messages)),
             ("@MODULES@", shown(&site.modules)),
             ("@HTTP2_ON_LISTEN@", on_listener.to_owned()),
             ("@HTTP2_ON@", beside.to_owned()),
@@ -155,6 +177,17 @@ impl Found {
             text = text.replace(placeholder, &value);
         }
         text
+    }
+}
+
+impl Role {
+    /// Who takes part in the rows of a section.
+    pub(crate) fn of(section: Section) -> Role {
+        match section {
+            Section::Filters => Role::Filter,
+            Section::MessageFilters => Role::MessageFilter,
+            _ => Role::Proxy,
+        }
     }
 }
 
@@ -221,6 +254,7 @@ impl Peer {
             fill: &[],
             files: &[],
             module: None,
+            door: Door::Path,
         }
     }
 
@@ -230,6 +264,18 @@ impl Peer {
             ..Peer::proxy(name, program, template)
         }
     }
+
+    /// Our own with a message filter that does this.
+    const fn of_messages(
+        name: &'static str,
+        fill: &'static [(&'static str, &'static str)],
+    ) -> Peer {
+        Peer {
+            role: Role::MessageFilter,
+            fill,
+            ..Peer::proxy(name, Program::Sluicegate, MESSAGE_FILTER)
+        }
+    }
 }
 
 /// All of them; sluicegate is the first, and nginx as it comes is what the others are compared with.
@@ -237,6 +283,11 @@ pub(crate) const PEERS: &[Peer] = &[
     Peer::proxy(
         OURS,
         Program::Sluicegate,
+        include_str!("../peers/sluicegate.toml"),
+    ),
+    Peer::proxy(
+        "baseline",
+        Program::Baseline,
         include_str!("../peers/sluicegate.toml"),
     ),
     Peer::proxy(REFERENCE, Program::Nginx, NGINX),
@@ -318,6 +369,20 @@ pub(crate) const PEERS: &[Peer] = &[
         Program::Envoy,
         include_str!("../peers/envoy-lua.yaml"),
     ),
+    Peer::of_messages("sluicegate-pass", &[("@ACT@", "pass")]),
+    Peer::of_messages("sluicegate-scan", &[("@ACT@", "scan")]),
+    Peer::of_messages("sluicegate-redact", &[("@ACT@", "redact")]),
+    Peer {
+        role: Role::MessageFilter,
+        files: &[("bytes.js", include_str!("../peers/bytes.js"))],
+        module: Some("ngx_stream_js_module.so"),
+        door: Door::OtherPort,
+        ..Peer::proxy(
+            "nginx-stream-njs",
+            Program::ScriptedNginx,
+            include_str!("../peers/nginx-stream.conf"),
+        )
+    },
 ];
 
 pub(crate) const OURS: &str = "sluicegate";
@@ -325,6 +390,7 @@ pub(crate) const OURS: &str = "sluicegate";
 pub(crate) const REFERENCE: &str = "nginx";
 
 const FILTER: &str = include_str!("../peers/sluicegate-filter.toml");
+const MESSAGE_FILTER: &str = include_str!("../peers/sluicegate-messages.toml");
 const NGINX: &str = include_str!("../peers/nginx.conf");
 const SCRIPTED_NGINX: &str = include_str!("../peers/nginx-script.conf");
 /// Longest start of a proxy.
@@ -359,7 +425,7 @@ mod tests {
             backend: 1,
             descriptors: 1000,
             cpu: None,
-            plugin: PathBuf::new(),
+            plugins: Plugins::default(),
             modules: PathBuf::new(),
         };
         for peer in PEERS {

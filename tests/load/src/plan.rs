@@ -56,6 +56,10 @@ pub(crate) enum Work {
     SlowReaders { busy: usize, slow: usize },
     /// GETs through a header filter, and the same without it.
     Filter { connections: usize },
+    /// Echoes of text through a message filter, and the same without it.
+    MessageFilter { size: usize, connections: usize },
+    /// Connections that are held, with a message filter on each.
+    FilteredIdle { connections: usize },
 }
 
 /// Where a row stands in the tables.
@@ -67,6 +71,7 @@ pub(crate) enum Section {
     Memory,
     Scale,
     Filters,
+    MessageFilters,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +175,14 @@ impl Row {
             Work::Idle { .. } => Section::Memory,
             Work::Crowd { .. } | Work::Burst { .. } | Work::SlowReaders { .. } => Section::Scale,
             Work::Filter { .. } => Section::Filters,
+            Work::MessageFilter { .. } | Work::FilteredIdle { .. } => Section::MessageFilters,
         }
+    }
+
+    /// Whether once is enough: it starts a proxy of its own, which is dear, and it hardly varies.
+    pub(crate) fn is_measured_once(&self) -> bool {
+        matches!(self.section(), Section::Memory | Section::Scale)
+            || matches!(self.work, Work::FilteredIdle { .. })
     }
 
     /// What a plot says of it.
@@ -213,7 +225,8 @@ impl Row {
             Work::Idle { .. } => &[Figure::IdleKib, Figure::AfterLargeKib, Figure::KeptMib],
             Work::Crowd { .. } | Work::Burst { .. } => &[Figure::Cpu, Figure::P99, Figure::HeldMib],
             Work::SlowReaders { .. } => &[Figure::HeldMib, Figure::Cpu],
-            Work::Filter { .. } => &[Figure::AddedCpu],
+            Work::FilteredIdle { .. } => &[Figure::IdleKib, Figure::KeptMib],
+            Work::Filter { .. } | Work::MessageFilter { .. } => &[Figure::AddedCpu],
             _ => &[Figure::Cpu],
         }
     }
@@ -227,7 +240,9 @@ impl Row {
             | Work::Http2 { connections, .. }
             | Work::Idle { connections, .. }
             | Work::Burst { connections, .. }
-            | Work::Filter { connections } => connections,
+            | Work::Filter { connections }
+            | Work::MessageFilter { connections, .. }
+            | Work::FilteredIdle { connections } => connections,
             Work::Life { at_once, .. } => at_once,
             Work::Crowd { idle, busy } => idle + busy,
             Work::SlowReaders { busy, slow } => busy + slow,
@@ -298,13 +313,14 @@ impl Figure {
 }
 
 impl Section {
-    pub(crate) const ALL: [Section; 6] = [
+    pub(crate) const ALL: [Section; 7] = [
         Section::Messages,
         Section::Lives,
         Section::Requests,
         Section::Memory,
         Section::Scale,
         Section::Filters,
+        Section::MessageFilters,
     ];
 
     pub(crate) fn title(self) -> &'static str {
@@ -315,6 +331,7 @@ impl Section {
             Section::Memory => "Memory",
             Section::Scale => "Scale",
             Section::Filters => "Header filter",
+            Section::MessageFilters => "Message filter",
         }
     }
 }
@@ -428,6 +445,20 @@ pub(crate) fn rows(extent: Extent) -> Vec<Row> {
             connections: if smoke { 3 } else { 64 },
         },
     ));
+    for (size, called) in &sizes[..2] {
+        rows.push(Row::new(
+            format!("messages/{called}"),
+            Work::MessageFilter {
+                size: *size,
+                connections: if smoke { 3 } else { 64 },
+            },
+        ));
+    }
+    let connections = if smoke { 20 } else { 10_000 };
+    rows.push(Row::new(
+        format!("messages/idle-{connections}"),
+        Work::FilteredIdle { connections },
+    ));
     if smoke {
         for row in &mut rows {
             row.goals.clear();
@@ -466,12 +497,50 @@ const GOALS: &[(&str, Figure, Bound)] = &[
     ("filter/headers", Figure::AddedCpu, Bound::Most(18.0)),
 ];
 /// The same of one form of sluicegate, where a row has several.
-const GOALS_OF_FORMS: &[(&str, &str, Figure, Bound)] = &[(
-    "filter/headers",
-    "sluicegate-wasm-reuse",
-    Figure::AddedCpu,
-    Bound::Most(4.0),
-)];
+const GOALS_OF_FORMS: &[(&str, &str, Figure, Bound)] = &[
+    (
+        "filter/headers",
+        "sluicegate-wasm-reuse",
+        Figure::AddedCpu,
+        Bound::Most(4.0),
+    ),
+    (
+        "messages/64B",
+        "sluicegate-pass",
+        Figure::AddedCpu,
+        Bound::Most(3.0),
+    ),
+    (
+        "messages/64B",
+        "sluicegate-scan",
+        Figure::AddedCpu,
+        Bound::Most(3.0),
+    ),
+    (
+        "messages/64B",
+        "sluicegate-redact",
+        Figure::AddedCpu,
+        Bound::Most(3.0),
+    ),
+    (
+        "messages/1KiB",
+        "sluicegate-pass",
+        Figure::AddedCpu,
+        Bound::Most(5.0),
+    ),
+    (
+        "messages/1KiB",
+        "sluicegate-scan",
+        Figure::AddedCpu,
+        Bound::Most(5.0),
+    ),
+    (
+        "messages/1KiB",
+        "sluicegate-redact",
+        Figure::AddedCpu,
+        Bound::Most(5.0),
+    ),
+];
 
 #[cfg(test)]
 mod tests {

@@ -17,8 +17,8 @@ use crate::generator::tls::{Identity, Sessions};
 use crate::generator::{Tally, Target};
 use crate::measure::processes::CpuReading;
 use crate::measure::series::Series;
-use crate::peers::{Found, Role, Running, Site};
-use crate::plan::{Figure, Row, Section, Transport, Work};
+use crate::peers::{Door, Found, Role, Running, Site};
+use crate::plan::{Figure, Row, Transport, Work};
 
 /// How long and how often.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +98,17 @@ impl<'a> Contestant<'a> {
         }
     }
 
+    /// Where a message filter is, or is not.
+    fn filtered(&self, filtered: bool) -> Target {
+        match (filtered, self.found.peer.door) {
+            (true, Door::OtherPort) => Target {
+                address: self.running.tls,
+                ..self.target(Transport::Plain)
+            },
+            _ => self.target(Transport::Plain),
+        }
+    }
+
     fn http2(&self) -> Target {
         Target {
             address: self.running.tls,
@@ -125,20 +136,17 @@ pub(crate) fn measure_row(
     site: &Site,
     effort: Effort,
 ) -> RowResult {
-    let role = match row.section() {
-        Section::Filters => Role::Filter,
-        _ => Role::Proxy,
-    };
+    let role = Role::of(row.section());
     let contestants: Vec<&Contestant<'_>> = contestants
         .iter()
         .filter(|contestant| contestant.found.peer.role == role)
         .collect();
     let mut samples: Vec<std::result::Result<Vec<Sample>, String>> =
         contestants.iter().map(|_| Ok(Vec::new())).collect();
-    // Rows that start a proxy of their own are dear and hardly vary.
-    let rounds = match row.section() {
-        Section::Memory | Section::Scale => 1,
-        _ => effort.rounds,
+    let rounds = if row.is_measured_once() {
+        1
+    } else {
+        effort.rounds
     };
     for round in 0..rounds {
         for step in 0..contestants.len() {
@@ -193,6 +201,10 @@ fn measure(work: Work, contestant: &Contestant<'_>, site: &Site, effort: Effort)
             streams,
         } => traffic::http2(contestant, effort, connections, streams),
         Work::Filter { connections } => traffic::filter(contestant, effort, connections),
+        Work::MessageFilter { size, connections } => {
+            traffic::message_filter(contestant, effort, size, connections)
+        }
+        Work::FilteredIdle { connections } => crowds::filtered_idle(&fresh()?, effort, connections),
         Work::Idle {
             connections,
             transport,

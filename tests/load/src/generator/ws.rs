@@ -20,6 +20,8 @@ struct Opening {
 /// Sends messages and compares every byte that comes back.
 pub(crate) struct Echo {
     opening: Opening,
+    /// The request that opens it.
+    handshake: &'static [u8],
     message: Rc<RefCell<Message>>,
     /// Send the next message as soon as an echo is complete.
     endless: bool,
@@ -96,6 +98,7 @@ impl Echo {
     pub(crate) fn on_demand(message: &Rc<RefCell<Message>>) -> Echo {
         Echo {
             opening: Opening::new(),
+            handshake: HANDSHAKE,
             message: Rc::clone(message),
             endless: false,
             under_way: VecDeque::new(),
@@ -114,6 +117,14 @@ impl Echo {
         }
     }
 
+    /// The same where the proxy has its filter.
+    pub(crate) fn filtered(self) -> Echo {
+        Echo {
+            handshake: FILTERED_HANDSHAKE,
+            ..self
+        }
+    }
+
     /// Sends a message that counts from `due`.
     pub(crate) fn send(&mut self, due: Instant, line: &mut Line<'_>) -> Result<()> {
         let number = self.expected + self.under_way.len() as u64;
@@ -129,7 +140,7 @@ impl Echo {
 
 impl Script for Echo {
     fn begin(&mut self, line: &mut Line<'_>) -> Result<()> {
-        line.send(HANDSHAKE)
+        line.send(self.handshake)
     }
 
     fn receive(&mut self, bytes: &[u8], line: &mut Line<'_>) -> Result<Next> {
@@ -228,11 +239,19 @@ impl Script for Life {
     }
 }
 
+macro_rules! rest_of_handshake {
+    () => {
+        " HTTP/1.1\r\nHost: localhost\r\nUser-Agent: sluicegate-load\r\n\
+         Accept: */*\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    };
+}
+
 const LONGEST_HEAD: usize = 16 * 1024;
 /// The handshake of RFC 6455, section 1.3, as a browser would send it.
-const HANDSHAKE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUser-Agent: sluicegate-load\r\n\
-    Accept: */*\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+const HANDSHAKE: &[u8] = concat!("GET /ws", rest_of_handshake!()).as_bytes();
+/// The same below [`backend::FILTERED`](crate::backend::FILTERED).
+const FILTERED_HANDSHAKE: &[u8] = concat!("GET /filtered/ws", rest_of_handshake!()).as_bytes();
 const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 #[cfg(test)]

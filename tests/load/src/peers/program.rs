@@ -12,6 +12,8 @@ use crate::failure::{Failure, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Program {
     Sluicegate,
+    /// An earlier sluicegate, to compare this one with.
+    Baseline,
     Nginx,
     /// An nginx for which there are modules with scripting languages.
     ScriptedNginx,
@@ -51,7 +53,7 @@ impl Program {
         let asked = match self {
             Program::Nginx | Program::ScriptedNginx | Program::Haproxy => "-v",
             Program::Caddy => "version",
-            Program::Sluicegate | Program::Envoy => "--version",
+            Program::Sluicegate | Program::Baseline | Program::Envoy => "--version",
         };
         let output = bounded::output(Command::new(path).arg(asked), ANSWER)?;
         let said = [output.stdout, output.stderr].concat();
@@ -64,7 +66,7 @@ impl Program {
     pub(crate) fn arguments(self, config: &Path, folder: &Path) -> Vec<OsString> {
         let config: OsString = config.into();
         let words: &[&str] = match self {
-            Program::Sluicegate => &["run", "--config"],
+            Program::Sluicegate | Program::Baseline => &["run", "--config"],
             Program::Nginx | Program::ScriptedNginx => {
                 let folder: OsString = folder.into();
                 return vec![
@@ -108,7 +110,7 @@ impl Program {
 
     fn name(self) -> &'static str {
         match self {
-            Program::Sluicegate => "sluicegate",
+            Program::Sluicegate | Program::Baseline => "sluicegate",
             Program::Nginx | Program::ScriptedNginx => "nginx",
             Program::Haproxy => "haproxy",
             Program::Envoy => "envoy",

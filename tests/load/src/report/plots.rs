@@ -3,7 +3,7 @@
 use super::Report;
 use super::judgement::median;
 use super::svg::{Chart, Group, Series};
-use crate::peers::{OURS, PEERS, REFERENCE};
+use crate::peers::{OURS, PEERS, REFERENCE, Role};
 use crate::plan::{Bound, Figure, Section};
 use crate::run::RowResult;
 
@@ -107,7 +107,7 @@ fn circumstances(report: &Report) -> String {
 
 /// The peers of the ordinary rows, ours first.
 fn proxies(report: &Report, wanted: impl Fn(&str) -> bool) -> Vec<&'static str> {
-    let ordinary = |result: &&RowResult| result.row.section() != Section::Filters;
+    let ordinary = |result: &&RowResult| Role::of(result.row.section()) == Role::Proxy;
     let mut peers: Vec<&'static str> = report
         .rows
         .iter()

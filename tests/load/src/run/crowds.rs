@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::{Contestant, Effort, Sample, sample};
 use crate::failure::Result;
 use crate::frames::Message;
-use crate::generator::{AT_ONCE, Generator, ws};
+use crate::generator::{AT_ONCE, Generator, Target, ws};
 use crate::measure::processes::{CpuReading, memory};
 use crate::plan::{Figure, Transport};
 
@@ -22,17 +22,47 @@ pub(super) fn idle(
     connections: usize,
     transport: Transport,
 ) -> Result<Sample> {
+    hold(
+        contestant,
+        effort,
+        connections,
+        contestant.target(transport),
+        |echo| echo,
+    )
+}
+
+/// The same with a message filter on each.
+pub(super) fn filtered_idle(
+    contestant: &Contestant<'_>,
+    effort: Effort,
+    connections: usize,
+) -> Result<Sample> {
+    hold(
+        contestant,
+        effort,
+        connections,
+        contestant.filtered(true),
+        ws::Echo::filtered,
+    )
+}
+
+fn hold(
+    contestant: &Contestant<'_>,
+    effort: Effort,
+    connections: usize,
+    target: Target,
+    change: fn(ws::Echo) -> ws::Echo,
+) -> Result<Sample> {
     let process = contestant.process();
     let (small, large) = (message(SMALL), message(LARGE));
     // What a first connection costs once, code that is mapped and buffers that all share, is no
     // connection's own.
-    first_connection(contestant, transport)?;
+    first_connection(target.clone(), change)?;
     thread::sleep(effort.rest);
     let empty = memory(process)?;
     let more = |now: u64| now.saturating_sub(empty) as f64;
 
-    let target = contestant.target(transport);
-    let mut generator = Generator::new(target, move || ws::Echo::on_demand(&small))?;
+    let mut generator = Generator::new(target, move || change(ws::Echo::on_demand(&small)))?;
     generator.open(connections, AT_ONCE)?;
     generator.each(|echo, line| echo.send(line.now, line))?;
     thread::sleep(effort.rest);
@@ -58,10 +88,9 @@ pub(super) fn idle(
 }
 
 /// One connection that echoes a large message and goes.
-fn first_connection(contestant: &Contestant<'_>, transport: Transport) -> Result<()> {
+fn first_connection(target: Target, change: fn(ws::Echo) -> ws::Echo) -> Result<()> {
     let large = message(LARGE);
-    let target = contestant.target(transport);
-    let mut generator = Generator::new(target, move || ws::Echo::on_demand(&large))?;
+    let mut generator = Generator::new(target, move || change(ws::Echo::on_demand(&large)))?;
     generator.open(1, AT_ONCE)?;
     generator.each(|echo, line| echo.send(line.now, line))
 }

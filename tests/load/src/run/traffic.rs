@@ -121,6 +121,39 @@ pub(super) fn filter(
     ]))
 }
 
+/// Echoes of text with and without a message filter, by turns as above.
+pub(super) fn message_filter(
+    contestant: &Contestant<'_>,
+    effort: Effort,
+    size: usize,
+    connections: usize,
+) -> Result<Sample> {
+    let turn = Effort {
+        time: effort.time / FILTER_TURNS,
+        warm_up: effort.warm_up / FILTER_TURNS,
+        ..effort
+    };
+    let echo = |filtered: bool| -> Result<Sample> {
+        let message = Rc::new(RefCell::new(Message::text(size)));
+        let target = contestant.filtered(filtered);
+        let generator = Generator::new(target, move || match filtered {
+            true => ws::Echo::endless(&message).filtered(),
+            false => ws::Echo::endless(&message),
+        })?;
+        saturate(generator, connections, contestant.process(), turn)
+    };
+    let (mut with, mut without) = (0.0, 0.0);
+    for _ in 0..FILTER_TURNS {
+        without += echo(false)?[&Figure::Cpu];
+        with += echo(true)?[&Figure::Cpu];
+    }
+    let turns = f64::from(FILTER_TURNS);
+    Ok(BTreeMap::from([
+        (Figure::AddedCpu, (with - without) / turns),
+        (Figure::Cpu, with / turns),
+    ]))
+}
+
 fn saturate<S: Script>(
     mut generator: Generator<S>,
     connections: usize,
