@@ -5,8 +5,8 @@
 
 /// A message of one size, ready to send again and again with another number in it.
 ///
-/// The first [`NUMBER`] bytes of the payload hold the number, seven bits each, so that no echo passes for
-/// another and text stays text.
+/// The first [`NUMBER`] bytes of the payload hold the number, in letters, so that no echo passes for another and
+/// text stays text.
 #[derive(Debug)]
 pub(crate) struct Message {
     masked: Vec<u8>,
@@ -62,9 +62,9 @@ impl Message {
     }
 }
 
-/// A number that no run reaches the end of.
+/// Six bits a letter: no run comes to their end.
 fn in_letters(number: u64) -> [u8; NUMBER] {
-    std::array::from_fn(|at| (number >> (7 * at) & 0x7f) as u8)
+    std::array::from_fn(|at| b'0' + (number >> (6 * at) & 0x3f) as u8)
 }
 
 /// Close 1000 as a client sends it.
