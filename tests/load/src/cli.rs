@@ -63,6 +63,10 @@ pub(crate) struct Cli {
     envoy: Option<PathBuf>,
     #[arg(long, value_name = "PATH")]
     caddy: Option<PathBuf>,
+    #[arg(long, value_name = "PATH")]
+    node: Option<PathBuf>,
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
     /// The headers plugin [default: built from `plugins/headers`]
     #[arg(long, value_name = "FILE")]
     pub(crate) plugin: Option<PathBuf>,
@@ -154,6 +158,8 @@ impl Cli {
             Program::Haproxy => self.haproxy.as_deref(),
             Program::Envoy => self.envoy.as_deref(),
             Program::Caddy => self.caddy.as_deref(),
+            Program::Node => self.node.as_deref(),
+            Program::Python => self.python.as_deref(),
         };
         match (told, program) {
             (None, Program::Sluicegate) => {

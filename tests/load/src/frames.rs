@@ -67,6 +67,49 @@ fn in_letters(number: u64) -> [u8; NUMBER] {
     std::array::from_fn(|at| b'0' + (number >> (6 * at) & 0x3f) as u8)
 }
 
+/// A text with this compressed payload, masked.
+pub(crate) fn compressed_text(payload: &[u8]) -> Vec<u8> {
+    let mut frame = head(TEXT, payload.len(), Some(MASK));
+    frame[0] |= RSV1;
+    let at = frame.len();
+    frame.extend_from_slice(payload);
+    unmask(&mut frame[at..], MASK);
+    frame
+}
+
+/// What the head of a server's frame says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ReplyHead {
+    pub(crate) compressed: bool,
+    /// Bytes of the head itself.
+    pub(crate) length: usize,
+    pub(crate) payload: usize,
+}
+
+/// Reads the head of a text at the start of `bytes`: `Ok(None)` while it is not all there.
+///
+/// # Errors
+/// Anything but a whole text without a mask of at most 64 KiB.
+pub(crate) fn reply_head(bytes: &[u8]) -> Result<Option<ReplyHead>, &'static str> {
+    let &[first, second, ..] = bytes else {
+        return Ok(None);
+    };
+    if first & !RSV1 != FIN | TEXT || second & MASKED != 0 {
+        return Err("something else than a text of a server");
+    }
+    let (length, payload) = match (second, bytes) {
+        (126, [_, _, high, low, ..]) => (4, usize::from(u16::from_be_bytes([*high, *low]))),
+        (126, _) => return Ok(None),
+        (127, _) => return Err("a frame that is too long"),
+        (short, _) => (2, usize::from(short)),
+    };
+    Ok(Some(ReplyHead {
+        compressed: first & RSV1 != 0,
+        length,
+        payload,
+    }))
+}
+
 /// Close 1000 as a client sends it.
 pub(crate) fn masked_close() -> Vec<u8> {
     let mut frame = head(CLOSE, NORMAL.len(), Some(MASK));
@@ -176,6 +219,7 @@ pub(crate) const LONGEST: usize = 1 << 20;
 
 const JSON: &str = r#"{"symbol":"ACME","side":"buy","price":101.25,"amount":7,"account":"4417-2290","note":"at once"},"#;
 const FIN: u8 = 0x80;
+const RSV1: u8 = 0x40;
 const MASKED: u8 = 0x80;
 const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
 /// Any mask but zero, so that both ends do the work of masking.

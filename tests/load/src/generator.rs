@@ -4,6 +4,7 @@
 //! sockets, the TLS handshakes, the clock, the counts and every limit. Any answer that a script does
 //! not expect ends the run with a failure: there are no error rates here, one error spoils a row.
 
+pub(crate) mod deflate;
 pub(crate) mod http1;
 pub(crate) mod http2;
 #[cfg(test)]

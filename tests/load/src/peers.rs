@@ -46,6 +46,8 @@ pub(crate) enum Role {
     Filter,
     /// Only those of message filters.
     MessageFilter,
+    /// Only those of compression.
+    Compressor,
 }
 
 /// How a connection comes to the filter.
@@ -186,6 +188,7 @@ impl Role {
         match section {
             Section::Filters => Role::Filter,
             Section::MessageFilters => Role::MessageFilter,
+            Section::Compression => Role::Compressor,
             _ => Role::Proxy,
         }
     }
@@ -261,6 +264,13 @@ impl Peer {
     const fn filter(name: &'static str, program: Program, template: &'static str) -> Peer {
         Peer {
             role: Role::Filter,
+            ..Peer::proxy(name, program, template)
+        }
+    }
+
+    const fn compressor(name: &'static str, program: Program, template: &'static str) -> Peer {
+        Peer {
+            role: Role::Compressor,
             ..Peer::proxy(name, program, template)
         }
     }
@@ -383,6 +393,17 @@ pub(crate) const PEERS: &[Peer] = &[
             include_str!("../peers/nginx-stream.conf"),
         )
     },
+    Peer::compressor(
+        "sluicegate-terminate",
+        Program::Sluicegate,
+        include_str!("../peers/sluicegate-terminate.toml"),
+    ),
+    Peer::compressor("node-ws", Program::Node, include_str!("../peers/server.js")),
+    Peer::compressor(
+        "python-websockets",
+        Program::Python,
+        include_str!("../peers/server.py"),
+    ),
 ];
 
 pub(crate) const OURS: &str = "sluicegate";

@@ -58,6 +58,8 @@ pub(crate) enum Work {
     Filter { connections: usize },
     /// Echoes of text through a message filter, and the same without it.
     MessageFilter { size: usize, connections: usize },
+    /// Echoes of compressed text, and the same without compression.
+    Compression { size: usize, connections: usize },
     /// Connections that are held, with a message filter on each.
     FilteredIdle { connections: usize },
 }
@@ -72,6 +74,7 @@ pub(crate) enum Section {
     Scale,
     Filters,
     MessageFilters,
+    Compression,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,6 +179,7 @@ impl Row {
             Work::Crowd { .. } | Work::Burst { .. } | Work::SlowReaders { .. } => Section::Scale,
             Work::Filter { .. } => Section::Filters,
             Work::MessageFilter { .. } | Work::FilteredIdle { .. } => Section::MessageFilters,
+            Work::Compression { .. } => Section::Compression,
         }
     }
 
@@ -227,6 +231,7 @@ impl Row {
             Work::SlowReaders { .. } => &[Figure::HeldMib, Figure::Cpu],
             Work::FilteredIdle { .. } => &[Figure::IdleKib, Figure::KeptMib],
             Work::Filter { .. } | Work::MessageFilter { .. } => &[Figure::AddedCpu],
+            Work::Compression { .. } => &[Figure::AddedCpu, Figure::Cpu],
             _ => &[Figure::Cpu],
         }
     }
@@ -242,6 +247,7 @@ impl Row {
             | Work::Burst { connections, .. }
             | Work::Filter { connections }
             | Work::MessageFilter { connections, .. }
+            | Work::Compression { connections, .. }
             | Work::FilteredIdle { connections } => connections,
             Work::Life { at_once, .. } => at_once,
             Work::Crowd { idle, busy } => idle + busy,
@@ -313,7 +319,7 @@ impl Figure {
 }
 
 impl Section {
-    pub(crate) const ALL: [Section; 7] = [
+    pub(crate) const ALL: [Section; 8] = [
         Section::Messages,
         Section::Lives,
         Section::Requests,
@@ -321,6 +327,7 @@ impl Section {
         Section::Scale,
         Section::Filters,
         Section::MessageFilters,
+        Section::Compression,
     ];
 
     pub(crate) fn title(self) -> &'static str {
@@ -332,6 +339,7 @@ impl Section {
             Section::Scale => "Scale",
             Section::Filters => "Header filter",
             Section::MessageFilters => "Message filter",
+            Section::Compression => "Compression that a proxy or server does itself",
         }
     }
 }
@@ -450,6 +458,15 @@ pub(crate) fn rows(extent: Extent) -> Vec<Row> {
             format!("messages/{called}"),
             Work::MessageFilter {
                 size: *size,
+                connections: if smoke { 3 } else { 64 },
+            },
+        ));
+    }
+    for (size, called) in sizes {
+        rows.push(Row::new(
+            format!("deflate/{called}"),
+            Work::Compression {
+                size,
                 connections: if smoke { 3 } else { 64 },
             },
         ));

@@ -204,6 +204,9 @@ fn measure(work: Work, contestant: &Contestant<'_>, site: &Site, effort: Effort)
         Work::MessageFilter { size, connections } => {
             traffic::message_filter(contestant, effort, size, connections)
         }
+        Work::Compression { size, connections } => {
+            traffic::compression(contestant, effort, size, connections)
+        }
         Work::FilteredIdle { connections } => crowds::filtered_idle(&fresh()?, effort, connections),
         Work::Idle {
             connections,

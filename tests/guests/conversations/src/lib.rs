@@ -25,7 +25,7 @@ pub struct Config {
 pub enum Act {
     /// It goes on.
     Pass,
-    /// It goes on, read to the end: one with a NUL in it, which is rare, is dropped.
+    /// It goes on, read to the end; one with a byte of 0xff in it, which is rare, is dropped.
     Scan,
     /// `secret` becomes `******` in text.
     Redact,
@@ -109,7 +109,7 @@ impl MessageFilter for Guest {
 impl Guest {
     fn either(&self, counts: &mut Counts, sender: Side, data: &[u8]) -> Reaction {
         match self.0.act {
-            Act::Scan if data.contains(&0) => Reaction::drop(),
+            Act::Scan if data.contains(&0xff) => Reaction::drop(),
             Act::DropThird => {
                 let count = match sender {
                     Side::Client => &mut counts.client,

@@ -11,10 +11,12 @@ use crate::frames::{self, Message};
 use crate::heads;
 
 /// The opening handshake, and whatever the proxy must answer to it.
-struct Opening {
+pub(super) struct Opening {
     /// The head of the answer, as far as it came.
     head: Vec<u8>,
-    done: bool,
+    pub(super) done: bool,
+    /// permessage-deflate was agreed on.
+    pub(super) deflate: bool,
 }
 
 /// Sends messages and compares every byte that comes back.
@@ -51,15 +53,16 @@ pub(crate) struct Close {
 }
 
 impl Opening {
-    fn new() -> Opening {
+    pub(super) fn new() -> Opening {
         Opening {
             head: Vec::new(),
             done: false,
+            deflate: false,
         }
     }
 
     /// Takes the answer's head from the front of `bytes`; returns what follows it.
-    fn receive<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8]> {
+    pub(super) fn receive<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8]> {
         let had = self.head.len();
         self.head.extend_from_slice(bytes);
         let Some(end) = heads::end(&self.head) else {
@@ -78,6 +81,8 @@ impl Opening {
         if heads::field(head, "sec-websocket-accept") != Some(ACCEPT) {
             return Err(Failure::new("a 101 with a wrong Sec-WebSocket-Accept"));
         }
+        self.deflate = heads::field(head, "sec-websocket-extensions")
+            .is_some_and(|value| value.starts_with(b"permessage-deflate"));
         self.done = true;
         self.head = Vec::new();
         Ok(rest)
@@ -240,10 +245,10 @@ impl Script for Life {
 }
 
 macro_rules! rest_of_handshake {
-    () => {
-        " HTTP/1.1\r\nHost: localhost\r\nUser-Agent: sluicegate-load\r\n\
+    ($($more:literal)?) => {
+        concat!(" HTTP/1.1\r\nHost: localhost\r\nUser-Agent: sluicegate-load\r\n\
          Accept: */*\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", $($more,)? "\r\n")
     };
 }
 
@@ -252,6 +257,12 @@ const LONGEST_HEAD: usize = 16 * 1024;
 const HANDSHAKE: &[u8] = concat!("GET /ws", rest_of_handshake!()).as_bytes();
 /// The same below [`backend::FILTERED`](crate::backend::FILTERED).
 const FILTERED_HANDSHAKE: &[u8] = concat!("GET /filtered/ws", rest_of_handshake!()).as_bytes();
+/// With an offer to compress.
+pub(super) const DEFLATE_HANDSHAKE: &[u8] = concat!(
+    "GET /ws",
+    rest_of_handshake!("Sec-WebSocket-Extensions: permessage-deflate\r\n")
+)
+.as_bytes();
 const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 #[cfg(test)]

@@ -20,6 +20,10 @@ pub(crate) enum Program {
     Haproxy,
     Envoy,
     Caddy,
+    /// A server, not a proxy.
+    Node,
+    /// A server, not a proxy.
+    Python,
 }
 
 impl Program {
@@ -53,7 +57,11 @@ impl Program {
         let asked = match self {
             Program::Nginx | Program::ScriptedNginx | Program::Haproxy => "-v",
             Program::Caddy => "version",
-            Program::Sluicegate | Program::Baseline | Program::Envoy => "--version",
+            Program::Sluicegate
+            | Program::Baseline
+            | Program::Envoy
+            | Program::Node
+            | Program::Python => "--version",
         };
         let output = bounded::output(Command::new(path).arg(asked), ANSWER)?;
         let said = [output.stdout, output.stderr].concat();
@@ -78,6 +86,7 @@ impl Program {
                     config,
                 ];
             }
+            Program::Node | Program::Python => &[],
             Program::Haproxy => &["-db", "-f"],
             Program::Envoy => &[
                 "--concurrency",
@@ -100,10 +109,11 @@ impl Program {
         }
     }
 
-    /// Envoy goes by the ending of the file's name.
+    /// Some go by the ending of the file's name.
     pub(crate) fn config_name(self) -> &'static str {
         match self {
             Program::Envoy => "envoy.yaml",
+            Program::Node => "server.js",
             _ => "config",
         }
     }
@@ -115,6 +125,8 @@ impl Program {
             Program::Haproxy => "haproxy",
             Program::Envoy => "envoy",
             Program::Caddy => "caddy",
+            Program::Node => "node",
+            Program::Python => "python3",
         }
     }
 }

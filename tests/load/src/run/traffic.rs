@@ -8,7 +8,7 @@ use super::{Contestant, Effort, Sample, sample};
 use crate::backend;
 use crate::failure::Result;
 use crate::frames::Message;
-use crate::generator::{AT_ONCE, Generator, Script, http1, http2 as h2, ws};
+use crate::generator::{AT_ONCE, Generator, Script, deflate, http1, http2 as h2, ws};
 use crate::measure::processes::CpuReading;
 use crate::plan::{Body, Figure, Transport};
 
@@ -98,27 +98,16 @@ pub(super) fn filter(
     effort: Effort,
     connections: usize,
 ) -> Result<Sample> {
-    let turn = Effort {
-        time: effort.time / FILTER_TURNS,
-        warm_up: effort.warm_up / FILTER_TURNS,
-        ..effort
-    };
-    let ask = |path: &str, field| -> Result<Sample> {
+    by_turns(effort, |filtered, turn| {
+        let (path, field) = match filtered {
+            true => (backend::FILTERED, Some(("x-frame-options", "DENY"))),
+            false => ("/", None),
+        };
         let exchange = http1::Exchange::new(path, backend::small_body(), false, field);
         let target = contestant.target(Transport::Plain);
         let generator = Generator::new(target, move || http1::Get::new(&exchange))?;
         saturate(generator, connections, contestant.process(), turn)
-    };
-    let (mut with, mut without) = (0.0, 0.0);
-    for _ in 0..FILTER_TURNS {
-        without += ask("/", None)?[&Figure::Cpu];
-        with += ask(backend::FILTERED, Some(("x-frame-options", "DENY")))?[&Figure::Cpu];
-    }
-    let turns = f64::from(FILTER_TURNS);
-    Ok(BTreeMap::from([
-        (Figure::AddedCpu, (with - without) / turns),
-        (Figure::Cpu, with / turns),
-    ]))
+    })
 }
 
 /// Echoes of text with and without a message filter, by turns as above.
@@ -128,12 +117,7 @@ pub(super) fn message_filter(
     size: usize,
     connections: usize,
 ) -> Result<Sample> {
-    let turn = Effort {
-        time: effort.time / FILTER_TURNS,
-        warm_up: effort.warm_up / FILTER_TURNS,
-        ..effort
-    };
-    let echo = |filtered: bool| -> Result<Sample> {
+    by_turns(effort, |filtered, turn| {
         let message = Rc::new(RefCell::new(Message::text(size)));
         let target = contestant.filtered(filtered);
         let generator = Generator::new(target, move || match filtered {
@@ -141,11 +125,42 @@ pub(super) fn message_filter(
             false => ws::Echo::endless(&message),
         })?;
         saturate(generator, connections, contestant.process(), turn)
+    })
+}
+
+/// Echoes of text that is compressed on its way, and of text that is not, by turns as above.
+pub(super) fn compression(
+    contestant: &Contestant<'_>,
+    effort: Effort,
+    size: usize,
+    connections: usize,
+) -> Result<Sample> {
+    by_turns(effort, |compressed, turn| {
+        let target = contestant.target(Transport::Plain);
+        if compressed {
+            let generator = Generator::new(target, move || deflate::Echo::endless(size))?;
+            return saturate(generator, connections, contestant.process(), turn);
+        }
+        let message = Rc::new(RefCell::new(Message::text(size)));
+        let generator = Generator::new(target, move || ws::Echo::endless(&message))?;
+        saturate(generator, connections, contestant.process(), turn)
+    })
+}
+
+/// What something adds to a unit: `measure` is asked without and with it by turns.
+fn by_turns(
+    effort: Effort,
+    mut measure: impl FnMut(bool, Effort) -> Result<Sample>,
+) -> Result<Sample> {
+    let turn = Effort {
+        time: effort.time / FILTER_TURNS,
+        warm_up: effort.warm_up / FILTER_TURNS,
+        ..effort
     };
     let (mut with, mut without) = (0.0, 0.0);
     for _ in 0..FILTER_TURNS {
-        without += echo(false)?[&Figure::Cpu];
-        with += echo(true)?[&Figure::Cpu];
+        without += measure(false, turn)?[&Figure::Cpu];
+        with += measure(true, turn)?[&Figure::Cpu];
     }
     let turns = f64::from(FILTER_TURNS);
     Ok(BTreeMap::from([
