@@ -32,6 +32,8 @@ enum Filter {
     RedactSmall,
     DropThird,
     Inject,
+    /// `Redact` and `DropThird`, the second with an instance of its own for each tunnel.
+    Both,
 }
 
 /// The route's `compression`.
@@ -270,16 +272,16 @@ impl Conversation {
             };
             let small = message.data.len() <= SMALL;
             match (self.filter, text) {
-                (Filter::Redact, Some(text)) if text.contains("secret") => {
+                (Filter::DropThird | Filter::Both, _) if data_messages % 3 == 0 => {
+                    together &= !message.compressed;
+                }
+                (Filter::Redact | Filter::Both, Some(text)) if text.contains("secret") => {
                     together = false;
                     outcome.tell_text(&text.replace("secret", "******"));
                 }
                 (Filter::RedactSmall, Some(text)) if small && text.contains("secret") => {
                     together = false;
                     outcome.tell_text(&text.replace("secret", "******"));
-                }
-                (Filter::DropThird, _) if data_messages % 3 == 0 => {
-                    together &= !message.compressed;
                 }
                 (Filter::Inject, Some(text)) if text.starts_with('!') => {
                     let size = text.len();
@@ -553,6 +555,10 @@ fn config(lanes: &[Arc<Script>], wasm: &Path) -> String {
                 Filter::RedactSmall => used(&format!("act = 'redact', max_size = {SMALL}")),
                 Filter::DropThird => used("act = 'drop_third'"),
                 Filter::Inject => used("act = 'inject'"),
+                Filter::Both => {
+                    let second = "{ use = 'guest', config = { act = 'drop_third' }, isolation = 'connection' }";
+                    used("act = 'redact'").replace("]", &format!(", {second}]"))
+                }
             };
             for compression in COMPRESSIONS {
                 let word = format!("{compression:?}").to_lowercase();
@@ -576,20 +582,21 @@ fn used(config: &str) -> String {
     format!("plugins = [{{ use = 'guest', config = {{ {config} }} }}]")
 }
 
-const FILTERS: [Filter; 6] = [
+const FILTERS: [Filter; 7] = [
     Filter::None,
     Filter::Pass,
     Filter::Redact,
     Filter::RedactSmall,
     Filter::DropThird,
     Filter::Inject,
+    Filter::Both,
 ];
 const COMPRESSIONS: [Compression; 3] =
     [Compression::Pass, Compression::Terminate, Compression::Off];
 /// Conversations that are held at the same time.
 const LANES: usize = 4;
-/// Eight of each filter and compression.
-const USUAL: Range<u64> = 0..(8 * 6 * 3 * 4) / 4 * 2;
+/// Sixteen of each filter and compression.
+const USUAL: Range<u64> = 0..16 * 7 * 3;
 /// Bytes of the largest message that [`Filter::RedactSmall`] wants to see.
 const SMALL: usize = 300;
 const WORDS: [&str; 16] = [

@@ -335,4 +335,4 @@ const MOST_WRITES: usize = 2_000_000;
 /// Of sixteen times as much as was sent, as much is read as shows that all is in order.
 const READ: usize = 40;
 /// What is answered or flooded: large, so that not many of them fill the kernels' buffers.
-const MORE: [u8; 30_000] = [b'm'; 30_000];
+static MORE: [u8; 30_000] = [b'm'; 30_000];
