@@ -193,7 +193,7 @@ impl Hasher for Sha256Hasher {
 
 const EXTENSION: &str = "cwasm";
 /// Of files and notes; another one makes all files that are there strangers.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 /// Files kept, at most three of a plugin; the oldest go first.
 const MAX_FILES: usize = 192;
 const MAX_FILE: u64 = 512 << 20;

@@ -97,8 +97,8 @@ pub(crate) struct Dialect {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Needs {
     pub(crate) dialect: Dialect,
-    /// It calls what may take longer than others should wait for it.
-    pub(crate) waits: bool,
+    /// Interfaces of ours of which it calls what may take longer than others should wait for it.
+    waits: Vec<String>,
     /// Ours, such as `kv`, and WASI's, such as `wasi:cli/stderr@0.2.6`.
     interfaces: Vec<String>,
 }
@@ -108,6 +108,12 @@ impl Needs {
         self.interfaces
             .iter()
             .any(|interface| wasi::offers(interface))
+    }
+
+    /// Whether it can make others wait for long, with these grants.
+    pub(crate) fn waits(&self, grants: &Grants) -> bool {
+        let mut interfaces = self.waits.iter();
+        interfaces.any(|interface| grants.allows(interface).is_ok())
     }
 
     /// # Errors
@@ -223,8 +229,8 @@ fn encode(module: &[u8]) -> Result<Vec<u8>, LoadError> {
 struct Surface {
     imports: Vec<String>,
     exports: Vec<String>,
-    /// It imports a function that waits for others.
-    waits: bool,
+    /// Interfaces of ours of which it imports a function that waits for others.
+    waits: Vec<String>,
 }
 
 fn surface(component: &[u8]) -> Result<Surface, LoadError> {
@@ -243,16 +249,18 @@ fn surface(component: &[u8]) -> Result<Surface, LoadError> {
     let world = &resolve.worlds[world];
     let waits = |(key, item): (&WorldKey, &WorldItem)| {
         let WorldItem::Interface { id, .. } = item else {
-            return false;
+            return None;
         };
-        let interface = resolve.name_world_key(key);
+        let imported = resolve.name_world_key(key);
+        let (interface, _) = imported.strip_prefix(PACKAGE)?.split_once('@')?;
         let functions = &resolve.interfaces[*id].functions;
-        WAITING.iter().any(|(prefix, function)| {
-            interface.starts_with(prefix) && functions.contains_key(*function)
-        })
+        let waits = WAITING
+            .iter()
+            .any(|(waiting, function)| *waiting == interface && functions.contains_key(*function));
+        waits.then(|| interface.to_owned())
     };
     Ok(Surface {
-        waits: world.imports.iter().any(waits),
+        waits: world.imports.iter().filter_map(waits).collect(),
         imports: world.imports.iter().filter_map(names).collect(),
         exports: world.exports.iter().filter_map(names).collect(),
     })
@@ -296,10 +304,7 @@ const INTERFACES: [&str; 9] = [
     "about", "clock", "crypto", "http", "kv", "logging", "metrics", "outbound", "random",
 ];
 /// Functions that may take as long as another server, or a password, does.
-const WAITING: [(&str, &str); 2] = [
-    ("sluicegate:plugin/outbound@", "send"),
-    ("sluicegate:plugin/crypto@", "verify-password"),
-];
+const WAITING: [(&str, &str); 2] = [("outbound", "send"), ("crypto", "verify-password")];
 /// What a filter of messages exports.
 pub(crate) const MESSAGES: &str = "sluicegate:plugin/messages@0.2.0";
 const EXPORTS: [&str; 4] = ["describe", "configure", "on-request", "on-response"];

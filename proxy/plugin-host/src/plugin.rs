@@ -365,7 +365,7 @@ fn known(host: &Host, grants: &Grants, content_hash: &str) -> Result<Option<Load
     Ok(Some(Loaded {
         pre,
         description,
-        waits: needs.waits,
+        waits: needs.waits(grants),
     }))
 }
 
@@ -414,7 +414,7 @@ fn compile(
     Ok(Loaded {
         pre,
         description: note.description,
-        waits: note.needs.waits,
+        waits: note.needs.waits(&identity.grants),
     })
 }
 
