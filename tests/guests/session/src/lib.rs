@@ -1,5 +1,7 @@
 //! A filter of handshakes and messages: shows what the SDK hands over, and does what texts ask it for.
 
+#![expect(clippy::panic, reason = "it fails as it is asked to")]
+
 use std::time::Duration;
 
 use sluicegate_plugin::{
