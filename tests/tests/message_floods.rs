@@ -133,7 +133,7 @@ async fn bombs_stop_at_the_limit() {
         drop(thrower);
     }
     let grown = grown(&proxy, before);
-    assert!(grown < 8 << 10, "the proxy has grown by {grown} KiB");
+    assert!(grown < 4 << 10, "the proxy has grown by {grown} KiB");
 }
 
 #[tokio::test]
@@ -328,7 +328,7 @@ async fn stuff(sender: &mut OwnedWriteHalf, piece: &[u8]) -> (usize, Vec<u8>) {
 const INJECTED: usize = 60_000;
 /// What a tunnel may hold: its buffers both ways and one answer of a filter, with room for what the
 /// allocator keeps.
-const HELD_KIB: u64 = 8 << 10;
+const HELD_KIB: u64 = 4 << 10;
 /// Kernels buffer some megabytes on the way.
 const STUCK: Duration = Duration::from_millis(700);
 const MOST_WRITES: usize = 2_000_000;
