@@ -330,6 +330,7 @@ impl FromText for Cause {
         "message_size",
         "message_rate",
         "message_kind",
+        "message_frames",
         "filter",
         "filter_failed",
         "drain",
