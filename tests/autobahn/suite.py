@@ -104,7 +104,7 @@ def told(outcome):
     return behaviour if close in ("OK", "INFORMATIONAL") else f"{behaviour}, closed: {close}"
 
 
-def report(by_level, seconds, version):
+def report(by_level, seconds, version, left_out):
     """The results as Markdown; and the cases that are worse than direct."""
     levels = list(by_level)
     direct = by_level["direct"]
@@ -116,6 +116,7 @@ def report(by_level, seconds, version):
         "",
         f"{version}; kosoku 0.1.0 with Autobahn's {len(direct)} cases, wsproto 1.3.2 as the echo server,"
         f" Python {platform.python_version()}.",
+        *([f"Left out: {', '.join(f'`{pattern}`' for pattern in left_out)}."] if left_out else []),
         "",
         "| level | what it is | seconds |",
         "|---|---|--:|",
@@ -183,7 +184,7 @@ async def main():
                 by_level[level], seconds[level] = await outcomes(url, asked)
                 print(f"{level}: {seconds[level]:.0f} s", file=sys.stderr)
         await drained
-    text, worse = report(by_level, seconds, version.stdout.strip())
+    text, worse = report(by_level, seconds, version.stdout.strip(), asked.without or [])
     if asked.out:
         asked.out.write_text(text)
     else:
