@@ -249,3 +249,8 @@ macro_rules! __export {
         };
     };
 }
+
+/// The filters of the project's README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -52,7 +52,9 @@ async fn told(end: &mut End) -> (Vec<Message>, u16) {
     soon("a Close", async {
         loop {
             match end.next().await.unwrap().unwrap() {
-                Message::Close(frame) => return (messages, frame.unwrap().code.into()),
+                Message::Close(frame) => {
+                    return (messages, frame.map_or(1005, |frame| frame.code.into()));
+                }
                 message => messages.push(message),
             }
         }

@@ -220,9 +220,20 @@ impl<'a> Chain<'a> {
             }
             let started = Instant::now();
             opening.kept = self.kept.get(index).cloned().unwrap_or_default();
-            let opened = match link::admits(self.route, link, started) {
-                true => link.filter.open(&opening, Arc::clone(facts)).await,
-                false => Err(FilterError::Quarantined),
+            let opened = if link::admits(self.route, link, started) {
+                // In a task of its own: a client that leaves in mid-call would take the instance along, and
+                // with it the tunnels of others.
+                let (filter, facts) = (link.filter.clone(), Arc::clone(facts));
+                let opening_up = tokio::spawn(async move {
+                    let opened = filter.open(&opening, facts).await;
+                    (opening, opened)
+                });
+                let joined = opening_up.await;
+                let (same, opened) = joined.map_err(|_| Failure::internal("conversation"))?;
+                opening = same;
+                opened
+            } else {
+                Err(FilterError::Quarantined)
             };
             match opened {
                 Ok(None) => {}

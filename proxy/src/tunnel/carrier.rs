@@ -39,6 +39,11 @@ pub(super) trait Carrier: Send {
         None
     }
 
+    /// When to look again at a tunnel that is ending.
+    fn resumes_at(&self) -> Option<Instant> {
+        None
+    }
+
     fn on_time(&mut self, _now: Instant) -> Option<Box<Stop>> {
         None
     }
@@ -51,6 +56,9 @@ pub(super) trait Carrier: Send {
 pub(super) trait OneWay {
     /// Puts `close` in at the next frame boundary and drops everything after it.
     fn interrupt(&mut self, close: &ControlFrame);
+
+    /// Nothing is read from the sender now, so it cannot be said to be silent.
+    fn is_held_up(&self) -> bool;
 
     /// Lets the sender finish: puts `close` in the place of its own Close, or behind its end.
     fn interrupt_late(&mut self, close: &ControlFrame) {

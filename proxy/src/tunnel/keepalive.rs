@@ -20,11 +20,23 @@ pub(super) struct Pinger {
 struct Sent {
     payload: Payload,
     at: Instant,
-    /// Since when nothing but the ping has moved, and what had moved then.
-    quiet: (Instant, u64),
+    /// Since when there has been no sign of life.
+    quiet: Instant,
+    seen: Seen,
 }
 
 pub(super) type Payload = [u8; 8];
+
+/// What was seen of the side so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// It cannot be judged: nothing is read from it now, or the ping cannot go out for another's sake.
+    pub(super) held_up: bool,
+    /// Bytes from it.
+    pub(super) received: u64,
+    /// Bytes to it, where more wait that it does not take: then each one taken is a sign of life.
+    pub(super) taken: Option<u64>,
+}
 
 /// What there is to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,32 +72,32 @@ impl Pinger {
 
     pub(super) fn deadline(&self) -> Instant {
         match &self.waiting {
-            Some(sent) => (sent.quiet.0 + self.timeout).min(self.next),
+            Some(sent) => (sent.quiet + self.timeout).min(self.next),
             None => self.next,
         }
     }
 
-    /// To be called when the deadline has come; `payload` is for a ping that may be due, `moved` what has
-    /// been said by the side and to it so far, bytes: a ping may wait its turn behind a large message.
-    pub(super) fn due(&mut self, now: Instant, moved: u64, payload: Payload) -> Option<Due> {
+    /// To be called when the deadline has come; `payload` is for a ping that may be due.
+    pub(super) fn due(&mut self, now: Instant, seen: Seen, payload: Payload) -> Option<Due> {
         if let Some(sent) = &mut self.waiting
-            && now >= sent.quiet.0 + self.timeout
+            && now >= sent.quiet + self.timeout
         {
-            if moved <= sent.quiet.1 + PING_SIZE {
+            if seen.is_life(&sent.seen) {
+                (sent.quiet, sent.seen) = (now, seen);
+            } else {
                 return Some(Due::Lost);
             }
-            sent.quiet = (now, moved);
         }
         if now < self.next {
             return None;
         }
         self.next = now + self.interval;
         self.known = [Some(payload), self.known[0]];
-        let quiet = (now, moved);
         self.waiting = Some(Sent {
             payload,
             at: now,
-            quiet,
+            quiet: now,
+            seen,
         });
         Some(Due::Ping(payload))
     }
@@ -103,30 +115,40 @@ impl Pinger {
     }
 }
 
-/// Of a ping of ours with its mask, bytes: to have been sent is no sign of life.
-const PING_SIZE: u64 = 2 + 4 + 8;
+impl Seen {
+    /// Whether something has come since, or gone where it had to be taken.
+    fn is_life(&self, before: &Seen) -> bool {
+        let taken = self.taken.is_some_and(|taken| before.taken != Some(taken));
+        self.held_up || taken || self.received != before.received
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const QUIET: Seen = Seen {
+        held_up: false,
+        received: 0,
+        taken: None,
+    };
 
     #[test]
     fn a_ping_an_interval_and_its_pong_is_known() {
         let start = Instant::now();
         let mut pinger = Pinger::new(30 * SECOND, 10 * SECOND, start);
         assert_eq!(pinger.deadline(), start + 30 * SECOND);
-        assert_eq!(pinger.due(start + 29 * SECOND, 0, [1; 8]), None);
+        assert_eq!(pinger.due(start + 29 * SECOND, QUIET, [1; 8]), None);
         let sent = start + 30 * SECOND;
-        assert_eq!(pinger.due(sent, 0, [1; 8]), Some(Due::Ping([1; 8])));
+        assert_eq!(pinger.due(sent, QUIET, [1; 8]), Some(Due::Ping([1; 8])));
         assert_eq!(pinger.deadline(), sent + 10 * SECOND);
         assert_eq!(pinger.pong(b"other", || sent), Pong::Foreign);
         assert_eq!(pinger.pong(&[1; 8], || sent + SECOND), Pong::Answer(SECOND));
         assert_eq!(pinger.pong(&[1; 8], || sent + SECOND), Pong::Late);
         assert_eq!(pinger.deadline(), sent + 30 * SECOND);
         assert_eq!(
-            pinger.due(pinger.deadline(), 0, [2; 8]),
+            pinger.due(pinger.deadline(), QUIET, [2; 8]),
             Some(Due::Ping([2; 8]))
         );
         assert_eq!(pinger.pong(&[1; 8], || sent), Pong::Late);
@@ -137,24 +159,52 @@ mod tests {
         let start = Instant::now();
         let mut pinger = Pinger::new(30 * SECOND, 10 * SECOND, start);
         let sent = start + 30 * SECOND;
-        assert_eq!(pinger.due(sent, 0, [1; 8]), Some(Due::Ping([1; 8])));
-        assert_eq!(pinger.due(sent + 9 * SECOND, 0, [2; 8]), None);
-        assert_eq!(pinger.due(sent + 10 * SECOND, 0, [2; 8]), Some(Due::Lost));
+        assert_eq!(pinger.due(sent, QUIET, [1; 8]), Some(Due::Ping([1; 8])));
+        assert_eq!(pinger.due(sent + 9 * SECOND, QUIET, [2; 8]), None);
+        assert_eq!(
+            pinger.due(sent + 10 * SECOND, QUIET, [2; 8]),
+            Some(Due::Lost)
+        );
     }
 
     #[test]
-    fn a_side_that_still_takes_or_says_something_is_not_lost() {
+    fn a_side_that_says_or_takes_something_is_not_lost() {
         let start = Instant::now();
         let mut pinger = Pinger::new(300 * SECOND, 10 * SECOND, start);
         let sent = start + 300 * SECOND;
-        assert_eq!(pinger.due(sent, 50, [1; 8]), Some(Due::Ping([1; 8])));
-        let later = sent + 10 * SECOND;
-        assert_eq!(pinger.due(later, 50 + PING_SIZE + 1, [2; 8]), None);
-        assert_eq!(pinger.deadline(), later + 10 * SECOND);
-        let moved = 50 + PING_SIZE + 1;
-        assert_eq!(
-            pinger.due(pinger.deadline(), moved, [2; 8]),
-            Some(Due::Lost)
-        );
+        assert_eq!(pinger.due(sent, QUIET, [1; 8]), Some(Due::Ping([1; 8])));
+        let signs = [
+            Seen {
+                received: 1,
+                ..QUIET
+            },
+            Seen {
+                received: 1,
+                taken: Some(9),
+                ..QUIET
+            },
+            Seen {
+                received: 1,
+                taken: Some(10),
+                ..QUIET
+            },
+            Seen {
+                received: 1,
+                held_up: true,
+                ..QUIET
+            },
+        ];
+        for seen in signs {
+            assert_eq!(
+                pinger.due(pinger.deadline(), seen, [2; 8]),
+                None,
+                "{seen:?}"
+            );
+        }
+        let last = Seen {
+            received: 1,
+            ..QUIET
+        };
+        assert_eq!(pinger.due(pinger.deadline(), last, [2; 8]), Some(Due::Lost));
     }
 }

@@ -183,15 +183,14 @@ impl<C: Carrier> Live<C> {
         let Some(alarms) = &self.alarms else {
             return;
         };
-        // Once we have said Close, nothing but its stage matters.
-        if !matches!(self.stage, Stage::Open | Stage::Leaving) {
-            return;
-        }
-        let due = alarms
-            .deadline()
-            .into_iter()
-            .chain(self.carrier.deadline())
-            .min();
+        // Once the end has begun, nothing else does; but what was read before it must go on.
+        let due = match self.stage {
+            Stage::Open | Stage::Leaving => {
+                let own = alarms.deadline().into_iter();
+                own.chain(self.carrier.deadline()).min()
+            }
+            Stage::Parting | Stage::Closing | Stage::Lingering => self.carrier.resumes_at(),
+        };
         if let Some(due) = due
             && due < timer.deadline()
         {
@@ -330,7 +329,7 @@ impl<C: Carrier> Live<C> {
             self.armed = false;
             timer.as_mut().reset(stage);
             let (from_client, from_server) = self.carrier.ways();
-            let silent = alarms.on_time(now, from_client.traffic(), from_server.traffic());
+            let silent = alarms.on_time(now, from_client, from_server);
             if let Some(stop) = silent.or_else(|| self.carrier.on_time(now)) {
                 self.obey(stop, timer);
                 return None;
@@ -338,6 +337,12 @@ impl<C: Carrier> Live<C> {
             if now < stage {
                 return None;
             }
+        } else if let Some(stage) = self.alarms.as_ref().map(|alarms| alarms.stage)
+            && Instant::now() < stage
+        {
+            self.armed = false;
+            timer.reset(stage);
+            return None;
         }
         match self.stage {
             Stage::Open | Stage::Leaving if self.has_expired() => {
@@ -375,7 +380,9 @@ impl<C: Carrier> Live<C> {
                 let (from_down, from_up) = self.carrier.ways_mut();
                 from_down.hurry();
                 from_up.hurry();
-                self.set_stage(Stage::Closing, CLOSE_WAIT, timer);
+                let left = self.member.time_left(self.drain);
+                let wait = left.map_or(CLOSE_WAIT, |left| left.min(CLOSE_WAIT));
+                self.set_stage(Stage::Closing, wait, timer);
                 None
             }
             Stage::Closing => Some(self.end(Cause::Eof, ClosedBy::Proxy)),
@@ -385,7 +392,7 @@ impl<C: Carrier> Live<C> {
 
     /// What the carrier found: a limit, a filter's verdict, a broken protocol.
     fn obey(&mut self, stop: Box<Stop>, timer: Pin<&mut Sleep>) {
-        if matches!(self.stage, Stage::Open | Stage::Leaving) {
+        if matches!(self.stage, Stage::Open | Stage::Leaving | Stage::Lingering) {
             self.tell_both(stop.cause, stop.code, &stop.reason, stop.offender, timer);
             self.stop = Some(stop);
         }

@@ -96,9 +96,20 @@ impl Relay {
             Some(Side::FromClient) | None => (&mut self.from_client, &mut self.from_server),
         };
         lane.hear(sender.is_some(), judged, other, shared)?;
+        // What the time asks for comes before what is said next, or much talk would put it off for ever.
+        let is_overfull = lane.output.is_overfull() || other.output.is_overfull();
+        if !is_overfull && self.court.deadline().is_some() {
+            self.court
+                .on_time(*shared.now.get_or_insert_with(Instant::now));
+        }
         // The other one's turn first, or a side that always has something to say would shut it out.
         other.ask_late(lane, &mut self.court, shared, cx)?;
         Ok(true)
+    }
+
+    /// There is so much for a receiver that filters are not asked for more.
+    fn is_overfull(&self) -> bool {
+        self.from_client.output.is_overfull() || self.from_server.output.is_overfull()
     }
 }
 
@@ -199,7 +210,13 @@ impl Carrier for Relay {
     fn deadline(&self) -> Option<Instant> {
         let lanes = [&self.from_client, &self.from_server];
         let lanes = lanes.into_iter().filter_map(Lane::deadline);
-        lanes.chain(self.court.deadline()).min()
+        let court = self.court.deadline().filter(|_| !self.is_overfull());
+        lanes.chain(court).min()
+    }
+
+    fn resumes_at(&self) -> Option<Instant> {
+        let lanes = [&self.from_client, &self.from_server];
+        lanes.into_iter().filter_map(Lane::resumes_at).min()
     }
 
     fn on_time(&mut self, now: Instant) -> Option<Box<Stop>> {
@@ -214,7 +231,9 @@ impl Carrier for Relay {
                 offender: None,
             }));
         }
-        self.court.on_time(now);
+        if !self.is_overfull() {
+            self.court.on_time(now);
+        }
         None
     }
 

@@ -45,7 +45,6 @@ impl Outlet {
     }
 
     /// Bytes that wait to be written.
-    #[cfg(test)]
     pub(super) fn held_len(&self) -> usize {
         let held = self.held.as_ref();
         held.map_or(0, |held| held.bytes.len() - held.at)

@@ -8,8 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Cause;
-use super::carrier::Stop;
-use crate::facts::Traffic;
+use super::carrier::{OneWay, Stop};
 use crate::ws::control::CloseCode;
 
 /// What a tunnel waits for besides what its stage does, while one timer serves all.
@@ -50,17 +49,16 @@ impl Alarms {
         each.map(|silence| silence.next).min()
     }
 
-    /// What has come so far from the client, and from the server.
-    pub(super) fn on_time(
+    pub(super) fn on_time<W: OneWay>(
         &mut self,
         now: Instant,
-        from_client: Traffic,
-        from_server: Traffic,
+        from_client: &W,
+        from_server: &W,
     ) -> Option<Box<Stop>> {
         let client = self.client.as_mut();
-        let client = client.is_some_and(|silence| silence.is_over(now, from_client.bytes));
+        let client = client.is_some_and(|silence| silence.is_over(now, from_client));
         let server = self.server.as_mut();
-        let server = server.is_some_and(|silence| silence.is_over(now, from_server.bytes));
+        let server = server.is_some_and(|silence| silence.is_over(now, from_server));
         let (cause, reason) = match (client, server) {
             (true, _) => (Cause::SilentClient, "client idle timeout"),
             (_, true) => (Cause::SilentServer, "server idle timeout"),
@@ -76,12 +74,14 @@ impl Alarms {
 }
 
 impl Silence {
-    fn is_over(&mut self, now: Instant, bytes: u64) -> bool {
+    fn is_over(&mut self, now: Instant, way: &impl OneWay) -> bool {
         if now < self.next {
             return false;
         }
         self.next = now + self.tick;
-        self.quiet_ticks = match bytes > std::mem::replace(&mut self.bytes, bytes) {
+        let bytes = way.traffic().bytes;
+        let said = bytes > std::mem::replace(&mut self.bytes, bytes);
+        self.quiet_ticks = match said || way.is_held_up() {
             true => 0,
             false => self.quiet_ticks + 1,
         };

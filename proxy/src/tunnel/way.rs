@@ -161,6 +161,10 @@ impl Way {
 }
 
 impl OneWay for Way {
+    fn is_held_up(&self) -> bool {
+        !self.outlet.is_clear()
+    }
+
     fn interrupt(&mut self, close: &ControlFrame) {
         self.interruption = Some(Box::new(*close));
     }

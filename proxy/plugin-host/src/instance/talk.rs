@@ -103,7 +103,7 @@ impl Instance {
                 .await
         };
         let reaction = self.ended(result, limits)?;
-        self.checked(Some(kind), reaction, limits)
+        messages::checked(Some(kind), reaction, limits.message_output)
     }
 
     pub(crate) async fn on_timer(
@@ -120,7 +120,7 @@ impl Instance {
             hooks.call_on_timer(&mut self.store, conversation).await
         };
         let reaction = self.ended(result, limits)?;
-        self.checked(None, reaction, limits)
+        messages::checked(None, reaction, limits.message_output)
     }
 
     pub(crate) async fn on_close(
@@ -179,20 +179,6 @@ impl Instance {
             }
             Err(error) => Err(talk_failure(&self.store, &error, limits)),
         }
-    }
-
-    fn checked(
-        &mut self,
-        judged: Option<Kind>,
-        reaction: wit::Reaction,
-        limits: &Limits,
-    ) -> Result<Reaction, FilterError> {
-        let checked = messages::checked(judged, reaction, limits.message_output);
-        if let Err(FilterError::MessageOutput { .. }) = checked {
-            // As one that is far above the limit: that one was not even read.
-            self.sound = false;
-        }
-        checked
     }
 }
 

@@ -162,12 +162,12 @@ fn a_cache_folder_that_others_can_open_is_refused() {
 #[test]
 fn too_many_instances_are_refused() {
     let settings = HostSettings {
-        instances: 5000,
+        instances: 20_000,
         ..HostSettings::default()
     };
     assert!(matches!(
         Host::new(settings),
-        Err(HostError::TooManyInstances(5000))
+        Err(HostError::TooManyInstances(20_000))
     ));
 }
 

@@ -85,7 +85,7 @@ table! {
             /// Overrides `message_size` for what the server sends.
             server_message_size: Text<ByteSize>,
             /// Frames of one message, from either side; more end the tunnel with 1008. Default 4096 where
-            /// messages are collected.
+            /// messages are read.
             message_frames: Whole<1, 1_000_000>,
             /// How much the client may send in a second.
             client_rate: Rate,

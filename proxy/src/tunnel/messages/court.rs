@@ -19,6 +19,8 @@ pub(super) enum Court {
         sender: Option<Side>,
         judging: Judging,
     },
+    /// The judge cannot go on, which has been told. What is put before it gets no answer.
+    Failed(Box<dyn Judge>),
 }
 
 /// An answer, to a side's message or to a tick.
@@ -29,25 +31,40 @@ impl Court {
         matches!(self, Court::Busy { .. })
     }
 
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(self, Court::Failed(_))
+    }
+
     /// Puts a message before a judge who is free; [`Court::poll`] has the answer.
     pub(super) fn try_message(&mut self, sender: Side, message: Message) {
-        if let Court::Free(judge) = std::mem::replace(self, Court::Empty) {
-            *self = Court::Busy {
-                sender: Some(sender),
-                judging: judge.judge(sender, message),
-            };
-        }
+        self.occupy(Some(sender), |judge| judge.judge(sender, message));
+    }
+
+    /// Gives a judge who is free something to do.
+    fn occupy(&mut self, sender: Option<Side>, ask: impl FnOnce(Box<dyn Judge>) -> Judging) {
+        *self = match std::mem::replace(self, Court::Empty) {
+            Court::Free(judge) => Court::Busy {
+                sender,
+                judging: ask(judge),
+            },
+            other => other,
+        };
     }
 
     /// The answer, once it is there.
     ///
     /// # Errors
-    /// The judge cannot go on.
+    /// The judge cannot go on; told once.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Result<Option<Heard>, Box<Stop>> {
         match self {
-            Court::Empty => Ok(None),
+            Court::Empty | Court::Failed(_) => Ok(None),
             Court::Free(judge) => match judge.poll_failed(cx) {
-                Poll::Ready(stop) => Err(stop),
+                Poll::Ready(stop) => {
+                    if let Court::Free(judge) = std::mem::replace(self, Court::Empty) {
+                        *self = Court::Failed(judge);
+                    }
+                    Err(stop)
+                }
                 Poll::Pending => Ok(None),
             },
             Court::Busy { sender, judging } => match judging.as_mut().poll(cx) {
@@ -65,19 +82,13 @@ impl Court {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
             Court::Free(judge) => judge.next_tick(),
-            Court::Empty | Court::Busy { .. } => None,
+            Court::Empty | Court::Busy { .. } | Court::Failed(_) => None,
         }
     }
 
     pub(super) fn on_time(&mut self, now: Instant) {
-        if self.deadline().is_none_or(|due| due > now) {
-            return;
-        }
-        if let Court::Free(judge) = std::mem::replace(self, Court::Empty) {
-            *self = Court::Busy {
-                sender: None,
-                judging: judge.tick(),
-            };
+        if self.deadline().is_some_and(|due| due <= now) {
+            self.occupy(None, |judge| judge.tick());
         }
     }
 
@@ -85,7 +96,7 @@ impl Court {
     pub(super) fn part(self, summary: Summary) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         match self {
             Court::Empty => None,
-            Court::Free(judge) => Some(judge.part(summary)),
+            Court::Free(judge) | Court::Failed(judge) => Some(judge.part(summary)),
             Court::Busy { judging, .. } => Some(Box::pin(async move {
                 let (judge, _) = judging.await;
                 judge.part(summary).await;

@@ -19,7 +19,7 @@ use crate::telemetry::metrics::RouteMetrics;
 use crate::tunnel::Cause;
 use crate::tunnel::carrier::{Broken, OneWay, ReaderState, Stop};
 use crate::tunnel::judge::{Injection, Interest, Judged, Kind, Message, Moment, Outcome, Receiver};
-use crate::tunnel::keepalive::{Due, Pinger, Pong};
+use crate::tunnel::keepalive::{Due, Pinger, Pong, Seen};
 use crate::tunnel::way::CHUNKS_PER_TURN;
 use crate::ws::control::{CloseCode, ControlFrame};
 use crate::ws::deflate::Passage;
@@ -222,8 +222,8 @@ impl Lane {
             if turn.stop.is_some()
                 || self.waiting.is_some()
                 || self.is_throttled(shared)
-                || self.output.is_full()
-                || other.output.is_full()
+                || self.is_full()
+                || other.is_full()
             {
                 self.output.outlet.flush(writer, cx)?;
                 return Ok(());
@@ -281,6 +281,7 @@ impl Lane {
                 turn.stop = Some(stop);
             }
             turn.disturbed |= other.output.aside() > others;
+            turn.moved |= !shared.out.is_empty();
             self.output.outlet.send(&shared.out, writer, cx)?;
             shared.out.clear();
             if turn.stop.is_some() {
@@ -307,7 +308,7 @@ impl Lane {
         }
         loop {
             self.put_own(shared);
-            let enough = self.output.is_enough(&shared.out) || other.output.is_full();
+            let enough = self.output.is_enough(&shared.out) || self.is_full() || other.is_full();
             if enough || self.waiting.is_some() || self.is_throttled(shared) {
                 return Ok(());
             }
@@ -433,6 +434,9 @@ impl Lane {
         shared: &mut Shared<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), Box<Stop>> {
+        if court.has_failed() {
+            self.waiting = None;
+        }
         if court.is_busy() {
             return Ok(());
         }
@@ -474,7 +478,7 @@ impl Lane {
         let (before, after): (Vec<_>, Vec<_>) = inject
             .into_iter()
             .partition(|injection| injection.moment == Moment::Before);
-        self.put_in(&before, other, shared);
+        self.put_in(&before, false, other, shared);
         match (outcome, waiting.map(|waiting| *waiting)) {
             (Outcome::Stop(stop), _) => return Err(stop),
             (_, None) => {}
@@ -491,7 +495,7 @@ impl Lane {
                 self.output.dropped(waiting.is_compressed());
             }
         }
-        self.put_in(&after, other, shared);
+        self.put_in(&after, true, other, shared);
         Ok(())
     }
 
@@ -513,7 +517,13 @@ impl Lane {
         obeyed
     }
 
-    fn put_in(&mut self, injections: &[Injection], other: &mut Lane, shared: &mut Shared<'_>) {
+    fn put_in(
+        &mut self,
+        injections: &[Injection],
+        settled: bool,
+        other: &mut Lane,
+        shared: &mut Shared<'_>,
+    ) {
         for injection in injections {
             let ours = match injection.to {
                 Receiver::Client => self.sender == Side::FromServer,
@@ -521,7 +531,7 @@ impl Lane {
             };
             if ours {
                 self.output.inject(&injection.message);
-                self.put_own(shared);
+                self.put_own_if(settled, shared);
             } else {
                 other.output.inject(&injection.message);
             }
@@ -530,10 +540,15 @@ impl Lane {
 
     /// Puts in what is ours, where it may stand now.
     fn put_own(&mut self, shared: &mut Shared<'_>) {
+        self.put_own_if(true, shared);
+    }
+
+    /// As [`Lane::put_own`]; `settled`: what the court was asked about is on its way already.
+    fn put_own_if(&mut self, settled: bool, shared: &mut Shared<'_>) {
         let place = Place {
             between_frames: self.reader.at_boundary(),
             between_messages: !self.reader.is_passing(),
-            settled: self.waiting.is_none(),
+            settled: settled && self.waiting.is_none(),
             lost: self.lost,
         };
         self.output.put_own(place, &mut shared.out);
@@ -555,12 +570,19 @@ impl Lane {
         if let Some(throttle) = &mut self.throttle {
             throttle.resume(now);
         }
+        let to_it = &other.output;
+        let seen = Seen {
+            held_up: self.is_held_up()
+                || to_it.is_full()
+                || (to_it.has_ping() && to_it.outlet.is_clear()),
+            received: self.bytes,
+            taken: (!to_it.outlet.is_clear()).then(|| to_it.outlet.sent()),
+        };
         let Some(pinger) = &mut self.pinger else {
             return false;
         };
         // A failure of the system's generator leaves zeros: a ping all the same, merely predictable.
-        let moved = self.bytes + other.output.outlet.sent();
-        match pinger.due(now, moved, random::bytes().unwrap_or_default()) {
+        match pinger.due(now, seen, random::bytes().unwrap_or_default()) {
             None => false,
             Some(Due::Ping(payload)) => {
                 other.output.ping(&payload);
@@ -568,6 +590,17 @@ impl Lane {
             }
             Some(Due::Lost) => true,
         }
+    }
+
+    /// So much was put in for the receiver that it must take some of it first; while a message passes only
+    /// its end makes room.
+    fn is_full(&self) -> bool {
+        self.output.is_full() && !self.reader.is_passing()
+    }
+
+    /// When a wait for the rate ends.
+    pub(super) fn resumes_at(&self) -> Option<Instant> {
+        self.throttle.as_ref().and_then(|throttle| throttle.until())
     }
 
     fn has_come_to_its_end(&mut self) {
@@ -621,6 +654,17 @@ impl Lane {
 }
 
 impl OneWay for Lane {
+    fn is_held_up(&self) -> bool {
+        let throttled = self
+            .throttle
+            .as_ref()
+            .is_some_and(|throttle| throttle.until().is_some());
+        self.waiting.is_some()
+            || !self.backlog.is_empty()
+            || throttled
+            || !self.output.outlet.is_clear()
+    }
+
     fn interrupt(&mut self, close: &ControlFrame) {
         self.output.interrupt(close);
     }
@@ -648,8 +692,13 @@ impl OneWay for Lane {
         by_drop: bool,
         cx: &mut Context<'_>,
     ) {
-        if self.state != ReaderState::Open && self.waiting.is_none() && self.backlog.is_empty() {
+        let has_close = self.output.has_close() && self.reader.at_boundary();
+        let is_over = self.waiting.is_none() && self.backlog.is_empty();
+        if self.state != ReaderState::Open && is_over && !has_close {
             self.output.outlet.shut(writer, by_drop, cx);
+            if self.output.outlet.is_shut() {
+                self.output.mute();
+            }
         }
     }
 

@@ -89,9 +89,24 @@ impl Output {
         self.aside.len() > self.buffer
     }
 
+    /// There is so much for the receiver, in whatever state, that nothing should be made of thin air.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.aside.len() + self.outlet.held_len() > self.buffer
+    }
+
     /// With this much to send, enough is enough.
     pub(super) fn is_enough(&self, out: &[u8]) -> bool {
-        out.len() > self.buffer || self.is_full()
+        out.len() > self.buffer
+    }
+
+    /// A ping of ours waits for a frame to end.
+    pub(super) fn has_ping(&self) -> bool {
+        self.ping.is_some()
+    }
+
+    /// Our Close waits for a frame to end, or for a verdict.
+    pub(super) fn has_close(&self) -> bool {
+        self.interruption.is_some()
     }
 
     /// Whether a message may go on as it comes: compressed, or not.
@@ -249,7 +264,7 @@ impl Output {
         out.clear();
     }
 
-    fn mute(&mut self) {
+    pub(super) fn mute(&mut self) {
         self.muted = true;
         self.interruption = None;
         self.last_word = None;

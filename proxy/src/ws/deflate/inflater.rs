@@ -21,6 +21,8 @@ pub struct Inflater {
     tag: Option<Tag>,
     /// Plain bytes of the message so far.
     made: u64,
+    /// A block with BFINAL has ended the message's stream: no byte may come behind it.
+    ended: bool,
     failed: bool,
 }
 
@@ -42,6 +44,7 @@ impl Inflater {
             state: None,
             tag: None,
             made: 0,
+            ended: false,
             failed: false,
         }
     }
@@ -93,6 +96,7 @@ impl Inflater {
     /// complete. One without a byte is not: even an empty message is one byte.
     pub fn finish(&mut self) -> Result<(), InflateError> {
         self.made = 0;
+        self.ended = false;
         let Some(mut state) = self.state.take() else {
             self.failed = true;
             return Err(InflateError::Invalid);
@@ -142,6 +146,10 @@ impl Inflater {
             if made.len() as u64 > left {
                 return Err(InflateError::TooBig);
             }
+            if self.ended && !made.is_empty() {
+                // Some receivers stop reading where a stream ends: they would see less than we do.
+                return Err(InflateError::Invalid);
+            }
             self.made += made.len() as u64;
             if self.params.takeover {
                 self.history.push(made);
@@ -154,6 +162,7 @@ impl Inflater {
                 // which cannot refer to the first.
                 state.reset(false);
                 self.history.clear();
+                self.ended = true;
             } else if step.used == 0 && step.made == 0 && !input.is_empty() {
                 return Err(InflateError::Invalid);
             }

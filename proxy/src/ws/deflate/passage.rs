@@ -29,7 +29,9 @@ impl Passage {
             _ => false,
         };
         let window = match sender {
-            Some(sender) if sender.takeover => 1 << sender.window_bits.min(15),
+            // Not the agreed window: a sender that breaks the agreement and refers further back must not
+            // make the receiver find something else there than we do.
+            Some(sender) if sender.takeover => WIDEST_WINDOW,
             _ => 0,
         };
         Passage {
@@ -63,3 +65,6 @@ impl Passage {
         self.together = 0;
     }
 }
+
+/// As far back as DEFLATE can refer (RFC 1951 §2), bytes.
+const WIDEST_WINDOW: u32 = 1 << 15;
