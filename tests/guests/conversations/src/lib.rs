@@ -1,9 +1,11 @@
 //! A message filter that does what its config asks for; the tests of conversations know the outcome
 //! beforehand.
 
+use std::time::Duration;
+
 use sluicegate_plugin::{
-    ConfigError, Filter, Hook, Interest, Message, MessageFilter, Opening, Reaction, Side, config,
-    export,
+    ConfigError, Filter, Hook, Interest, Message, MessageFilter, Opening, Reaction, Request, Side,
+    Verdict, clock, config, export,
 };
 
 #[config]
@@ -16,6 +18,15 @@ pub struct Config {
     /// Bytes of what `flood` and `reply` inject.
     #[serde(default)]
     size: usize,
+    /// What `mark` and `keep` write.
+    #[serde(default)]
+    mark: String,
+    /// Milliseconds after which the session ends by the clock.
+    #[serde(default)]
+    expires_in: Option<u64>,
+    /// Milliseconds that it may live.
+    #[serde(default)]
+    lifetime: Option<u64>,
 }
 
 /// What becomes of a data message.
@@ -39,15 +50,32 @@ pub enum Act {
     Flood,
     /// A text `close CODE REASON` ends the tunnel.
     Close,
+    /// A text `trap`, `loop` or `nonsense` is a failure of that kind; `count` becomes how many texts the tunnel
+    /// has had.
+    Fail,
+    /// Nothing but time is of interest: each tenth of a second both sides get `tick NUMBER`.
+    Tick,
+    /// What time brings is a trap.
+    TickTrap,
+    /// The handshake's hook keeps the mark and the path; a text `kept` becomes what arrived of it.
+    Keep,
+    /// Nothing but pings is of interest: they come out in capitals, those that say `drop` not at all.
+    Pings,
+    /// Each text gets the mark in front.
+    Mark,
 }
 
 pub struct Guest(Config);
 
-/// How many data messages each side has sent.
+/// What is known of a tunnel.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub struct Session {
+    /// How many data messages each side has sent.
     client: u32,
     server: u32,
+    texts: u32,
+    ticks: u32,
+    kept: String,
 }
 
 impl Filter for Guest {
@@ -58,16 +86,42 @@ impl Filter for Guest {
     }
 
     fn uses(&self, hook: Hook) -> bool {
-        hook == Hook::Messages
+        let Config {
+            act,
+            expires_in,
+            lifetime,
+            ..
+        } = &self.0;
+        let of_request = *act == Act::Keep || expires_in.is_some() || lifetime.is_some();
+        hook == Hook::Messages || hook == Hook::Request && of_request
+    }
+
+    fn on_request(&self, req: &mut Request) -> Verdict {
+        let path = req.path().to_owned();
+        let edited = req
+            .keep(format!("{}{path}", self.0.mark))
+            .and_then(|()| req.set_label("path", &path));
+        if edited.is_err() {
+            std::process::abort();
+        }
+        if let Some(millis) = self.0.expires_in {
+            req.expire_at(clock::now() + Duration::from_millis(millis));
+        }
+        if let Some(millis) = self.0.lifetime {
+            req.limit_lifetime(Duration::from_millis(millis));
+        }
+        Verdict::Continue
     }
 }
 
 impl MessageFilter for Guest {
-    type Session = Counts;
+    type Session = Session;
 
     fn interest(&self) -> Interest {
         let interest = match self.0.act {
-            Act::Redact | Act::Close => Interest::text(),
+            Act::Redact | Act::Close | Act::Keep | Act::Mark => Interest::text(),
+            Act::Tick | Act::TickTrap => Interest::none().every(Duration::from_millis(100)),
+            Act::Pings => Interest::none().pings(),
             _ => Interest::data(),
         };
         match self.0.max_size {
@@ -76,11 +130,14 @@ impl MessageFilter for Guest {
         }
     }
 
-    fn open(&self, _: &Opening) -> Option<Counts> {
-        Some(Counts::default())
+    fn open(&self, opening: &Opening) -> Option<Session> {
+        Some(Session {
+            kept: String::from_utf8_lossy(opening.kept()).into_owned(),
+            ..Session::default()
+        })
     }
 
-    fn on_text(&self, counts: &mut Counts, sender: Side, text: &str) -> Reaction {
+    fn on_text(&self, session: &mut Session, sender: Side, text: &str) -> Reaction {
         match self.0.act {
             Act::Redact if text.contains("secret") => {
                 Reaction::replace(text.replace("secret", "******"))
@@ -97,23 +154,44 @@ impl MessageFilter for Guest {
                 Some((code, reason)) => Reaction::close(code, reason),
                 None => Reaction::forward(),
             },
-            _ => self.either(counts, sender, text.as_bytes()),
+            Act::Fail => fail(session, text),
+            Act::Keep if text == "kept" => Reaction::replace(session.kept.as_str()),
+            Act::Mark => Reaction::replace(format!("{}{text}", self.0.mark)),
+            _ => self.either(session, sender, text.as_bytes()),
         }
     }
 
-    fn on_binary(&self, counts: &mut Counts, sender: Side, data: &[u8]) -> Reaction {
-        self.either(counts, sender, data)
+    fn on_binary(&self, session: &mut Session, sender: Side, data: &[u8]) -> Reaction {
+        self.either(session, sender, data)
+    }
+
+    fn on_ping(&self, _: &mut Session, _: Side, data: &[u8]) -> Reaction {
+        match data {
+            b"drop" => Reaction::drop(),
+            _ => Reaction::replace(Message::Ping(data.to_ascii_uppercase())),
+        }
+    }
+
+    fn on_timer(&self, session: &mut Session) -> Reaction {
+        if self.0.act == Act::TickTrap {
+            std::process::abort();
+        }
+        session.ticks += 1;
+        let tick = format!("tick {}", session.ticks);
+        Reaction::forward()
+            .send_after(Side::Client, tick.as_str())
+            .send_after(Side::Server, tick.as_str())
     }
 }
 
 impl Guest {
-    fn either(&self, counts: &mut Counts, sender: Side, data: &[u8]) -> Reaction {
+    fn either(&self, session: &mut Session, sender: Side, data: &[u8]) -> Reaction {
         match self.0.act {
             Act::Scan if data.contains(&0xff) => Reaction::drop(),
             Act::DropThird => {
                 let count = match sender {
-                    Side::Client => &mut counts.client,
-                    Side::Server => &mut counts.server,
+                    Side::Client => &mut session.client,
+                    Side::Server => &mut session.server,
                 };
                 *count += 1;
                 match *count % 3 {
@@ -127,6 +205,21 @@ impl Guest {
             }),
             _ => Reaction::forward(),
         }
+    }
+}
+
+/// [`Act::Fail`].
+fn fail(session: &mut Session, text: &str) -> Reaction {
+    session.texts += 1;
+    match text {
+        "trap" => std::process::abort(),
+        "loop" => loop {
+            std::hint::spin_loop();
+        },
+        // A code that may not be sent.
+        "nonsense" => Reaction::close(1005, ""),
+        "count" => Reaction::replace(session.texts.to_string()),
+        _ => Reaction::forward(),
     }
 }
 

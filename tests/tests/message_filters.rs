@@ -1,0 +1,335 @@
+//! Filters of messages behind the real binary: what a failure does to whom, timers, what a handshake's hook
+//! keeps, pings; over TLS, across a reload and a stop; the end of a session; what is counted.
+//!
+//! What filters make of messages in all ways of compression and fragmentation is in `conversations.rs`.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sluicegate_tests::plugins;
+use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::upstream::Script;
+use sluicegate_tests::websocket::frame::{self, Frame};
+use sluicegate_tests::websocket::{Heard, Peer};
+
+/// A client's end of a tunnel and its server's.
+struct Tunnel {
+    client: Peer,
+    server: Peer,
+}
+
+impl Tunnel {
+    async fn open(proxy: &Proxy, script: &Script, path: &str) -> Tunnel {
+        let (client, server) = Peer::pair(proxy.addr(0), path, "", script, None).await;
+        Tunnel { client, server }
+    }
+
+    /// The client says this, and the server hears that.
+    async fn up(&mut self, said: &str, heard: &str) {
+        self.client
+            .say(Frame::new(frame::TEXT, said))
+            .await
+            .unwrap();
+        assert_eq!(text(self.server.next().await), heard);
+    }
+
+    /// The server says this, and the client hears that.
+    async fn down(&mut self, said: &str, heard: &str) {
+        self.server
+            .say(Frame::new(frame::TEXT, said))
+            .await
+            .unwrap();
+        assert_eq!(text(self.client.next().await), heard);
+    }
+
+    /// Both ends hear this Close and answer it, and nothing before it; then the tunnel is over.
+    async fn is_closed(mut self, code: u16, reason: &str) {
+        let close = Heard::Close(Some((code, reason.to_owned())));
+        for end in [&mut self.client, &mut self.server] {
+            assert_eq!(end.next().await, close);
+            end.say(Frame::close(code, "")).await.unwrap();
+        }
+        for end in [&mut self.client, &mut self.server] {
+            assert_eq!(end.next().await, Heard::End);
+        }
+    }
+
+    /// The client says Close, and the server answers.
+    async fn close(mut self) {
+        let close = Frame::close(1000, "");
+        let heard = Heard::Close(Some((1000, String::new())));
+        self.client.say(close.clone()).await.unwrap();
+        assert_eq!(self.server.next().await, heard);
+        self.server.say(close).await.unwrap();
+        assert_eq!(self.client.next().await, heard);
+        drop(self.server);
+        assert_eq!(self.client.next().await, Heard::End);
+    }
+}
+
+/// A proxy whose tunnels share one thread, with the guest on each of these routes to one server: the path, and
+/// what the entry of `plugins` says besides its name. `more` goes on with the plugin's table.
+async fn start(script: &Script, more: &str, routes: &[(&str, &str)]) -> Proxy {
+    let mut config = format!(
+        r#"
+        [runtime]
+        workers = 1
+        [[listener]]
+        bind = "127.0.0.1:0"
+        [admin]
+        bind = "127.0.0.1:0"
+        [log]
+        access = "json"
+        [plugin.guest]
+        wasm = "{}"
+        {more}
+        "#,
+        guest().await.display()
+    );
+    for (path, entry) in routes {
+        config += &format!(
+            r#"
+            [[route]]
+            path = "{path}"
+            to = "{}"
+            plugins = [{{ use = "guest", {entry} }}]
+            "#,
+            script.addr
+        );
+    }
+    Proxy::start(&config).await
+}
+
+async fn guest() -> PathBuf {
+    let wasm = tokio::task::spawn_blocking(|| plugins::wasm("sluicegate-conversation-guest"));
+    wasm.await.unwrap()
+}
+
+#[track_caller]
+fn text(heard: Heard) -> String {
+    match heard {
+        Heard::Message(message) if message.text => String::from_utf8(message.data).unwrap(),
+        other => panic!("no text but {other:?}"),
+    }
+}
+
+/// The `ws.close` of a tunnel on this path.
+async fn close_line(proxy: &Proxy, path: &str) -> Value {
+    proxy
+        .access_event("ws.close", |event| event["path"] == path)
+        .await
+}
+
+/// The series of what the guest said about messages on this route.
+fn answers(route: &str, verdict: &str) -> String {
+    format!(
+        r#"sluicegate_plugin_messages_total{{plugin="guest",route="{route}",verdict="{verdict}"}}"#
+    )
+}
+
+#[tokio::test]
+async fn a_failure_closes_both_sides_unless_the_message_is_to_pass() {
+    let script = Script::new().await;
+    let closing = "config = { act = 'fail' }";
+    let passing = "config = { act = 'fail' }, on_message_error = 'pass'";
+    let passing_all = "config = { act = 'fail' }, on_error = 'pass'";
+    let closing_yet = "config = { act = 'fail' }, on_error = 'pass', on_message_error = 'close'";
+    for (path, entry, passes) in [
+        ("/default/", closing, false),
+        ("/pass/", passing, true),
+        ("/pass-all/", passing_all, true),
+        ("/close/", closing_yet, false),
+    ] {
+        let proxy = start(&script, "", &[(path, entry)]).await;
+        for (failure, label) in [
+            ("trap", "trap"),
+            ("loop", "timeout"),
+            ("nonsense", "bad_reply"),
+        ] {
+            let told = format!("{path}: {failure}");
+            let own = format!("{path}{failure}");
+            let mut tunnel = Tunnel::open(&proxy, &script, &own).await;
+            tunnel.up("count", "1").await;
+            let (start, rest) = failure.split_at(2);
+            let pieces = [
+                Frame::new(frame::TEXT, start).unfinished(),
+                Frame::new(frame::CONTINUATION, rest),
+            ];
+            let wire = pieces
+                .map(|piece| piece.masked([9, 8, 7, 6]).encode())
+                .concat();
+            tunnel.client.send(&wire).await.unwrap();
+            if passes {
+                let Heard::Message(message) = tunnel.server.next().await else {
+                    panic!("{told}: no message");
+                };
+                assert_eq!(message.wire, wire, "{told}");
+                // The instance that failed is not asked again; one that talked nonsense is.
+                let heard = if label == "bad_reply" { "3" } else { "count" };
+                tunnel.up("count", heard).await;
+                tunnel.close().await;
+            } else {
+                tunnel.is_closed(1011, "a filter failed").await;
+            }
+            let line = close_line(&proxy, &own).await;
+            let ended = ["cause", "close_code", "closed_by"].map(|key| line[key].clone());
+            let expected: [Value; 3] = match passes {
+                true => ["close".into(), 1000.into(), "client".into()],
+                false => ["filter_failed".into(), 1011.into(), "proxy".into()],
+            };
+            assert_eq!(ended, expected, "{told}");
+            proxy.until_metric(&answers(path, label), 1.0).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_trap_ends_the_tunnels_of_its_instance_and_no_others() {
+    let script = Script::new().await;
+    let shared = "config = { act = 'fail' }";
+    let alone = "config = { act = 'fail' }, connections_per_instance = 1";
+    let passing = "config = { act = 'fail' }, on_message_error = 'pass'";
+    let routes = [
+        ("/shared/", shared),
+        ("/other/", shared),
+        ("/alone/", alone),
+        ("/pass/", passing),
+    ];
+    let proxy = start(&script, "", &routes).await;
+    let open = |path: &'static str| {
+        let (proxy, script) = (&proxy, &script);
+        async move {
+            let mut tunnel = Tunnel::open(proxy, script, path).await;
+            tunnel.up("count", "1").await;
+            tunnel
+        }
+    };
+    let trap = Frame::new(frame::TEXT, "trap");
+    let (mut one, two) = (open("/shared/").await, open("/shared/").await);
+    let mut other = open("/other/").await;
+    let (mut first, mut second) = (open("/alone/").await, open("/alone/").await);
+
+    one.client.say(trap.clone()).await.unwrap();
+    one.is_closed(1011, "a filter failed").await;
+    // It has said nothing itself.
+    two.is_closed(1011, "a filter failed").await;
+    other.up("count", "2").await;
+    first.server.say(trap.clone()).await.unwrap();
+    first.is_closed(1011, "a filter failed").await;
+    second.up("count", "2").await;
+    second.down("count", "3").await;
+    // Who comes next gets an instance that is well.
+    let mut next = open("/shared/").await;
+    next.up("count", "2").await;
+
+    let (mut one, mut two) = (open("/pass/").await, open("/pass/").await);
+    one.client.say(trap).await.unwrap();
+    assert_eq!(text(one.server.next().await), "trap");
+    two.up("count", "count").await;
+    two.down("count", "count").await;
+    for route in ["/shared/", "/alone/", "/pass/"] {
+        proxy.until_metric(&answers(route, "trap"), 1.0).await;
+    }
+    assert_eq!(proxy.metric(&answers("/other/", "trap")).await, None);
+}
+
+#[tokio::test]
+async fn an_endless_loop_is_cut_while_another_route_goes_on() {
+    let script = Script::new().await;
+    let entry = "config = { act = 'fail' }";
+    let routes = [("/loop/", entry), ("/echo/", entry)];
+    // Time enough for the other one.
+    let limits = "limits = { call_timeout = '500ms' }";
+    let proxy = start(&script, limits, &routes).await;
+    let mut looping = Tunnel::open(&proxy, &script, "/loop/").await;
+    let mut echoing = Tunnel::open(&proxy, &script, "/echo/").await;
+    looping.up("count", "1").await;
+    let endless = Frame::new(frame::TEXT, "loop");
+    looping.client.say(endless).await.unwrap();
+    let is_cut = Cell::new(false);
+    let cut = async {
+        looping.is_closed(1011, "a filter failed").await;
+        is_cut.set(true);
+    };
+    let echoes = async {
+        let mut rounds = 0;
+        while !is_cut.get() {
+            echoing.up("hello", "hello").await;
+            echoing.down("hello", "hello").await;
+            rounds += 1;
+        }
+        rounds
+    };
+    let ((), rounds) = tokio::join!(cut, echoes);
+    // A call that kept its thread would let one or two through.
+    assert!(rounds >= 5, "only {rounds} rounds in the loop's time");
+    proxy.until_metric(&answers("/loop/", "timeout"), 1.0).await;
+}
+
+#[tokio::test]
+async fn a_timer_sends_messages_where_nobody_says_anything() {
+    let script = Script::new().await;
+    let routes = [
+        ("/tick/", "config = { act = 'tick' }"),
+        ("/trap/", "config = { act = 'tick_trap' }"),
+    ];
+    let proxy = start(&script, "", &routes).await;
+    let began = Instant::now();
+    let mut tunnel = Tunnel::open(&proxy, &script, "/tick/").await;
+    for tick in ["tick 1", "tick 2", "tick 3"] {
+        assert_eq!(text(tunnel.client.next().await), tick);
+        assert_eq!(text(tunnel.server.next().await), tick);
+    }
+    // A tenth of a second before each of them.
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(290), "{took:?}");
+    let ticks = proxy.metric(&answers("/tick/", "forward")).await;
+    assert!(ticks.unwrap() >= 3.0, "{ticks:?}");
+    let tunnel = Tunnel::open(&proxy, &script, "/trap/").await;
+    tunnel.is_closed(1011, "a filter failed").await;
+    proxy.until_metric(&answers("/trap/", "trap"), 1.0).await;
+}
+
+#[tokio::test]
+async fn what_the_handshake_kept_is_there_for_the_messages_of_the_same_filter() {
+    let script = Script::new().await;
+    // Two of them on one route; each knows its own only.
+    let entry = "config = { act = 'keep', mark = 'first ' } }, \
+                 { use = 'guest', config = { act = 'keep', mark = 'second ' }";
+    let proxy = start(&script, "", &[("/", entry)]).await;
+    let mut one = Tunnel::open(&proxy, &script, "/one").await;
+    let mut two = Tunnel::open(&proxy, &script, "/two").await;
+    one.up("kept", "first /one").await;
+    two.up("kept", "first /two").await;
+    // In reverse.
+    one.down("kept", "second /one").await;
+    two.down("kept", "second /two").await;
+}
+
+#[tokio::test]
+async fn pings_are_shown_to_who_wants_them() {
+    let script = Script::new().await;
+    let proxy = start(&script, "", &[("/", "config = { act = 'pings' }")]).await;
+    let mut tunnel = Tunnel::open(&proxy, &script, "/").await;
+    let Tunnel { client, server } = &mut tunnel;
+    let pieces = [
+        Frame::new(frame::TEXT, "not of ").unfinished(),
+        Frame::new(frame::PING, "between"),
+        Frame::new(frame::PING, "drop"),
+        Frame::new(frame::PONG, "pong"),
+        Frame::new(frame::CONTINUATION, "interest"),
+    ];
+    for piece in pieces {
+        client.say(piece).await.unwrap();
+    }
+    assert_eq!(server.next().await, Heard::Ping(b"BETWEEN".to_vec()));
+    assert_eq!(server.next().await, Heard::Pong(b"pong".to_vec()));
+    assert_eq!(text(server.next().await), "not of interest");
+    server.say(Frame::new(frame::PING, "back")).await.unwrap();
+    assert_eq!(client.next().await, Heard::Ping(b"BACK".to_vec()));
+    proxy.until_metric(&answers("/", "replace"), 2.0).await;
+    proxy.until_metric(&answers("/", "drop"), 1.0).await;
+    assert_eq!(proxy.metric(&answers("/", "forward")).await, None);
+}
