@@ -7,12 +7,20 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
-use sluicegate_tests::plugins;
+use sluicegate_tests::certs::Authority;
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::Script;
-use sluicegate_tests::websocket::frame::{self, Frame};
+use sluicegate_tests::websocket::deflate::Deflater;
+use sluicegate_tests::websocket::frame::{self, COMPRESSED, Frame};
+use sluicegate_tests::websocket::negotiation::{Deflate, Params};
+use sluicegate_tests::websocket::random::Random;
 use sluicegate_tests::websocket::{Heard, Peer};
+use sluicegate_tests::{client, plugins, soon};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::{WebSocketStream, tungstenite};
 
 /// A client's end of a tunnel and its server's.
 struct Tunnel {
@@ -332,4 +340,220 @@ async fn pings_are_shown_to_who_wants_them() {
     proxy.until_metric(&answers("/", "replace"), 2.0).await;
     proxy.until_metric(&answers("/", "drop"), 1.0).await;
     assert_eq!(proxy.metric(&answers("/", "forward")).await, None);
+}
+
+#[tokio::test]
+async fn a_tunnel_over_tls_keeps_its_filter_across_a_reload_and_is_told_of_a_stop() {
+    let script = Script::new().await;
+    let (authority, dir) = (Authority::new("ca"), TempDir::new().unwrap());
+    authority.issue(&["a.test"]).write(dir.path(), "a");
+    let wasm = guest().await;
+    let config = |mark: &str| {
+        format!(
+            r#"
+            [[listener]]
+            bind = "127.0.0.1:0"
+            tls  = {{ cert = "a.crt", key = "a.key" }}
+            [timeouts]
+            drain = "1s"
+            [plugin.guest]
+            wasm = "{}"
+            config = {{ act = "mark", mark = "{mark} " }}
+            [[route]]
+            to = "{}"
+            plugins = ["guest"]
+            "#,
+            wasm.display(),
+            script.addr
+        )
+    };
+    let mut proxy = Proxy::start_in(dir, &config("old")).await;
+    let tls = authority.client(&["http/1.1"]);
+    let open = || async {
+        let stream = client::tls(proxy.addr(0), "a.test", tls.clone()).await;
+        let request = client::ws_request("wss://a.test/", &[]);
+        let (client, server) = tokio::join!(
+            client::websocket(stream.unwrap(), request),
+            script.accept_websocket()
+        );
+        (client.unwrap().0, server)
+    };
+    let mut old = open().await;
+    passes(&mut old.0, &mut old.1, "old hello").await;
+    passes(&mut old.1, &mut old.0, "old hello").await;
+    proxy.rewrite_config(&config("new"));
+    assert!(proxy.reload().await, "{}", proxy.stderr_text());
+    let mut new = open().await;
+    passes(&mut new.0, &mut new.1, "new hello").await;
+    passes(&mut old.0, &mut old.1, "old hello").await;
+    passes(&mut old.1, &mut old.0, "old hello").await;
+    passes(&mut new.1, &mut new.0, "new hello").await;
+    proxy.signal(libc::SIGTERM);
+    tokio::join!(
+        is_told_to_go(old.0),
+        is_told_to_go(old.1),
+        is_told_to_go(new.0),
+        is_told_to_go(new.1)
+    );
+    assert_eq!(proxy.exit_code().await, Some(0));
+}
+
+/// One end says `hello`, and the other hears this.
+async fn passes<S, R>(
+    sender: &mut WebSocketStream<S>,
+    receiver: &mut WebSocketStream<R>,
+    heard: &str,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+    R: AsyncRead + AsyncWrite + Unpin,
+{
+    sender.send("hello".into()).await.unwrap();
+    let message = soon("a message", receiver.next()).await.unwrap().unwrap();
+    assert_eq!(message, tungstenite::Message::text(heard));
+}
+
+/// A Close of 1001, which is answered, and the end.
+async fn is_told_to_go<S: AsyncRead + AsyncWrite + Unpin>(mut end: WebSocketStream<S>) {
+    match soon("a Close", end.next()).await {
+        Some(Ok(tungstenite::Message::Close(Some(frame)))) => {
+            assert_eq!(u16::from(frame.code), 1001);
+        }
+        other => panic!("no Close but {other:?}"),
+    }
+    // Sends the answer.
+    assert!(soon("the end", end.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn a_session_ends_in_its_time_whatever_its_filter_has_to_do() {
+    let script = Script::new().await;
+    let routes = [
+        ("/moment/", "config = { act = 'fail', expires_in = 400 }"),
+        ("/lifetime/", "config = { act = 'fail', lifetime = 400 }"),
+        // The sooner of two holds, and a filter that ticks meanwhile changes nothing.
+        (
+            "/both/",
+            "config = { act = 'fail', expires_in = 60000, lifetime = 400 } }, \
+             { use = 'guest', config = { act = 'tick' }",
+        ),
+    ];
+    let proxy = start(&script, "", &routes).await;
+    for (path, _) in routes {
+        let began = Instant::now();
+        let mut tunnel = Tunnel::open(&proxy, &script, path).await;
+        tunnel
+            .client
+            .say(Frame::new(frame::TEXT, "count"))
+            .await
+            .unwrap();
+        let Tunnel { client, server } = &mut tunnel;
+        let (at_client, at_server) = tokio::join!(until_close(client), until_close(server));
+        // The clock of the filter counts whole milliseconds.
+        assert!(began.elapsed() >= Duration::from_millis(399), "{path}");
+        let without_ticks = |texts: Vec<String>| -> Vec<String> {
+            let texts = texts.into_iter();
+            texts.filter(|text| !text.starts_with("tick")).collect()
+        };
+        let close = (1008, "session expired".to_owned());
+        assert_eq!(without_ticks(at_client.0), [""; 0], "{path}");
+        assert_eq!(without_ticks(at_server.0), ["1"], "{path}");
+        assert_eq!((at_client.1, at_server.1), (close.clone(), close), "{path}");
+        let line = close_line(&proxy, path).await;
+        assert_eq!(
+            (&line["cause"], &line["close_code"], &line["closed_by"]),
+            (&"expired".into(), &1008.into(), &"proxy".into()),
+            "{path}"
+        );
+        assert_eq!(line["labels"]["path"], path);
+    }
+}
+
+/// The texts that come before a Close, which is answered, and what it says.
+async fn until_close(end: &mut Peer) -> (Vec<String>, (u16, String)) {
+    let mut texts = Vec::new();
+    loop {
+        match end.next().await {
+            Heard::Close(Some(close)) => {
+                end.say(Frame::close(close.0, "")).await.unwrap();
+                return (texts, close);
+            }
+            message => texts.push(text(message)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn messages_are_counted_by_verdict_and_where_they_are_compressed_anew() {
+    let script = Script::new().await;
+    let routes = [
+        ("/redact/", "config = { act = 'redact' }"),
+        ("/drop/", "config = { act = 'drop_third' }"),
+        ("/close/", "config = { act = 'close' }"),
+    ];
+    let proxy = start(&script, "", &routes).await;
+    let params = Params {
+        window_bits: 15,
+        takeover: true,
+    };
+    let wish = Deflate {
+        client: params,
+        server: params,
+    };
+    let offer = "permessage-deflate";
+    let pair = Peer::pair(proxy.addr(0), "/redact/", offer, &script, Some(wish)).await;
+    let (client, server) = pair;
+    let mut tunnel = Tunnel { client, server };
+    let secret = "the secret of a text that is worth it is that it is a secret ".repeat(3);
+    let redacted = secret.replace("secret", "******");
+    let random = &mut Random::new(1);
+    let mut deflater = Deflater::new(params, random);
+    for (said, heard) in [
+        ("nothing", "nothing"),
+        (&secret, &redacted),
+        (&secret, &redacted),
+    ] {
+        let payload = deflater.message(said.as_bytes(), random);
+        let frame = Frame::new(frame::TEXT, payload).with_rsv(COMPRESSED);
+        tunnel.client.say(frame).await.unwrap();
+        assert_eq!(text(tunnel.server.next().await), heard);
+    }
+    // Not compressed by the server, but for the client.
+    tunnel.down(&secret, &redacted).await;
+    tunnel.down("nothing", "nothing").await;
+    // Not of interest to this filter.
+    let binary = Frame::new(frame::BINARY, "secret");
+    tunnel.server.say(binary).await.unwrap();
+    assert!(matches!(tunnel.client.next().await, Heard::Message(_)));
+    tunnel.close().await;
+
+    let mut tunnel = Tunnel::open(&proxy, &script, "/drop/").await;
+    for (said, heard) in [("one", "one"), ("two", "two")] {
+        tunnel.up(said, heard).await;
+    }
+    let third = Frame::new(frame::TEXT, "three");
+    tunnel.client.say(third).await.unwrap();
+    tunnel.up("four", "four").await;
+    tunnel.close().await;
+
+    let mut tunnel = Tunnel::open(&proxy, &script, "/close/").await;
+    let close = Frame::new(frame::TEXT, "close 4000 enough");
+    tunnel.server.say(close).await.unwrap();
+    tunnel.is_closed(4000, "enough").await;
+
+    let recompressed = |direction| {
+        format!(
+            r#"sluicegate_websocket_recompressed_messages_total{{route="/redact/",direction="{direction}"}}"#
+        )
+    };
+    for (series, count) in [
+        (answers("/redact/", "forward"), 2.0),
+        (answers("/redact/", "replace"), 3.0),
+        (answers("/drop/", "forward"), 3.0),
+        (answers("/drop/", "drop"), 1.0),
+        (answers("/close/", "close"), 1.0),
+        (recompressed("from_downstream"), 2.0),
+        (recompressed("from_upstream"), 1.0),
+    ] {
+        proxy.until_metric(&series, count).await;
+    }
 }
