@@ -471,7 +471,8 @@ pub(crate) fn rows(extent: Extent) -> Vec<Row> {
             },
         ));
     }
-    let connections = if smoke { 20 } else { 10_000 };
+    // Fits a limit of 20,000 descriptors.
+    let connections = if smoke { 20 } else { 9700 };
     rows.push(Row::new(
         format!("messages/idle-{connections}"),
         Work::FilteredIdle { connections },
