@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import pathlib
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -193,4 +194,6 @@ async def main():
         sys.exit(f"worse through sluicegate than direct: {', '.join(worse)}")
 
 
+# Whoever ends this early ends its children too.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 asyncio.run(main())
