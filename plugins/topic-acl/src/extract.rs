@@ -171,7 +171,7 @@ impl<'de> Visitor<'de> for At<'_> {
         let mut seen: Vec<&str> = Vec::new();
         while let Some(key) = map.next_key::<Key<'de>>()? {
             let mut below = self.place.below.iter();
-            let Some((name, place)) = below.find(|(name, _)| name.eq_ignore_ascii_case(&key.0))
+            let Some((name, place)) = below.find(|(name, _)| is_same_but_for_case(name, &key.0))
             else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
@@ -192,6 +192,20 @@ impl<'de> Visitor<'de> for At<'_> {
 /// A member's name, without a copy where it holds no escapes.
 #[derive(serde::Deserialize)]
 struct Key<'a>(#[serde(borrow)] std::borrow::Cow<'a, str>);
+
+/// As the readers take it that do: by all of Unicode, in which `ſ` is another `s` and the sign of kelvin a `k`.
+fn is_same_but_for_case(a: &str, b: &str) -> bool {
+    if a.is_ascii() && b.is_ascii() {
+        return a.eq_ignore_ascii_case(b);
+    }
+    folded(a).eq(folded(b))
+}
+
+fn folded(name: &str) -> impl Iterator<Item = char> {
+    let upper = name.chars().flat_map(char::to_uppercase);
+    // More than one it is of `İ` only, which some take for an `i` and some for one with a dot.
+    upper.filter_map(|letter| letter.to_lowercase().next())
+}
 
 /// In one message.
 const MAX_TOPICS: usize = 256;
@@ -258,6 +272,10 @@ mod tests {
             r#"{"op":"a","op":"b"}"#,
             r#"{"op":"a","Op":"b"}"#,
             r#"{"OP":"a"}"#,
+            r#"{"op":"a","lınks":"b"}"#,
+            r#"{"lin\u212as":"a"}"#,
+            r#"{"linkſ":"a"}"#,
+            r#"{"LİNKS":"a"}"#,
             r#"{"op":"a","\u006fp":"b"}"#,
             r#"{"t":"a","t":"b"}"#,
             r#"{"t":{}}"#,
@@ -266,8 +284,12 @@ mod tests {
             r#"{"op":["a"]}"#,
             r#"{"op":{"a":1}}"#,
         ] {
-            assert!(places("/op", &["/t"], "/id").read(json).is_err(), "{json}");
+            let places = places("/op", &["/t"], "/links");
+            assert!(places.read(json).is_err(), "{json}");
         }
+        let other = r#"{"öp":"a","opß":"b","link":"c","ſ":"d"}"#;
+        let found = places("/op", &["/t"], "/links").read(other).unwrap();
+        assert_eq!(found, Found::default());
         let many = format!(r#"{{"t":[{}0]}}"#, "0,".repeat(MAX_TOPICS));
         assert!(places("/op", &["/t"], "/id").read(&many).is_err());
     }

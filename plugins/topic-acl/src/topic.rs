@@ -227,6 +227,8 @@ mod tests {
             ("#", "$SYS/broker", false, false),
             ("+/broker", "$SYS/broker", false, false),
             ("$SYS/#", "$SYS/broker", true, true),
+            ("a/#", "$queue/a/b", false, false),
+            ("$queue/#", "$queue/a/b", true, true),
             ("u/{sub}/#", "u/ann/x", true, true),
             ("u/{sub}/#", "u/ann", true, true),
             ("u/{sub}/#", "u/bob/x", false, false),
