@@ -122,9 +122,7 @@ impl MessageFilter for Redact {
         match redacted {
             _ if work.left == 0 => Reaction::close(1008, "too much to redact"),
             None => Reaction::forward(),
-            Some(redacted) if redacted.len() > MAX_OUTPUT.max(text.len()) => {
-                Reaction::close(1009, "too large")
-            }
+            Some(redacted) if redacted.len() > MAX_OUTPUT => Reaction::close(1009, "too large"),
             Some(redacted) => Reaction::replace(redacted),
         }
     }
@@ -142,9 +140,13 @@ impl Redact {
         }
         match self.json.then(|| scalars::begin(text)).flatten() {
             Some(begin) => {
-                let (prefix, json) = text.split_at(begin);
-                let json = scalars::rewrite(json, |scalar| self.replaced(scalar, work))?;
-                Some(format!("{prefix}{json}"))
+                let (head, json) = text.split_at(begin);
+                let new_head = self.replaced(head, work);
+                let new_json = scalars::rewrite(json, |scalar| self.replaced(scalar, work));
+                (new_head.is_some() || new_json.is_some()).then(|| {
+                    new_head.unwrap_or_else(|| head.to_owned())
+                        + new_json.as_deref().unwrap_or(json)
+                })
             }
             None => self.replaced(text, work),
         }
@@ -207,8 +209,7 @@ fn default_json() -> bool {
 const MAX_WORK: usize = 100_000;
 /// What a replacement counts among them.
 const REPLACEMENT: usize = 10;
-/// Bytes of what goes on in a message's place, unless it is smaller: the proxy takes 1 MiB back from a plugin, if
-/// nobody says more.
+/// Bytes of what goes on in a message's place: the proxy takes 1 MiB back from a plugin, if nobody says more.
 const MAX_OUTPUT: usize = 1000 << 10;
 
 #[cfg(test)]
@@ -275,6 +276,38 @@ mod tests {
             Some(r#"42["say","\"email\\"]"#),
         );
         check(config, r#"{"a\/b":"\n"}"#, None);
+        check(
+            config,
+            r#"["\ud800 ann\u0040example.com"]"#,
+            Some(r#"["� \"email\\"]"#),
+        );
+        check(
+            config,
+            "{\"say\":\"ann\\u0040example.com\"}\u{1e}",
+            Some("{\"say\":\"\\\"email\\\\\"}\u{1e}"),
+        );
+        check(
+            config,
+            "{}\n[\"ann\\u0040example.com\"]\n",
+            Some("{}\n[\"\\\"email\\\\\"]\n"),
+        );
+    }
+
+    #[test]
+    fn what_stands_around_json_is_looked_at() {
+        let config = r#"{"presets": ["card", "email"]}"#;
+        check(config, r#"4111111111111111["x"]"#, Some(r#""[card]"["x"]"#));
+        check(
+            config,
+            r#"42/4111-1111-1111-1111,["x","ann\u0040example.com"]"#,
+            Some(r#"42/[card],["x","[email]"]"#),
+        );
+        check(
+            config,
+            r#"["x"] 4111 1111 1111 1111"#,
+            Some(r#"["x"] "[card]""#),
+        );
+        check(config, r#"42/chat,17["x"]"#, None);
     }
 
     #[test]
@@ -310,6 +343,11 @@ mod tests {
         let large = "b".repeat(MAX_OUTPUT - 2);
         assert_eq!(close(format!("{large}a")), Some(1009));
         assert_eq!(close(format!("{large}bbb")), None);
+        // However much larger it was before.
+        assert_eq!(
+            close(format!("{large}{}a", "0:0:0:0:0:0:0:1 ".repeat(9))),
+            Some(1009)
+        );
     }
 
     #[test]
