@@ -194,6 +194,12 @@ impl JsonSchema {
             Schemas::One(schema) => return schema.check(&value),
             Schemas::Named { by, schemas } => (by, schemas),
         };
+        if strict::is_spelled_otherwise(&value, by) {
+            return Err(Misfit {
+                pointer: by.clone(),
+                reason: "can be read in two ways".to_owned(),
+            });
+        }
         let schema = match value.pointer(by) {
             Some(Value::String(name)) => schemas.get(name),
             Some(Value::Number(number)) => schemas.get(&number.to_string()),

@@ -30,6 +30,33 @@ pub(crate) fn parse(text: &str) -> Result<Value, &'static str> {
     }
 }
 
+/// Whether a member on the way of a JSON pointer stands there in another case of letters, which some readers take
+/// for the same.
+pub(crate) fn is_spelled_otherwise(value: &Value, pointer: &str) -> bool {
+    pointer.match_indices('/').any(|(at, _)| {
+        let (above, below) = (&pointer[..at], &pointer[at + 1..]);
+        let key = below.split('/').next().unwrap_or_default();
+        let key = key.replace("~1", "/").replace("~0", "~");
+        let members = value.pointer(above).and_then(Value::as_object);
+        let is_other = |name: &String| *name != key && is_same_but_for_case(name, &key);
+        members.is_some_and(|members| members.keys().any(is_other))
+    })
+}
+
+/// By all of Unicode, in which `ſ` is another `s` and the sign of kelvin a `k`.
+fn is_same_but_for_case(a: &str, b: &str) -> bool {
+    if a.is_ascii() && b.is_ascii() {
+        return a.eq_ignore_ascii_case(b);
+    }
+    folded(a).eq(folded(b))
+}
+
+fn folded(name: &str) -> impl Iterator<Item = char> {
+    let upper = name.chars().flat_map(char::to_uppercase);
+    // More than one it is of `İ` only, which some take for an `i` and some for one with a dot.
+    upper.filter_map(|letter| letter.to_lowercase().next())
+}
+
 /// What all parts of a tree share while it grows.
 struct Growth {
     /// Bytes that it may still take.
@@ -154,6 +181,23 @@ mod tests {
             ),
         ] {
             assert_eq!(parse(text), Err(why));
+        }
+    }
+
+    #[test]
+    fn another_case_of_letters_is_seen() {
+        for (text, expect) in [
+            (r#"{"a/k":{"s":1,"T":2},"S":3}"#, false),
+            (r#"{"a/k":[{"S":1}]}"#, false),
+            (r#"["s"]"#, false),
+            (r#"{"a/k":{"s":1,"S":2}}"#, true),
+            (r#"{"a/k":{"S":1}}"#, true),
+            (r#"{"a/k":{"ſ":1}}"#, true),
+            (r#"{"A/k":{"s":1}}"#, true),
+            (r#"{"a/k":{"s":1},"a/\u212a":{}}"#, true),
+        ] {
+            let value = parse(text).unwrap();
+            assert_eq!(is_spelled_otherwise(&value, "/a~1k/s"), expect, "{text}");
         }
     }
 }

@@ -65,6 +65,7 @@ fn a_message_names_its_schema() {
         (r#"{"type":7}"#, &forward),
         (r#"{"type":"other"}"#, &drop),
         (r#"{"type":"ping","type":"say","text":""}"#, &drop),
+        (r#"{"type":"say","text":"","Type":"ping"}"#, &drop),
         ("[]", &drop),
     ] {
         check(&filter, text, expect);
@@ -73,6 +74,7 @@ fn a_message_names_its_schema() {
     check(&passing, r#"{"type":"other"}"#, &forward);
     check(&passing, "[]", &forward);
     check(&passing, "[", &drop);
+    check(&passing, r#"{"Type":"say"}"#, &drop);
 }
 
 #[test]

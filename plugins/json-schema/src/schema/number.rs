@@ -23,10 +23,18 @@ pub(super) fn equal(a: &Value, b: &Value) -> bool {
 pub(super) fn weight(value: &Value) -> usize {
     match value {
         Value::Array(items) => items.iter().map(weight).sum::<usize>() + 1,
-        Value::Object(members) => members.values().map(weight).sum::<usize>() + 1,
-        Value::String(text) => text.len() / 64 + 1,
+        Value::Object(members) => {
+            let members = members.iter();
+            let members = members.map(|(name, value)| of_text(name) + weight(value));
+            members.sum::<usize>() + 1
+        }
+        Value::String(text) => of_text(text),
         _ => 1,
     }
+}
+
+fn of_text(text: &str) -> usize {
+    text.len() / 64 + 1
 }
 
 pub(super) fn compare(a: &Number, b: &Number) -> Ordering {
@@ -71,10 +79,23 @@ fn float(number: &Number) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn number(text: &str) -> Number {
         serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn all_that_is_compared_weighs() {
+        let weight = |value| super::weight(&value);
+        let long = "x".repeat(640);
+        assert_eq!(weight(json!(null)), 1);
+        assert_eq!(weight(json!([1, "a", true])), 4);
+        assert_eq!(weight(json!({"a": 1, "b": {}})), 5);
+        assert_eq!(weight(json!(long)), 11);
+        assert_eq!(weight(json!({ long: 1 })), 13);
     }
 
     #[test]
