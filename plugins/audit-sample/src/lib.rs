@@ -80,6 +80,8 @@ pub struct Session {
     pending: String,
     count: u16,
     lost: u64,
+    /// Whether the connection has, or had, any: then its end is told.
+    has_records: bool,
 }
 
 impl Filter for AuditSample {
@@ -145,6 +147,7 @@ impl MessageFilter for AuditSample {
             pending: String::new(),
             count: 0,
             lost: 0,
+            has_records: false,
         })
     }
 
@@ -165,12 +168,16 @@ impl MessageFilter for AuditSample {
     }
 
     fn on_timer(&self, session: &mut Session) -> Reaction {
-        self.send(session, None);
+        if session.count > 0 {
+            self.send(session, None);
+        }
         Reaction::forward()
     }
 
     fn on_close(&self, session: &mut Session, ending: &Ending) {
-        self.send(session, Some(ending));
+        if session.has_records {
+            self.send(session, Some(ending));
+        }
     }
 }
 
@@ -205,6 +212,7 @@ impl AuditSample {
         if self.config.upstream.is_none() {
             return record.log(&session.head);
         }
+        session.has_records = true;
         let json = record.json();
         let room = MAX_PENDING.saturating_sub(session.pending.len());
         if session.count == self.config.batch || json.len() >= room {
@@ -221,7 +229,7 @@ impl AuditSample {
 
     /// Sends what there is; the records are gone afterwards, whatever comes of it.
     fn send(&self, session: &mut Session, ending: Option<&Ending>) {
-        let Some(upstream) = self.config.upstream.as_ref().filter(|_| session.count > 0) else {
+        let Some(upstream) = &self.config.upstream else {
             return;
         };
         let records = std::mem::take(&mut session.pending);

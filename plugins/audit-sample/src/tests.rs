@@ -136,8 +136,41 @@ fn records_are_sent_now_and_then_and_at_the_end() {
     assert_eq!(testing::metric("lost", &[("why", "full")]), 1.0);
     assert_eq!(testing::metric("lost", &[("why", "unsent")]), 2.0);
     assert_eq!(testing::metric("sent", &[]), 1.0);
-    filter.on_close(session, &ending);
+}
+
+#[test]
+fn the_end_is_told_of_each_connection_that_has_records() {
+    let bodies = Rc::new(RefCell::new(Vec::new()));
+    let seen = bodies.clone();
+    testing::on_outbound(move |request| {
+        let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+        let status = if body["ended"].is_null() { 500 } else { 204 };
+        seen.borrow_mut().push(body);
+        Ok(outbound::Response::new(status))
+    });
+    let filter = filter(r#"{"one_in": 1, "upstream": "audit"}"#);
+    let ending = Ending {
+        code: Some(1001),
+        by: Some(Side::Server),
+        cause: "close".to_owned(),
+    };
+    let silent = &mut filter.open(&opening().build()).unwrap();
+    filter.on_close(silent, &ending);
     assert!(bodies.borrow().is_empty());
+
+    let session = &mut filter.open(&opening().build()).unwrap();
+    let _ = filter.on_text(session, Side::Client, "one");
+    for _ in 0..2 {
+        let _ = filter.on_timer(session);
+    }
+    filter.on_close(session, &ending);
+    let bodies = bodies.borrow();
+    assert_eq!(bodies.len(), 2);
+    assert_eq!(bodies[1]["messages"], serde_json::json!([]));
+    assert_eq!(
+        (&bodies[1]["lost"], &bodies[1]["ended"]["code"]),
+        (&1.into(), &1001.into())
+    );
 }
 
 #[test]
