@@ -215,7 +215,7 @@ async fn a_trap_ends_the_tunnels_of_its_instance_and_no_others() {
         }
     };
     let trap = Frame::new(frame::TEXT, "trap");
-    let (mut one, two) = (open("/shared/").await, open("/shared/").await);
+    let (mut one, two) = (open("/shared/one").await, open("/shared/two").await);
     let mut other = open("/other/").await;
     let (mut first, mut second) = (open("/alone/").await, open("/alone/").await);
 
@@ -223,6 +223,9 @@ async fn a_trap_ends_the_tunnels_of_its_instance_and_no_others() {
     one.is_closed(1011, "a filter failed").await;
     // It has said nothing itself.
     two.is_closed(1011, "a filter failed").await;
+    for path in ["/shared/one", "/shared/two"] {
+        assert_eq!(close_line(&proxy, path).await["cause"], "filter_failed");
+    }
     other.up("count", "2").await;
     first.server.say(trap.clone()).await.unwrap();
     first.is_closed(1011, "a filter failed").await;
@@ -277,11 +280,60 @@ async fn an_endless_loop_is_cut_while_another_route_goes_on() {
 }
 
 #[tokio::test]
+async fn a_receiver_may_leave_while_the_filter_thinks() {
+    let script = Script::new().await;
+    let entry = "config = { act = 'fail' }";
+    let limits = "limits = { call_timeout = '2s' }";
+    let proxy = start(&script, limits, &[("/", entry)]).await;
+    let mut tunnel = Tunnel::open(&proxy, &script, "/").await;
+    tunnel.up("count", "1").await;
+    let endless = Frame::new(frame::TEXT, "loop");
+    tunnel.client.say(endless).await.unwrap();
+    tunnel.server.reset();
+    assert_eq!(tunnel.client.next().await, Heard::End);
+    // The call goes on until it is cut, and ends its instance then.
+    let cut = answers("/", "timeout");
+    assert_eq!(proxy.metric(&cut).await, None);
+    assert_eq!(close_line(&proxy, "/").await["cause"], "reset");
+    proxy.until_metric(&cut, 1.0).await;
+    let mut next = Tunnel::open(&proxy, &script, "/").await;
+    next.up("count", "1").await;
+}
+
+#[tokio::test]
+async fn a_filter_that_fails_before_the_first_message_fails_the_handshake() {
+    let script = Script::new().await;
+    let routes = [
+        ("/deny/", "config = { act = 'fail' }"),
+        ("/pass/", "config = { act = 'fail' }, on_error = 'pass'"),
+    ];
+    let proxy = start(&script, "", &routes).await;
+    let mut sharing = Tunnel::open(&proxy, &script, "/deny/").await;
+    sharing.up("count", "1").await;
+    let (answer, mut server) = tokio::join!(
+        Peer::connect(proxy.addr(0), "/deny/?trap", ""),
+        Peer::accept(&script, None)
+    );
+    assert_eq!(answer.err().expect("no 101").status(), 500);
+    assert_eq!(server.next().await, Heard::End);
+    sharing.is_closed(1011, "a filter failed").await;
+    // Without the filter; whoever comes next has it.
+    let mut tunnel = Tunnel::open(&proxy, &script, "/pass/?trap").await;
+    tunnel.up("count", "count").await;
+    let mut next = Tunnel::open(&proxy, &script, "/pass/").await;
+    next.up("count", "1").await;
+}
+
+#[tokio::test]
 async fn a_timer_sends_messages_where_nobody_says_anything() {
     let script = Script::new().await;
     let routes = [
         ("/tick/", "config = { act = 'tick' }"),
         ("/trap/", "config = { act = 'tick_trap' }"),
+        (
+            "/pass/",
+            "config = { act = 'tick_trap' }, on_message_error = 'pass'",
+        ),
     ];
     let proxy = start(&script, "", &routes).await;
     let began = Instant::now();
@@ -298,6 +350,10 @@ async fn a_timer_sends_messages_where_nobody_says_anything() {
     let tunnel = Tunnel::open(&proxy, &script, "/trap/").await;
     tunnel.is_closed(1011, "a filter failed").await;
     proxy.until_metric(&answers("/trap/", "trap"), 1.0).await;
+    let mut tunnel = Tunnel::open(&proxy, &script, "/pass/").await;
+    proxy.until_metric(&answers("/pass/", "trap"), 1.0).await;
+    tunnel.up("hello", "hello").await;
+    tunnel.down("hello", "hello").await;
 }
 
 #[tokio::test]

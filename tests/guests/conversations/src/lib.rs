@@ -51,7 +51,7 @@ pub enum Act {
     /// A text `close CODE REASON` ends the tunnel.
     Close,
     /// A text `trap`, `loop` or `nonsense` is a failure of that kind; `count` becomes how many texts the tunnel
-    /// has had.
+    /// has had. A query of `trap` lets it fail before there is a tunnel.
     Fail,
     /// Nothing but time is of interest: each tenth of a second both sides get `tick NUMBER`.
     Tick,
@@ -131,6 +131,9 @@ impl MessageFilter for Guest {
     }
 
     fn open(&self, opening: &Opening) -> Option<Session> {
+        if self.0.act == Act::Fail && opening.query() == Some("trap") {
+            std::process::abort();
+        }
         Some(Session {
             kept: String::from_utf8_lossy(opening.kept()).into_owned(),
             ..Session::default()
