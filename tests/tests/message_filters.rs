@@ -53,7 +53,7 @@ impl Tunnel {
     }
 
     /// Both ends hear this Close and answer it, and nothing before it; then the tunnel is over.
-    async fn is_closed(mut self, code: u16, reason: &str) {
+    async fn ends_with(mut self, code: u16, reason: &str) {
         let close = Heard::Close(Some((code, reason.to_owned())));
         for end in [&mut self.client, &mut self.server] {
             assert_eq!(end.next().await, close);
@@ -179,7 +179,7 @@ async fn a_failure_closes_both_sides_unless_the_message_is_to_pass() {
                 tunnel.up("count", heard).await;
                 tunnel.close().await;
             } else {
-                tunnel.is_closed(1011, "a filter failed").await;
+                tunnel.ends_with(1011, "a filter failed").await;
             }
             let line = close_line(&proxy, &own).await;
             let ended = ["cause", "close_code", "closed_by"].map(|key| line[key].clone());
@@ -220,15 +220,15 @@ async fn a_trap_ends_the_tunnels_of_its_instance_and_no_others() {
     let (mut first, mut second) = (open("/alone/").await, open("/alone/").await);
 
     one.client.say(trap.clone()).await.unwrap();
-    one.is_closed(1011, "a filter failed").await;
+    one.ends_with(1011, "a filter failed").await;
     // It has said nothing itself.
-    two.is_closed(1011, "a filter failed").await;
+    two.ends_with(1011, "a filter failed").await;
     for path in ["/shared/one", "/shared/two"] {
         assert_eq!(close_line(&proxy, path).await["cause"], "filter_failed");
     }
     other.up("count", "2").await;
     first.server.say(trap.clone()).await.unwrap();
-    first.is_closed(1011, "a filter failed").await;
+    first.ends_with(1011, "a filter failed").await;
     second.up("count", "2").await;
     second.down("count", "3").await;
     // Who comes next gets an instance that is well.
@@ -261,7 +261,7 @@ async fn an_endless_loop_is_cut_while_another_route_goes_on() {
     looping.client.say(endless).await.unwrap();
     let is_cut = Cell::new(false);
     let cut = async {
-        looping.is_closed(1011, "a filter failed").await;
+        looping.ends_with(1011, "a filter failed").await;
         is_cut.set(true);
     };
     let echoes = async {
@@ -316,7 +316,7 @@ async fn a_filter_that_fails_before_the_first_message_fails_the_handshake() {
     );
     assert_eq!(answer.err().expect("no 101").status(), 500);
     assert_eq!(server.next().await, Heard::End);
-    sharing.is_closed(1011, "a filter failed").await;
+    sharing.ends_with(1011, "a filter failed").await;
     // Without the filter; whoever comes next has it.
     let mut tunnel = Tunnel::open(&proxy, &script, "/pass/?trap").await;
     tunnel.up("count", "count").await;
@@ -348,7 +348,7 @@ async fn a_timer_sends_messages_where_nobody_says_anything() {
     let ticks = proxy.metric(&answers("/tick/", "forward")).await;
     assert!(ticks.unwrap() >= 3.0, "{ticks:?}");
     let tunnel = Tunnel::open(&proxy, &script, "/trap/").await;
-    tunnel.is_closed(1011, "a filter failed").await;
+    tunnel.ends_with(1011, "a filter failed").await;
     proxy.until_metric(&answers("/trap/", "trap"), 1.0).await;
     let mut tunnel = Tunnel::open(&proxy, &script, "/pass/").await;
     proxy.until_metric(&answers("/pass/", "trap"), 1.0).await;
@@ -594,7 +594,7 @@ async fn messages_are_counted_by_verdict_and_where_they_are_compressed_anew() {
     let mut tunnel = Tunnel::open(&proxy, &script, "/close/").await;
     let close = Frame::new(frame::TEXT, "close 4000 enough");
     tunnel.server.say(close).await.unwrap();
-    tunnel.is_closed(4000, "enough").await;
+    tunnel.ends_with(4000, "enough").await;
 
     let recompressed = |direction| {
         format!(

@@ -29,7 +29,7 @@ pub struct Config {
     lifetime: Option<u64>,
 }
 
-/// What becomes of a data message.
+/// What the filter does, with data messages unless it says otherwise.
 #[config]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
