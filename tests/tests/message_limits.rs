@@ -206,6 +206,7 @@ async fn a_rate_may_let_the_sender_wait_instead() {
     );
     client.close(None).await.unwrap();
     told(&mut server).await;
+    drop((client, server));
     assert_eq!(close_line(&proxy).await["cause"], "close");
 }
 

@@ -73,7 +73,6 @@ impl<C: Carrier> Running<C> {
                 counted: (Traffic::default(), Traffic::default()),
                 ended: None,
                 close_code: None,
-                stop: None,
                 stage: Stage::Open,
                 quiet_ticks: 0,
                 active: false,
@@ -113,8 +112,6 @@ struct Live<C> {
     /// The event that began the end; what follows from it does not change the verdict.
     ended: Option<(Cause, ClosedBy)>,
     close_code: Option<CloseCode>,
-    /// What of it came from the carrier.
-    stop: Option<Box<Stop>>,
     stage: Stage,
     /// Ticks without a byte. A message only marks its tick, so none of them reads the clock.
     quiet_ticks: u32,
@@ -394,7 +391,9 @@ impl<C: Carrier> Live<C> {
     fn obey(&mut self, stop: Box<Stop>, timer: Pin<&mut Sleep>) {
         if matches!(self.stage, Stage::Open | Stage::Leaving | Stage::Lingering) {
             self.tell_both(stop.cause, stop.code, &stop.reason, stop.offender, timer);
-            self.stop = Some(stop);
+            if let Some(alarms) = &mut self.alarms {
+                alarms.stop = Some(stop);
+            }
         }
     }
 
@@ -443,7 +442,7 @@ impl<C: Carrier> Live<C> {
             from_downstream: from_down.traffic(),
             from_upstream: from_up.traffic(),
             duration: self.started.elapsed(),
-            stop: self.stop.take(),
+            stop: self.alarms.as_mut().and_then(|alarms| alarms.stop.take()),
         };
         self.carrier.part(&summary, &self.member);
         summary

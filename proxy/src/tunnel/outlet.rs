@@ -14,7 +14,6 @@ use super::carrier::Broken;
 pub(super) struct Outlet {
     /// What the receiver could not take yet.
     held: Option<Box<Held>>,
-    sent: u64,
     writer: WriterState,
 }
 
@@ -37,11 +36,6 @@ impl Outlet {
     /// Nothing waits to be written; the writer itself may still hold something.
     pub(super) fn is_clear(&self) -> bool {
         self.held.is_none()
-    }
-
-    /// Bytes that the receiver took so far.
-    pub(super) fn sent(&self) -> u64 {
-        self.sent
     }
 
     /// Bytes that wait to be written.
@@ -78,7 +72,6 @@ impl Outlet {
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Broken::Writer),
                 Poll::Ready(Ok(n)) => {
                     sent += n;
-                    self.sent += n as u64;
                     self.writer = WriterState::Written;
                 }
                 Poll::Pending => break,
@@ -116,7 +109,6 @@ impl Outlet {
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Broken::Writer),
                 Poll::Ready(Ok(n)) => {
                     held.at += n;
-                    self.sent += n as u64;
                     self.writer = WriterState::Written;
                 }
                 Poll::Pending => return Ok(held.at > before),

@@ -15,6 +15,8 @@ use crate::ws::control::CloseCode;
 pub(super) struct Alarms {
     /// The stage's own deadline.
     pub(super) stage: Instant,
+    /// What the tunnel ends for, where it was an alarm or the carrier that said so.
+    pub(super) stop: Option<Box<Stop>>,
     client: Option<Silence>,
     server: Option<Silence>,
 }
@@ -39,6 +41,7 @@ impl Alarms {
         };
         Alarms {
             stage: now,
+            stop: None,
             client: client.map(silence),
             server: server.map(silence),
         }

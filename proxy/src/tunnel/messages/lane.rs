@@ -282,8 +282,7 @@ impl Lane {
             }
             turn.disturbed |= other.output.aside() > others;
             turn.moved |= !shared.out.is_empty();
-            self.output.outlet.send(&shared.out, writer, cx)?;
-            shared.out.clear();
+            self.output.send(&mut shared.out, writer, cx)?;
             if turn.stop.is_some() {
                 return Ok(());
             }
@@ -576,7 +575,7 @@ impl Lane {
                 || to_it.is_full()
                 || (to_it.has_ping() && to_it.outlet.is_clear()),
             received: self.bytes,
-            taken: (!to_it.outlet.is_clear()).then(|| to_it.outlet.sent()),
+            taken: (!to_it.outlet.is_clear()).then(|| to_it.taken()),
         };
         let Some(pinger) = &mut self.pinger else {
             return false;

@@ -7,9 +7,14 @@
 //! Compressed messages go on as they came while the receiver can read them so ([`Passage`]); others are
 //! written anew, with a fresh mask toward a server.
 
+use std::task::Context;
+
+use tokio::io::AsyncWrite;
+
 use super::lane::Shared;
 use crate::config::model::TunnelRules;
 use crate::telemetry::metrics::Direction;
+use crate::tunnel::carrier::Broken;
 use crate::tunnel::judge::{Kind, Message};
 use crate::tunnel::outlet::Outlet;
 use crate::tunnel::random_mask;
@@ -22,6 +27,8 @@ use crate::ws::message::{self, DataKind, Passed};
 pub(super) struct Output {
     sender: Side,
     pub(super) outlet: Outlet,
+    /// Bytes that the outlet was given.
+    given: u64,
     passage: Passage,
     /// What compresses for the receiver, where that was agreed on.
     deflater: Option<Box<Deflater>>,
@@ -64,6 +71,7 @@ impl Output {
         Output {
             sender,
             outlet: Outlet::default(),
+            given: 0,
             passage: Passage::new(from, to),
             deflater: to.map(|to| Box::new(Deflater::new(to.within(window), level))),
             aside: Vec::new(),
@@ -260,6 +268,7 @@ impl Output {
 
     /// Keeps what `out` has until the receiver can take it.
     pub(super) fn hold(&mut self, out: &mut Vec<u8>) {
+        self.given += out.len() as u64;
         self.outlet.hold(out);
         out.clear();
     }
@@ -273,6 +282,24 @@ impl Output {
     }
 
     /// Encodes a message, compressed where there is compression and `deflate` thinks it worth it.
+    /// Writes what the receiver takes at once and holds the rest.
+    pub(super) fn send<W: AsyncWrite + Unpin>(
+        &mut self,
+        out: &mut Vec<u8>,
+        writer: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Broken> {
+        self.given += out.len() as u64;
+        self.outlet.send(out, writer, cx)?;
+        out.clear();
+        Ok(())
+    }
+
+    /// Bytes that the receiver took so far.
+    pub(super) fn taken(&self) -> u64 {
+        self.given - self.outlet.held_len() as u64
+    }
+
     fn encode_data(
         &mut self,
         kind: DataKind,
