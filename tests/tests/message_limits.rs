@@ -11,8 +11,9 @@ use sluicegate_tests::{soon, until};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 
 type End = WebSocketStream<TcpStream>;
 
@@ -46,20 +47,20 @@ async fn tunnel(rules: &str) -> (Proxy, End, End) {
     (proxy, client.unwrap().0, server)
 }
 
-/// What comes until a Close, and its code.
+/// What comes until a Close, and its code. Answers it.
 async fn told(end: &mut End) -> (Vec<Message>, u16) {
     let mut messages = Vec::new();
-    soon("a Close", async {
+    let hearing = async {
         loop {
             match end.next().await.unwrap().unwrap() {
-                Message::Close(frame) => {
-                    return (messages, frame.map_or(1005, |frame| frame.code.into()));
-                }
+                Message::Close(frame) => return frame.unwrap().code.into(),
                 message => messages.push(message),
             }
         }
-    })
-    .await
+    };
+    let code = soon("a Close", hearing).await;
+    end.flush().await.unwrap();
+    (messages, code)
 }
 
 /// The `ws.close` of the one tunnel.
@@ -126,11 +127,27 @@ async fn a_message_that_is_too_large_ends_the_tunnel_with_1009() {
         piece("6789ab", Data::Continue, true),
     ];
     for (rules, by_client, refused) in [
-        ("client_message_size = \"10\"", true, &[eleven.clone()][..]),
-        ("server_message_size = \"10\"", false, &[eleven.clone()]),
-        ("message_size = \"10\"", false, &[eleven.clone()]),
+        (
+            "client_message_size = \"10\"",
+            true,
+            std::slice::from_ref(&eleven),
+        ),
+        (
+            "server_message_size = \"10\"",
+            false,
+            std::slice::from_ref(&eleven),
+        ),
+        (
+            "message_size = \"10\"",
+            false,
+            std::slice::from_ref(&eleven),
+        ),
         ("message_size = \"10\"", true, &fragments),
-        ("[limits]\nmessage_size = \"10\"", true, &[eleven]),
+        (
+            "[limits]\nmessage_size = \"10\"",
+            true,
+            std::slice::from_ref(&eleven),
+        ),
     ] {
         let end = (1009, "message_size");
         let received = refuse(rules, by_client, (&ten, refused), end).await;
@@ -204,9 +221,12 @@ async fn a_rate_may_let_the_sender_wait_instead() {
         "{:?}",
         started.elapsed()
     );
-    client.close(None).await.unwrap();
-    told(&mut server).await;
-    drop((client, server));
+    let bye = CloseFrame {
+        code: CloseCode::Normal,
+        reason: "bye".into(),
+    };
+    client.close(Some(bye)).await.unwrap();
+    assert_eq!(told(&mut server).await, (Vec::new(), 1000));
     assert_eq!(close_line(&proxy).await["cause"], "close");
 }
 
