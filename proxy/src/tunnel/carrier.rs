@@ -1,8 +1,7 @@
 //! What carries the two directions of a tunnel, as its lifecycle sees it.
 //!
-//! [`Live`](super::live::Live) knows when a tunnel begins to end and how; a carrier moves what is moved
-//! until then: bytes ([`Bytes`](super::bytes::Bytes)), or messages
-//! ([`Relay`](super::messages::Relay)). It is a type parameter and no object, so that a tunnel that only
+//! `Live` knows when a tunnel begins to end and how; a carrier moves what is moved until then: bytes
+//! (`Bytes`), or messages (`Relay`). It is a type parameter and no object, so that a tunnel that only
 //! copies pays nothing for the others.
 
 use std::task::Context;
