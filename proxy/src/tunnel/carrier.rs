@@ -43,6 +43,9 @@ pub(super) trait Carrier: Send {
         None
     }
 
+    /// To be called then, or that moment would come again and again.
+    fn resume(&mut self, _now: Instant) {}
+
     fn on_time(&mut self, _now: Instant) -> Option<Box<Stop>> {
         None
     }

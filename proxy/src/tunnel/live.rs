@@ -334,12 +334,14 @@ impl<C: Carrier> Live<C> {
             if now < stage {
                 return None;
             }
-        } else if let Some(stage) = self.alarms.as_ref().map(|alarms| alarms.stage)
-            && Instant::now() < stage
-        {
-            self.armed = false;
-            timer.reset(stage);
-            return None;
+        } else if let Some(stage) = self.alarms.as_ref().map(|alarms| alarms.stage) {
+            let now = Instant::now();
+            self.carrier.resume(now);
+            if now < stage {
+                self.armed = false;
+                timer.reset(stage);
+                return None;
+            }
         }
         match self.stage {
             Stage::Open | Stage::Leaving if self.has_expired() => {

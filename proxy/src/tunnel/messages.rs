@@ -219,6 +219,11 @@ impl Carrier for Relay {
         lanes.into_iter().filter_map(Lane::resumes_at).min()
     }
 
+    fn resume(&mut self, now: Instant) {
+        self.from_client.resume(now);
+        self.from_server.resume(now);
+    }
+
     fn on_time(&mut self, now: Instant) -> Option<Box<Stop>> {
         let (client, server) = (&mut self.from_client, &mut self.from_server);
         // A ping goes where its pong comes from.

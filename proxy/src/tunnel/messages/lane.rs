@@ -223,7 +223,7 @@ impl Lane {
                 || self.waiting.is_some()
                 || self.is_throttled(shared)
                 || self.is_full()
-                || other.is_full()
+                || other.output.is_full()
             {
                 self.output.outlet.flush(writer, cx)?;
                 return Ok(());
@@ -307,7 +307,8 @@ impl Lane {
         }
         loop {
             self.put_own(shared);
-            let enough = self.output.is_enough(&shared.out) || self.is_full() || other.is_full();
+            let enough =
+                self.output.is_enough(&shared.out) || self.is_full() || other.output.is_full();
             if enough || self.waiting.is_some() || self.is_throttled(shared) {
                 return Ok(());
             }
@@ -566,9 +567,7 @@ impl Lane {
     /// Ends a wait for the rate, if it is over, and pings the sender over the other lane; true if the sender
     /// owes a pong for too long.
     pub(super) fn on_time(&mut self, now: Instant, other: &mut Lane) -> bool {
-        if let Some(throttle) = &mut self.throttle {
-            throttle.resume(now);
-        }
+        self.resume(now);
         let to_it = &other.output;
         let seen = Seen {
             held_up: self.is_held_up()
@@ -591,8 +590,8 @@ impl Lane {
         }
     }
 
-    /// So much was put in for the receiver that it must take some of it first; while a message passes only
-    /// its end makes room.
+    /// So much was put in for the receiver that it must take some of it first. While a message passes only
+    /// its end makes room, so this lane goes on, and just the other one waits.
     fn is_full(&self) -> bool {
         self.output.is_full() && !self.reader.is_passing()
     }
@@ -600,6 +599,13 @@ impl Lane {
     /// When a wait for the rate ends.
     pub(super) fn resumes_at(&self) -> Option<Instant> {
         self.throttle.as_ref().and_then(|throttle| throttle.until())
+    }
+
+    /// Ends a wait for the rate, if it is over.
+    pub(super) fn resume(&mut self, now: Instant) {
+        if let Some(throttle) = &mut self.throttle {
+            throttle.resume(now);
+        }
     }
 
     fn has_come_to_its_end(&mut self) {

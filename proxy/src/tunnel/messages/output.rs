@@ -290,9 +290,10 @@ impl Output {
         cx: &mut Context<'_>,
     ) -> Result<(), Broken> {
         self.given += out.len() as u64;
-        self.outlet.send(out, writer, cx)?;
+        let sent = self.outlet.send(out, writer, cx);
+        // Also where the receiver is gone: the buffer is the other direction's next.
         out.clear();
-        Ok(())
+        sent
     }
 
     /// Bytes that the receiver took so far.

@@ -1,6 +1,7 @@
 //! A relay between two real sockets, with a judge that does what the messages say.
 
 use super::*;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +24,8 @@ use crate::ws::message::DataKind;
 /// Obeys text: `drop`, `close`, `shout` (replaced in capitals), `inject` (to both, before and after),
 /// `wait` (until it is told).
 struct Puppet {
+    /// Messages that were put before it.
+    judged: Arc<AtomicU32>,
     told: Option<oneshot::Receiver<()>>,
     parted: Option<oneshot::Sender<Summary>>,
 }
@@ -84,6 +87,7 @@ impl Judge for Puppet {
     }
 
     fn judge(mut self: Box<Self>, _: Side, message: Message) -> Judging {
+        self.judged.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             let judged = self.consider(&message).await;
             (self as Box<dyn Judge>, judged)
@@ -118,6 +122,7 @@ struct Rig {
     client: UnixStream,
     server: UnixStream,
     drain: Drain,
+    judged: Arc<AtomicU32>,
     tunnel: JoinHandle<Summary>,
     /// Lets a judge who waits go on.
     tell: Option<oneshot::Sender<()>>,
@@ -140,7 +145,9 @@ impl Rig {
         let (server, upstream) = UnixStream::pair().unwrap();
         let (tell, told) = oneshot::channel();
         let (parted, has_parted) = oneshot::channel();
+        let count = Arc::new(AtomicU32::new(0));
         let puppet = Puppet {
+            judged: Arc::clone(&count),
             told: Some(told),
             parted: Some(parted),
         };
@@ -168,6 +175,7 @@ impl Rig {
             client,
             server,
             drain,
+            judged: count,
             tunnel: tokio::spawn(tunnel.run()),
             tell: Some(tell),
             parted: judged.then_some(has_parted),
@@ -492,4 +500,48 @@ async fn who_breaks_a_rule_still_gets_what_the_other_had_said() {
     let summary = rig.tunnel.await.unwrap();
     assert_eq!(summary.cause, Cause::Protocol);
     assert_eq!(summary.close_code, Some(CloseCode::PROTOCOL_ERROR));
+}
+
+#[tokio::test]
+async fn what_is_injected_behind_a_message_that_passes_has_a_bound_too() {
+    let mut rig = Rig::judged();
+    // Nobody wants binary messages judged, and this one takes its time.
+    rig.says(FromServer, &[0x82, 3, b'a']).await;
+    rig.hears(Receiver::Client, &[0x82, 3, b'a']).await;
+    rig.says(FromClient, &from_client("flood").repeat(50)).await;
+    rig.says(FromServer, b"b").await;
+    rig.hears(Receiver::Client, b"b").await;
+    assert_eq!(
+        rig.judged.load(Ordering::Relaxed),
+        1,
+        "one is over the buffer"
+    );
+    rig.says(FromServer, b"c").await;
+    let mut rest = vec![0; 1 + 50 * (10 + (1 << 20))];
+    rig.client.read_exact(&mut rest).await.unwrap();
+    assert_eq!(rest[..3], [b'c', 0x81, 127]);
+}
+
+#[tokio::test]
+async fn what_one_side_can_no_longer_take_never_reaches_the_other() {
+    let mut rig = Rig::judged();
+    rig.says(FromClient, &from_client("first")).await;
+    rig.hears(Receiver::Server, &from_client("first")).await;
+    // The tunnel sees both at once: the message, and that its receiver is gone.
+    rig.says(FromClient, &from_client("late")).await;
+    drop(rig.server);
+    let mut heard = Vec::new();
+    // A reset is an end as good as any.
+    let _ = rig.client.read_to_end(&mut heard).await;
+    assert_eq!(heard, b"");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_backlog_is_delivered_though_the_other_side_has_ended() {
+    let mut rig = Rig::ruled(|rules| rules.client.rate = Some(one_a_second(Over::Wait)));
+    rig.says(FromClient, &from_client("x").repeat(3)).await;
+    rig.hears(Receiver::Server, &from_client("x")).await;
+    rig.server.shutdown().await.unwrap();
+    rig.hears(Receiver::Server, &from_client("x").repeat(2))
+        .await;
 }
