@@ -42,7 +42,7 @@ pub use judge::{
 };
 use live::{Beginning, Running};
 use messages::Relay;
-pub use messages::{Compressions, Terms};
+pub use messages::Terms;
 use silence::Alarms;
 use way::Way;
 

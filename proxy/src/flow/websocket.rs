@@ -24,20 +24,20 @@ use crate::http1::client::Upload;
 use crate::snapshot::Route;
 use crate::stream::Stream;
 use crate::telemetry::metrics::RouteMetrics;
-use crate::tunnel::{Compressions, Judge, Leg, Level, Terms, Tunnel};
+use crate::tunnel::{Judge, Leg, Level, Terms, Tunnel};
 use crate::upstream::Outcome;
+use crate::ws::deflate::Legs;
 
 /// A verified upgrade whose 101 has not been sent yet. Dropping it closes the upstream's side.
 pub(super) struct Upgrade {
     upstream: Leg,
     leased: Leased,
-    compressed: bool,
     subprotocol: Option<String>,
     idle_timeout: Duration,
     drain: Duration,
     rules: Arc<TunnelRules>,
     reads_messages: bool,
-    compression: Compressions,
+    compression: Legs,
     judge: Option<Box<dyn Judge>>,
 }
 
@@ -113,21 +113,17 @@ pub(super) async fn open(
     let agreed = handshake::verify_upstream(&offer, &answer)
         .map_err(|fault| Failure::bad_gateway(fault.label()).because(fault))?;
     forward::downstream_response(&mut answer, true);
-    let legs = bargain.close(&agreed, &mut answer.headers);
+    let compression = bargain.close(&agreed, &mut answer.headers);
     let (stream, early) = connection.into_upgraded();
     exchange.upgrades(Upgrade {
         upstream: Leg { stream, early },
         leased,
-        compressed: legs.upstream.is_some(),
         subprotocol: agreed.subprotocol,
         idle_timeout: route.timeouts.idle_timeout,
         drain: route.timeouts.drain,
         rules: Arc::clone(&route.tunnel),
         reads_messages: route.reads_messages,
-        compression: Compressions {
-            downstream: legs.downstream,
-            upstream: legs.upstream,
-        },
+        compression,
         judge: None,
     });
     Ok(Response::from_parts(
@@ -168,7 +164,7 @@ impl Pending {
             }))
         } else if rules.follow {
             Level::Follow {
-                compressed: upgrade.compressed,
+                compressed: upgrade.compression.upstream.is_some(),
             }
         } else {
             Level::Copy

@@ -12,7 +12,7 @@ use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
 use super::extension::{DeflateParams, Extension};
 use super::{Agreed, Offer};
 use crate::config::model::Compression;
-use crate::ws::deflate::{Negotiated, Params};
+use crate::ws::deflate::{Legs, Negotiated, Params};
 
 /// What a route wants of its handshakes.
 #[derive(Debug, Clone, Copy)]
@@ -38,13 +38,6 @@ pub enum Bargain {
 pub struct Answer {
     field: HeaderValue,
     settled: Negotiated,
-}
-
-/// What each leg has settled; `None`: it is not compressed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Legs {
-    pub downstream: Option<Negotiated>,
-    pub upstream: Option<Negotiated>,
 }
 
 impl Bargain {

@@ -32,22 +32,15 @@ use crate::drain::Member;
 use crate::stream::Stream;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::ws::control::CloseCode;
-use crate::ws::deflate::Negotiated;
+use crate::ws::deflate::Legs;
 use crate::ws::frame::Side;
 
 /// What a tunnel of this level goes by.
 pub struct Terms {
     pub rules: Arc<TunnelRules>,
-    pub compression: Compressions,
+    pub compression: Legs,
     /// The route's filters, where one has an interest in this tunnel.
     pub judge: Option<Box<dyn Judge>>,
-}
-
-/// permessage-deflate as it was settled with each side.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Compressions {
-    pub downstream: Option<Negotiated>,
-    pub upstream: Option<Negotiated>,
 }
 
 pub(super) struct Relay {

@@ -39,6 +39,13 @@ pub struct Negotiated {
     pub from_server: Params,
 }
 
+/// What each leg has settled; `None`: it is not compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Legs {
+    pub downstream: Option<Negotiated>,
+    pub upstream: Option<Negotiated>,
+}
+
 impl Params {
     /// The same with a window of at most so many bits: a sender may always use less than was agreed.
     pub fn within(self, window_bits: u8) -> Params {

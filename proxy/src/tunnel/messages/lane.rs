@@ -8,7 +8,6 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::Compressions;
 use super::court::Court;
 use super::output::{Output, Place};
 use super::throttle::{Throttle, TooMuch};
@@ -22,7 +21,7 @@ use crate::tunnel::judge::{Injection, Interest, Judged, Kind, Message, Moment, O
 use crate::tunnel::keepalive::{Due, Pinger, Pong, Seen};
 use crate::tunnel::way::CHUNKS_PER_TURN;
 use crate::ws::control::{CloseCode, ControlFrame};
-use crate::ws::deflate::Passage;
+use crate::ws::deflate::{Legs, Passage};
 use crate::ws::frame::Side;
 use crate::ws::message::{self, Begin, Control, ControlKind, DataKind, Event, Want};
 use crate::ws::reader::{Fault, Reader, Rules};
@@ -37,16 +36,12 @@ pub(in crate::tunnel) struct Lane {
     /// Pings to the sender.
     pinger: Option<Box<Pinger>>,
     pub(super) output: Output,
-    /// The sender has broken the protocol: nothing that it sends can be read.
-    lost: bool,
     /// What the sender said last and the court has not answered yet.
     waiting: Option<Box<Waiting>>,
     /// Read, but not looked at.
     backlog: Bytes,
     state: ReaderState,
-    close: Option<CloseCode>,
     bytes: u64,
-    messages: u64,
 }
 
 /// A message in court.
@@ -59,7 +54,7 @@ enum Waiting {
 pub(super) struct LaneTerms<'a> {
     pub(super) sender: Side,
     pub(super) rules: &'a TunnelRules,
-    pub(super) compression: &'a Compressions,
+    pub(super) compression: &'a Legs,
     pub(super) interest: Option<Interest>,
 }
 
@@ -145,13 +140,10 @@ impl Lane {
             pinger: mine
                 .ping_interval
                 .map(|interval| Box::new(Pinger::new(interval, rules.pong_timeout, now))),
-            lost: false,
             waiting: None,
             bytes: early.len() as u64,
             backlog: early,
             state: ReaderState::Open,
-            close: None,
-            messages: 0,
         }
     }
 
@@ -301,10 +293,6 @@ impl Lane {
         shared: &mut Shared<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), Box<Stop>> {
-        if self.lost {
-            *rest = &[];
-            return Ok(());
-        }
         loop {
             self.put_own(shared);
             let enough =
@@ -341,12 +329,10 @@ impl Lane {
                 Ok(Some(Event::Passed { wire, ends })) => {
                     self.output.wire(&wire, shared);
                     if let Some(passed) = ends {
-                        self.messages += 1;
                         self.output.passed(&passed);
                     }
                 }
                 Ok(Some(Event::Message(message))) => {
-                    self.messages += 1;
                     if !self.output.is_muted() {
                         self.message(message, other, court, shared, cx)?;
                     }
@@ -355,8 +341,6 @@ impl Lane {
                     self.control(control, other, court, shared, cx)?;
                 }
                 Err(fault) => {
-                    self.lost = true;
-                    *rest = &[];
                     return match self.output.is_muted() {
                         true => Ok(()),
                         false if is_too_much => Err(self.too_much()),
@@ -394,7 +378,6 @@ impl Lane {
     ) -> Result<(), Box<Stop>> {
         let kind = match control.kind {
             ControlKind::Close => {
-                self.close = Some(control.close_code().unwrap_or(CloseCode::NO_STATUS));
                 self.output.close(&control.wire(), shared);
                 return Ok(());
             }
@@ -549,7 +532,7 @@ impl Lane {
             between_frames: self.reader.at_boundary(),
             between_messages: !self.reader.is_passing(),
             settled: settled && self.waiting.is_none(),
-            lost: self.lost,
+            lost: self.is_lost(),
         };
         self.output.put_own(place, &mut shared.out);
     }
@@ -606,6 +589,11 @@ impl Lane {
         if let Some(throttle) = &mut self.throttle {
             throttle.resume(now);
         }
+    }
+
+    /// The sender has broken the protocol: nothing that it sends can be read.
+    fn is_lost(&self) -> bool {
+        self.reader.is_over() && self.reader.close().is_none()
     }
 
     fn has_come_to_its_end(&mut self) {
@@ -675,7 +663,7 @@ impl OneWay for Lane {
     }
 
     fn interrupt_late(&mut self, close: &ControlFrame) {
-        match self.close.is_some() || self.has_ended() {
+        match self.reader.close().is_some() || self.has_ended() {
             true => self.output.interrupt(close),
             false => self.output.interrupt_late(close),
         }
@@ -708,11 +696,11 @@ impl OneWay for Lane {
     }
 
     fn close_code(&self) -> Option<CloseCode> {
-        self.close
+        self.reader.close()
     }
 
     fn is_answered(&self) -> bool {
-        self.output.is_muted() && (self.close.is_some() || self.lost || self.has_ended())
+        self.output.is_muted() && (self.reader.is_over() || self.has_ended())
     }
 
     fn has_ended(&self) -> bool {
@@ -730,7 +718,7 @@ impl OneWay for Lane {
     fn traffic(&self) -> Traffic {
         Traffic {
             bytes: self.bytes,
-            messages: self.messages,
+            messages: self.reader.messages(),
         }
     }
 }

@@ -162,7 +162,7 @@ impl Rig {
             silence: (rules.client.idle_timeout, rules.server.idle_timeout),
             level: Level::Messages(Box::new(Terms {
                 rules: Arc::new(rules),
-                compression: Compressions::default(),
+                compression: Legs::default(),
                 judge: judged.then_some(Box::new(puppet)),
             })),
             idle_timeout: Duration::from_secs(3600),
