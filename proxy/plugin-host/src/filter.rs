@@ -432,7 +432,8 @@ pub(crate) async fn within_wall<T>(
     if let Poll::Ready(result) = first {
         return result;
     }
-    timeout(limits.wall_timeout, call)
+    // Boxed: those that wait need not make the others larger.
+    Box::pin(timeout(limits.wall_timeout, call))
         .await
         .unwrap_or(Err(FilterError::WallTimeout))
 }

@@ -42,6 +42,15 @@ struct Talk {
     next_tick: Option<Instant>,
 }
 
+/// What a filter's answer comes to.
+enum Said {
+    /// The next one is asked.
+    On,
+    /// The next one is asked about this.
+    Instead(Message),
+    Over(Outcome),
+}
+
 impl MessageChain {
     pub(super) fn new(route: Arc<Route>) -> MessageChain {
         MessageChain {
@@ -70,9 +79,8 @@ impl MessageChain {
         Some(Box::new(self))
     }
 
-    async fn consider(&mut self, sender: Side, message: Message) -> Judged {
+    async fn consider(&mut self, sender: Side, mut message: Message) -> Judged {
         let mut inject = Vec::new();
-        let mut present = message;
         let mut changed = false;
         let count = self.talks.len();
         for step in 0..count {
@@ -80,27 +88,27 @@ impl MessageChain {
                 Side::FromClient => step,
                 Side::FromServer => count - 1 - step,
             }];
-            let (from, kind) = (guest_side(sender), guest_kind(present.kind));
+            let (from, kind) = (guest_side(sender), guest_kind(message.kind));
             let Some(conversation) = &mut talk.conversation else {
                 continue;
             };
-            if !talk.interest.wants(from, kind, present.data.len()) {
+            if !talk.interest.wants(from, kind, message.data.len()) {
                 continue;
             }
             let started = Clock::now();
-            let answer = conversation.on_message(from, kind, &present.data).await;
+            let answer = conversation.on_message(from, kind, &message.data).await;
             match talk.heard(&self.route, answer, started, &mut inject) {
-                Outcome::Forward => {}
-                Outcome::Replace(message) => {
-                    present = message;
+                Said::On => {}
+                Said::Instead(new) => {
+                    message = new;
                     changed = true;
                 }
-                outcome => return Judged { outcome, inject },
+                Said::Over(outcome) => return Judged { outcome, inject },
             }
         }
         let outcome = match changed {
-            true => Outcome::Replace(present),
-            false => Outcome::Forward,
+            true => Outcome::Replace(message),
+            false => Outcome::Forward(message),
         };
         Judged { outcome, inject }
     }
@@ -118,25 +126,23 @@ impl MessageChain {
             talk.next_tick = Some(now + every);
             let started = Clock::now();
             let answer = conversation.on_timer().await;
-            if let Outcome::Stop(stop) = talk.heard(&self.route, answer, started, &mut inject) {
-                let outcome = Outcome::Stop(stop);
+            if let Said::Over(outcome) = talk.heard(&self.route, answer, started, &mut inject) {
                 return Judged { outcome, inject };
             }
         }
-        let outcome = Outcome::Forward;
+        let outcome = Outcome::Nothing;
         Judged { outcome, inject }
     }
 }
 
 impl Talk {
-    /// What a filter's answer comes to.
     fn heard(
         &mut self,
         route: &Route,
         answer: Result<Reaction, FilterError>,
         started: Clock,
         inject: &mut Vec<Injection>,
-    ) -> Outcome {
+    ) -> Said {
         let link = &route.chain[self.link];
         let now = Clock::now();
         let reaction = match answer {
@@ -145,16 +151,16 @@ impl Talk {
                 link.metrics.message(error.label(), now - started);
                 link::failed(route, link, &error, now);
                 return match link.on_message_error {
-                    OnMessageError::Close => Outcome::Stop(filter_failed()),
-                    OnMessageError::Pass => Outcome::Forward,
+                    OnMessageError::Close => Said::Over(Outcome::Stop(filter_failed())),
+                    OnMessageError::Pass => Said::On,
                 };
             }
         };
         inject.extend(reaction.inject.into_iter().map(injection));
-        let (label, outcome) = match reaction.verdict {
-            guest::Verdict::Forward => ("forward", Outcome::Forward),
-            guest::Verdict::Replace(message) => ("replace", Outcome::Replace(own(message))),
-            guest::Verdict::Drop => ("drop", Outcome::Drop),
+        let (label, said) = match reaction.verdict {
+            guest::Verdict::Forward => ("forward", Said::On),
+            guest::Verdict::Replace(message) => ("replace", Said::Instead(own(message))),
+            guest::Verdict::Drop => ("drop", Said::Over(Outcome::Drop)),
             guest::Verdict::Close { code, reason } => {
                 let stop = Stop {
                     cause: Cause::Filter,
@@ -162,11 +168,11 @@ impl Talk {
                     reason,
                     offender: None,
                 };
-                ("close", Outcome::Stop(Box::new(stop)))
+                ("close", Said::Over(Outcome::Stop(Box::new(stop))))
             }
         };
         link.metrics.message(label, now - started);
-        outcome
+        said
     }
 }
 

@@ -18,7 +18,8 @@ pub trait Judge: Send + Sync {
     /// What it wants to see of a side's messages; does not change.
     fn interest(&self, sender: Side) -> Interest;
 
-    /// Asks about a message. What is not of interest need not be asked about.
+    /// Asks about a message. What is not of interest need not be asked about. One that goes on comes back
+    /// with the answer, so that nobody has to copy it.
     fn judge(self: Box<Self>, sender: Side, message: Message) -> Judging;
 
     /// Asks what there is to do now that [`Judge::next_tick`] has come.
@@ -43,11 +44,13 @@ pub struct Judged {
     pub inject: Vec<Injection>,
 }
 
-/// What becomes of a message. [`Outcome::Forward`] is the answer to a tick as well.
+/// What becomes of a message.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It goes on as it came.
-    Forward,
+    /// There was none: it is the answer to a tick.
+    Nothing,
+    /// It goes on as it came; here it is again.
+    Forward(Message),
     /// This goes on in its place: data for data, the same kind of control frame for one.
     Replace(Message),
     Drop,

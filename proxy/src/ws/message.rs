@@ -153,11 +153,25 @@ impl Message {
         }
     }
 
-    pub fn into_plain(self) -> Vec<u8> {
+    pub fn into_plain(mut self) -> Vec<u8> {
+        self.lend_plain()
+    }
+
+    /// What the message says, until [`Message::give_back`]; without it the message is empty.
+    pub fn lend_plain(&mut self) -> Vec<u8> {
+        std::mem::take(self.plain_mut())
+    }
+
+    /// Makes a message whole again that has lent this.
+    pub fn give_back(&mut self, plain: Vec<u8>) {
+        *self.plain_mut() = plain;
+    }
+
+    fn plain_mut(&mut self) -> &mut Vec<u8> {
         if self.compressed {
-            self.inflated
+            &mut self.inflated
         } else {
-            self.payload
+            &mut self.payload
         }
     }
 

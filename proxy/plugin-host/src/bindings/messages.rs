@@ -29,7 +29,7 @@ mod generated {
 /// A message as a guest gets it. Callers see to it that text is UTF-8; what is not goes as binary.
 pub(crate) fn message(kind: Kind, data: &[u8]) -> wit::MessageParam<'_> {
     match kind {
-        Kind::Text => match str::from_utf8(data) {
+        Kind::Text => match simdutf8::basic::from_utf8(data) {
             Ok(text) => wit::MessageParam::Text(text),
             Err(_) => wit::MessageParam::Binary(data),
         },

@@ -181,12 +181,20 @@ impl Conversation {
 
     /// A turn in an instance that is tidy.
     async fn turn(&self) -> Result<(Turn<'_>, ResourceAny), FilterError> {
-        let resource = self.seat.resource.ok_or(FilterError::InstanceGone)?;
-        // Who has a resource has furnished the room.
-        let none = async || Err(FilterError::InstanceGone);
-        let mut turn = self.seat.room.turn(none).await?;
-        self.filter.tidy(&mut turn).await?;
-        Ok((turn, resource))
+        let Seat { room, resource, .. } = &self.seat;
+        let resource = resource.ok_or(FilterError::InstanceGone)?;
+        if let Some(turn) = room.turn_at_once() {
+            return Ok((turn, resource));
+        }
+        // Boxed: those that wait need not make the others larger.
+        let turn = Box::pin(async {
+            // Who has a resource has furnished the room.
+            let none = async || Err(FilterError::InstanceGone);
+            let mut turn = room.turn(none).await?;
+            self.filter.tidy(&mut turn).await?;
+            Ok(turn)
+        });
+        Ok((turn.await?, resource))
     }
 }
 

@@ -41,6 +41,8 @@ pub(crate) struct Room {
     /// Mirrors `Stage::Failed`, for those who do not have their turn.
     failed: AtomicBool,
     people: Lock<People>,
+    /// Somebody is in `People::gone`.
+    untidy: AtomicBool,
 }
 
 /// What is behind the door.
@@ -110,6 +112,7 @@ impl Rooms {
             stage: Mutex::new(Stage::Empty),
             failed: AtomicBool::new(false),
             people: Lock::default(),
+            untidy: AtomicBool::new(false),
         });
         if self.seats > NonZeroU32::MIN {
             own.push(Arc::downgrade(&room));
@@ -119,6 +122,16 @@ impl Rooms {
 }
 
 impl Room {
+    /// A turn in an instance that is there, if nobody has his and there is nothing to tidy up first.
+    pub(super) fn turn_at_once(&self) -> Option<Turn<'_>> {
+        if self.untidy.load(Ordering::Acquire) {
+            return None;
+        }
+        let stage = self.stage.try_lock().ok()?;
+        let is_open = matches!(*stage, Stage::Open(_));
+        is_open.then_some(Turn { room: self, stage })
+    }
+
     /// Waits for a turn; `make` furnishes a room that nobody has used yet.
     ///
     /// # Errors
@@ -167,8 +180,11 @@ impl Room {
             if let Some(id) = known_as {
                 people.watching.remove(&id);
             }
-            if !self.has_failed() {
-                people.gone.extend(had);
+            if !self.has_failed()
+                && let Some(had) = had
+            {
+                people.gone.push(had);
+                self.untidy.store(true, Ordering::Release);
             }
         }
         let mut free = lock(&self.rooms.free);
@@ -196,7 +212,9 @@ impl Turn<'_> {
 
     /// Conversations that are over and must be freed.
     pub(super) fn gone(&mut self) -> Vec<ResourceAny> {
-        mem::take(&mut lock(&self.room.people).gone)
+        let mut people = lock(&self.room.people);
+        self.room.untidy.store(false, Ordering::Release);
+        mem::take(&mut people.gone)
     }
 
     fn fail(&mut self) {

@@ -364,8 +364,7 @@ impl Lane {
             self.output.forward(&message, shared);
             return Ok(());
         }
-        self.waiting = Some(Box::new(Waiting::Data(message)));
-        self.ask(other, court, shared, cx)
+        self.ask_about(Waiting::Data(message), other, court, shared, cx)
     }
 
     fn control(
@@ -405,11 +404,10 @@ impl Lane {
             self.output.wire(&control.wire(), shared);
             return Ok(());
         }
-        self.waiting = Some(Box::new(Waiting::Control(control)));
-        self.ask(other, court, shared, cx)
+        self.ask_about(Waiting::Control(control), other, court, shared, cx)
     }
 
-    /// Puts what is waiting before the court, if that is free, and does what it says, if it knows at once.
+    /// Puts what is waiting before the court, if that is free.
     fn ask(
         &mut self,
         other: &mut Lane,
@@ -423,17 +421,32 @@ impl Lane {
         if court.is_busy() {
             return Ok(());
         }
-        let Some(waiting) = self.waiting.as_deref() else {
-            return Ok(());
-        };
-        court.try_message(self.sender, waiting.message());
-        match court.poll(cx)? {
-            Some((_, judged)) => {
-                let waiting = self.waiting.take();
-                self.obey(waiting, judged, other, shared)
-            }
+        match self.waiting.take() {
+            Some(waiting) => self.ask_about(*waiting, other, court, shared, cx),
             None => Ok(()),
         }
+    }
+
+    /// Puts this before the court and does what it says, or lets it wait.
+    fn ask_about(
+        &mut self,
+        mut waiting: Waiting,
+        other: &mut Lane,
+        court: &mut Court,
+        shared: &mut Shared<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Box<Stop>> {
+        if court.has_failed() {
+            return Ok(());
+        }
+        if !court.is_busy() {
+            court.try_message(self.sender, waiting.lend());
+            if let Some((_, judged)) = court.poll(cx)? {
+                return self.obey(Some(waiting), judged, other, shared);
+            }
+        }
+        self.waiting = Some(Box::new(waiting));
+        Ok(())
     }
 
     /// As [`Lane::ask`], between this lane's turns.
@@ -452,23 +465,21 @@ impl Lane {
     /// Does what the court said about a message, or about nothing but the time.
     fn obey(
         &mut self,
-        waiting: Option<Box<Waiting>>,
+        waiting: Option<Waiting>,
         judged: Judged,
         other: &mut Lane,
         shared: &mut Shared<'_>,
     ) -> Result<(), Box<Stop>> {
         let Judged { outcome, inject } = judged;
-        let (before, after): (Vec<_>, Vec<_>) = inject
-            .into_iter()
-            .partition(|injection| injection.moment == Moment::Before);
-        self.put_in(&before, false, other, shared);
-        match (outcome, waiting.map(|waiting| *waiting)) {
+        self.put_in(&inject, Moment::Before, other, shared);
+        match (outcome, waiting) {
             (Outcome::Stop(stop), _) => return Err(stop),
-            (_, None) => {}
-            (Outcome::Forward, Some(Waiting::Data(message))) => {
+            (Outcome::Nothing, _) | (_, None) => {}
+            (Outcome::Forward(asked), Some(Waiting::Data(mut message))) => {
+                message.give_back(asked.data);
                 self.output.forward(&message, shared);
             }
-            (Outcome::Forward, Some(Waiting::Control(control))) => {
+            (Outcome::Forward(_), Some(Waiting::Control(control))) => {
                 self.output.wire(&control.wire(), shared);
             }
             (Outcome::Replace(new), Some(waiting)) => {
@@ -478,7 +489,7 @@ impl Lane {
                 self.output.dropped(waiting.is_compressed());
             }
         }
-        self.put_in(&after, true, other, shared);
+        self.put_in(&inject, Moment::After, other, shared);
         Ok(())
     }
 
@@ -490,10 +501,9 @@ impl Lane {
         other: &mut Lane,
         shared: &mut Shared<'_>,
     ) -> Result<(), Box<Stop>> {
-        let waiting = if about_message {
-            self.waiting.take()
-        } else {
-            None
+        let waiting = match about_message {
+            true => self.waiting.take().map(|waiting| *waiting),
+            false => None,
         };
         let obeyed = self.obey(waiting, judged, other, shared);
         self.output.hold(&mut shared.out);
@@ -503,11 +513,12 @@ impl Lane {
     fn put_in(
         &mut self,
         injections: &[Injection],
-        settled: bool,
+        moment: Moment,
         other: &mut Lane,
         shared: &mut Shared<'_>,
     ) {
-        for injection in injections {
+        let settled = moment == Moment::After;
+        for injection in injections.iter().filter(|it| it.moment == moment) {
             let ours = match injection.to {
                 Receiver::Client => self.sender == Side::FromServer,
                 Receiver::Server => self.sender == Side::FromClient,
@@ -724,11 +735,12 @@ impl OneWay for Lane {
 }
 
 impl Waiting {
-    fn message(&self) -> Message {
+    /// What the court is asked about; a data message comes back if it goes on.
+    fn lend(&mut self) -> Message {
         match self {
             Waiting::Data(message) => Message {
                 kind: data_kind(message.kind),
-                data: message.plain().to_vec(),
+                data: message.lend_plain(),
             },
             Waiting::Control(control) => Message {
                 kind: match control.kind {

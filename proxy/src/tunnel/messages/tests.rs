@@ -31,9 +31,9 @@ struct Puppet {
 }
 
 impl Puppet {
-    async fn consider(&mut self, message: &Message) -> Judged {
+    async fn consider(&mut self, message: Message) -> Judged {
         let mut inject = Vec::new();
-        let outcome = match &message.data[..] {
+        let outcome = match &message.data.clone()[..] {
             b"drop" => Outcome::Drop,
             b"close" => Outcome::Stop(Box::new(Stop {
                 cause: Cause::Filter,
@@ -53,7 +53,7 @@ impl Puppet {
                         });
                     }
                 }
-                Outcome::Forward
+                Outcome::Forward(message)
             }
             b"flood" => {
                 let message = text(&"x".repeat(1 << 20));
@@ -69,9 +69,9 @@ impl Puppet {
                 if let Some(told) = self.told.take() {
                     told.await.unwrap();
                 }
-                Outcome::Forward
+                Outcome::Forward(message)
             }
-            _ => Outcome::Forward,
+            _ => Outcome::Forward(message),
         };
         Judged { outcome, inject }
     }
@@ -89,7 +89,7 @@ impl Judge for Puppet {
     fn judge(mut self: Box<Self>, _: Side, message: Message) -> Judging {
         self.judged.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
-            let judged = self.consider(&message).await;
+            let judged = self.consider(message).await;
             (self as Box<dyn Judge>, judged)
         })
     }
