@@ -5,6 +5,9 @@
 //! A number makes the same conversation everywhere; a failure names it. `SLUICEGATE_CONVERSATIONS` runs
 //! others than the usual ones: `17` one, `1000..20000` a range.
 
+#[path = "conversations/speech.rs"]
+mod speech;
+
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,13 +16,14 @@ use futures_util::FutureExt;
 use sluicegate_tests::plugins;
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::Script;
-use sluicegate_tests::websocket::deflate::Deflater;
 use sluicegate_tests::websocket::frame::{self, Frame};
 use sluicegate_tests::websocket::negotiation::{Deflate, Params};
 use sluicegate_tests::websocket::random::Random;
 use sluicegate_tests::websocket::{Heard, Message, Peer, Receiver, Role};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
+
+use speech::{Speech, text};
 
 /// A filter on the route, and what becomes of messages there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,12 +62,6 @@ struct Conversation {
     close: Vec<u8>,
 }
 
-/// All that one end says, in the order in which it is complete.
-struct Speech {
-    wire: Vec<u8>,
-    said: Vec<Heard>,
-}
-
 /// What the other end is to hear of it.
 struct Expected {
     /// A message's `wire` is what it was; whether it must be that again is `as_it_was`.
@@ -77,6 +75,23 @@ struct Outcome {
     to_other: Vec<Expected>,
     /// Texts that its own end gets.
     replies: Vec<String>,
+}
+
+/// What became of the messages, but for empty ones, that their sender had compressed and no filter changed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    said: u32,
+    /// Heard as they came, byte for byte.
+    passed: u32,
+    /// Heard compressed by the proxy.
+    recompressed: u32,
+}
+
+/// One for each way with compression in which a message may be compressed where it is read.
+#[derive(Debug, Default)]
+struct Tallies {
+    pass: Tally,
+    terminate: Tally,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -93,7 +108,7 @@ async fn what_is_heard_is_what_a_model_says() {
     let running = lanes.into_iter().enumerate().map(|(lane, script)| {
         let numbers = numbers.clone();
         tokio::spawn(async move {
-            let mut failed = Vec::new();
+            let (mut failed, mut tallies) = (Vec::new(), Tallies::default());
             for number in numbers.filter(|number| *number as usize % LANES == lane) {
                 let mut random = Random::new(number);
                 let conversation = Conversation::of(number, &mut random);
@@ -102,7 +117,8 @@ async fn what_is_heard_is_what_a_model_says() {
                 let holding = async {
                     let (offers, wish) = (&conversation.offers, conversation.wish);
                     let pair = Peer::pair(address, &path, offers, &script, wish).await;
-                    conversation.hold(pair, random).await;
+                    let tally = conversation.hold(pair, random).await;
+                    tallies.add(&conversation, tally);
                 };
                 if std::panic::AssertUnwindSafe(holding)
                     .catch_unwind()
@@ -112,12 +128,15 @@ async fn what_is_heard_is_what_a_model_says() {
                     failed.push(told);
                 }
             }
-            failed
+            (failed, tallies)
         })
     });
-    let mut failed = Vec::new();
+    let (mut failed, mut tallies) = (Vec::new(), Tallies::default());
     for lane in futures_util::future::join_all(running).await {
-        failed.extend(lane.unwrap());
+        let (of_lane, counted) = lane.unwrap();
+        failed.extend(of_lane);
+        tallies.pass.add(counted.pass);
+        tallies.terminate.add(counted.terminate);
     }
     let count = failed.len();
     assert!(
@@ -125,6 +144,13 @@ async fn what_is_heard_is_what_a_model_says() {
         "{count} conversations failed:\n{}",
         failed.join("\n")
     );
+    // Or nothing was shown of compression.
+    if numbers == USUAL {
+        for tally in [tallies.pass, tallies.terminate] {
+            let counts = [tally.said, tally.passed, tally.recompressed];
+            assert!(!counts.contains(&0), "{tallies:?}");
+        }
+    }
 }
 
 impl Conversation {
@@ -181,7 +207,7 @@ impl Conversation {
         format!("/{lane}/{:?}/{:?}/", self.filter, self.compression)
     }
 
-    async fn hold(&self, (client, server): (Peer, Peer), mut random: Random) {
+    async fn hold(&self, (client, server): (Peer, Peer), mut random: Random) -> Tally {
         self.check_negotiation(&client, &server);
         let params = |peer: &Peer, role| {
             let deflate = peer.deflate?;
@@ -200,7 +226,7 @@ impl Conversation {
         let (mut to_proxy, mut from_proxy) = (client.sender, client.receiver);
         let (mut to_server, mut at_server) = (server.sender, server.receiver);
         let (one, other) = (Random::new(random.number()), Random::new(random.number()));
-        tokio::join!(
+        let ((), (), server_heard, client_heard) = tokio::join!(
             in_pieces(&mut to_proxy, &from_client.wire, one),
             in_pieces(&mut to_server, &from_server.wire, other),
             listen(&mut at_server, &up.to_other, &down.replies, "the server"),
@@ -227,6 +253,9 @@ impl Conversation {
         assert_eq!(from_proxy.next().await, Heard::End);
         drop(to_proxy);
         assert_eq!(at_server.next().await, Heard::End);
+        let mut tally = server_heard;
+        tally.add(client_heard);
+        tally
     }
 
     fn check_negotiation(&self, client: &Peer, server: &Peer) {
@@ -340,98 +369,23 @@ impl Conversation {
     }
 }
 
-impl Speech {
-    fn new(role: Role, params: Option<Params>, random: &mut Random) -> Speech {
-        let mut speech = Speech {
-            wire: Vec::new(),
-            said: Vec::new(),
-        };
-        let mut deflater = params.map(|params| Deflater::new(params, random));
-        for _ in 0..random.between(1, 20) {
-            if random.once_in(6) {
-                speech.control(role, random);
-            } else {
-                speech.message(role, deflater.as_mut(), random);
-            }
-        }
-        speech
+impl Tally {
+    fn add(&mut self, other: Tally) {
+        self.said += other.said;
+        self.passed += other.passed;
+        self.recompressed += other.recompressed;
     }
+}
 
-    fn control(&mut self, role: Role, random: &mut Random) {
-        let size = random.pick(&[0, 1, 125, 20]);
-        let payload = random.bytes(size);
-        let (opcode, heard) = match random.once_in(2) {
-            true => (frame::PING, Heard::Ping(payload.clone())),
-            false => (frame::PONG, Heard::Pong(payload.clone())),
-        };
-        self.wire
-            .extend(encode(Frame::new(opcode, payload), role, random));
-        self.said.push(heard);
-    }
-
-    fn message(&mut self, role: Role, deflater: Option<&mut Deflater>, random: &mut Random) {
-        let words = match random.below(40) {
-            0..=2 => 0,
-            3 => random.between(2000, 20_000),
-            4..=10 => random.between(100, 900),
-            _ => random.between(1, 60),
-        };
-        let is_text = !random.once_in(3);
-        let data = match is_text {
-            true => text(random, words).into_bytes(),
-            // Partly the same again and again.
-            false => {
-                let piece = random.bytes(50);
-                (0..words * 7)
-                    .map(|at| piece[at % 50] ^ (at / 1000) as u8)
-                    .collect()
-            }
-        };
-        let deflater = deflater.filter(|_| !random.once_in(5));
-        let compressed = deflater.is_some();
-        let payload = match deflater {
-            Some(deflater) => deflater.message(&data, random),
-            None => data.clone(),
-        };
-        let mut cuts = match random.once_in(2) {
-            true => Vec::new(),
-            // Two in the same place make an empty frame.
-            false => (0..random.between(1, 8))
-                .map(|_| random.below(payload.len() + 1))
-                .collect(),
-        };
-        cuts.sort_unstable();
-        cuts.push(payload.len());
-        let (mut wire, mut start) = (Vec::new(), 0);
-        for (number, end) in cuts.iter().enumerate() {
-            let opcode = match (number, is_text) {
-                (0, true) => frame::TEXT,
-                (0, false) => frame::BINARY,
-                _ => frame::CONTINUATION,
-            };
-            let frame = Frame {
-                fin: number + 1 == cuts.len(),
-                rsv: if compressed && number == 0 {
-                    frame::COMPRESSED
-                } else {
-                    0
-                },
-                ..Frame::new(opcode, &payload[start..*end])
-            };
-            if number > 0 && random.once_in(3) {
-                self.control(role, random);
-            }
-            let bytes = encode(frame, role, random);
-            self.wire.extend_from_slice(&bytes);
-            wire.extend(bytes);
-            start = *end;
+impl Tallies {
+    fn add(&mut self, conversation: &Conversation, tally: Tally) {
+        match conversation.compression {
+            // Nobody reads it.
+            Compression::Pass if conversation.filter == Filter::None => {}
+            Compression::Pass => self.pass.add(tally),
+            Compression::Terminate => self.terminate.add(tally),
+            Compression::Off => assert_eq!(tally.said, 0),
         }
-        self.said.push(Heard::Message(Message {
-            text: is_text,
-            data,
-            compressed,
-            wire,
-        }));
     }
 }
 
@@ -453,7 +407,13 @@ impl Outcome {
 }
 
 /// Hears what is expected, in its order; between it come the replies, in theirs.
-async fn listen(receiver: &mut Receiver, expected: &[Expected], replies: &[String], who: &str) {
+async fn listen(
+    receiver: &mut Receiver,
+    expected: &[Expected],
+    replies: &[String],
+    who: &str,
+) -> Tally {
+    let mut tally = Tally::default();
     let (mut expected, mut replies) = (expected.iter(), replies.iter());
     while expected.len() > 0 || replies.len() > 0 {
         let heard = receiver.next().await;
@@ -483,10 +443,16 @@ async fn listen(receiver: &mut Receiver, expected: &[Expected], replies: &[Strin
                 );
                 let same = heard.wire == message.wire;
                 assert!(same || !next.as_it_was, "{who}, {left} left: other frames");
+                if message.compressed && !message.data.is_empty() {
+                    tally.said += 1;
+                    tally.passed += u32::from(same);
+                    tally.recompressed += u32::from(!same && heard.compressed);
+                }
             }
             (heard, expected) => assert_eq!(heard, expected, "{who}, {left} left"),
         }
     }
+    tally
 }
 
 /// Writes in pieces of any size, letting others run between them.
@@ -502,27 +468,6 @@ async fn in_pieces(stream: &mut OwnedWriteHalf, mut bytes: &[u8], mut random: Ra
             tokio::task::yield_now().await;
         }
     }
-}
-
-fn encode(frame: Frame, role: Role, random: &mut Random) -> Vec<u8> {
-    match role {
-        Role::Client => frame
-            .masked((random.number() as u32).to_ne_bytes())
-            .encode(),
-        Role::Server => frame.encode(),
-    }
-}
-
-/// So many words, some of them of more bytes than letters.
-fn text(random: &mut Random, words: usize) -> String {
-    let mut text = String::new();
-    for _ in 0..words {
-        text += random.pick(&WORDS);
-        if random.once_in(4) {
-            text += &(random.number() % 10_000).to_string();
-        }
-    }
-    text
 }
 
 fn numbers() -> Range<u64> {
@@ -599,21 +544,3 @@ const LANES: usize = 4;
 const USUAL: Range<u64> = 0..16 * 7 * 3;
 /// Bytes of the largest message that [`Filter::RedactSmall`] wants to see.
 const SMALL: usize = 300;
-const WORDS: [&str; 16] = [
-    " the ",
-    "secret",
-    "market ",
-    "price",
-    "\"symbol\":",
-    "{",
-    "}",
-    ",",
-    "!",
-    "grün",
-    "€",
-    "日本語",
-    "😀",
-    "a",
-    "subscribe",
-    "\n",
-];

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use sluicegate_tests::plugins;
 use sluicegate_tests::proxy::Proxy;
-use sluicegate_tests::soon;
 use sluicegate_tests::upstream::Script;
 use sluicegate_tests::websocket::deflate::bomb;
 use sluicegate_tests::websocket::frame::{self, COMPRESSED, Frame};
 use sluicegate_tests::websocket::negotiation::{Deflate, Params};
 use sluicegate_tests::websocket::{Heard, Peer, Receiver};
+use sluicegate_tests::{soon, until};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::timeout;
@@ -291,6 +291,73 @@ async fn a_slow_reader_holds_back_the_sender_through_a_filter() {
             }
         };
         let (finished, ()) = tokio::join!(talker.send(&rest), reading);
+        finished.unwrap();
+    }
+}
+
+/// Small on the way in and large on the way out, messages of one read are as many as `tunnel_buffer` has room for;
+/// the others wait as they came.
+#[tokio::test]
+async fn what_waits_for_a_reader_that_stands_still_is_as_much_as_tunnel_buffer() {
+    let script = Script::new().await;
+    let route = |buffer| {
+        let to = script.addr;
+        format!(
+            r#"
+            [[route]]
+            path = "/{buffer}/"
+            to = "{to}"
+            compression = "terminate"
+            tunnel_buffer = "{buffer}"
+            "#
+        )
+    };
+    let proxy = Proxy::start(&format!(
+        "[runtime]\nworkers = 1\n[[listener]]\nbind = \"127.0.0.1:0\"\n{}{}",
+        route("64KiB"),
+        route("64MiB")
+    ))
+    .await;
+    let plain = vec![b'a'; 64 << 10];
+    let small = Frame::new(frame::BINARY, bomb(plain.len())).with_rsv(COMPRESSED);
+    // One read's worth.
+    let messages = (60 << 10) / small.encode().len();
+    let burst = small.encode().repeat(messages);
+    let params = Params {
+        window_bits: 12,
+        takeover: true,
+    };
+    let wish = Deflate {
+        client: params,
+        server: params,
+    };
+    for (path, most) in [("/64KiB/", Some(HELD_KIB)), ("/64MiB/", None)] {
+        let before = warm_up(&proxy, &script, path).await;
+        let pair = Peer::pair(proxy.addr(0), path, "", &script, Some(wish)).await;
+        let (mut client, mut server) = pair;
+        server.send(&burst).await.unwrap();
+        let large = Frame::new(frame::BINARY, vec![b'b'; INJECTED]).encode();
+        let (sent, rest) = stuff(&mut server.sender, &large).await;
+        match most {
+            Some(most) => {
+                let grown = grown(&proxy, before);
+                assert!(grown < most, "the proxy has grown by {grown} KiB");
+            }
+            None => {
+                let half = (messages * plain.len() / 2) as u64 >> 10;
+                let keeps = || async { (grown(&proxy, before) >= half).then_some(()) };
+                until("all of it is kept", keeps).await;
+            }
+        }
+        let reading = async {
+            for _ in 0..messages {
+                expect(&mut client.receiver, &plain).await;
+            }
+            for _ in 0..sent {
+                expect(&mut client.receiver, &[b'b'; INJECTED]).await;
+            }
+        };
+        let (finished, ()) = tokio::join!(server.send(&rest), reading);
         finished.unwrap();
     }
 }

@@ -7,8 +7,11 @@ use serde_json::Value;
 use sluicegate_tests::client;
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::Script;
+use sluicegate_tests::websocket::frame::{self, Frame as RawFrame};
+use sluicegate_tests::websocket::{Heard, Peer};
 use sluicegate_tests::{soon, until};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -20,8 +23,8 @@ type End = WebSocketStream<TcpStream>;
 /// More than sixty bytes.
 const LARGE: &str = "this is a message of more than sixty bytes, though not of many more";
 
-/// Both ends of a tunnel on a route with these rules.
-async fn tunnel(rules: &str) -> (Proxy, End, End) {
+/// A route with these rules to a server that the test plays.
+async fn start(rules: &str) -> (Proxy, Script) {
     let script = Script::new().await;
     let proxy = Proxy::start(&format!(
         r#"
@@ -38,6 +41,12 @@ async fn tunnel(rules: &str) -> (Proxy, End, End) {
         script.addr
     ))
     .await;
+    (proxy, script)
+}
+
+/// Both ends of a tunnel on a route with these rules.
+async fn tunnel(rules: &str) -> (Proxy, End, End) {
+    let (proxy, script) = start(rules).await;
     let stream = client::tcp(proxy.addr(0)).await;
     let request = client::ws_request("ws://a.test/", &[]);
     let (client, server) = tokio::join!(
@@ -85,6 +94,14 @@ async fn recorded(proxy: &Proxy, limit: &str) {
         format!(r#"sluicegate_websocket_limit_closes_total{{route="/",limit="{limit}"}} 1"#);
     let metrics = metrics(proxy).await;
     assert!(metrics.contains(&counted), "no {counted} in {metrics}");
+}
+
+/// Pongs that this side has answered the proxy's pings with.
+fn round_trips(metrics: &str, side: &str) -> Option<u32> {
+    let name = "sluicegate_websocket_ping_round_trip_seconds_count";
+    let series = format!(r#"{name}{{route="/",side="{side}"}} "#);
+    let count = metrics.split_once(&series)?.1.lines().next()?;
+    count.parse().ok()
 }
 
 /// A frame of a text message.
@@ -183,6 +200,86 @@ async fn a_side_that_sends_too_much_in_a_second_is_told_1008() {
 }
 
 #[tokio::test]
+async fn a_burst_passes_at_once_and_what_comes_behind_it_ends_the_tunnel() {
+    let rules = "client_rate = { messages = 1, messages_burst = 40 }";
+    let (proxy, mut client, mut server) = tunnel(rules).await;
+    // Together, as 40 more would be 40 s of it.
+    let numbers = (0..80).map(|n| Message::text(n.to_string()));
+    let numbers: Vec<_> = numbers.collect();
+    for number in &numbers {
+        client.feed(number.clone()).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    let (to_client, to_server) = tokio::join!(told(&mut client), told(&mut server));
+    assert_eq!(to_client, (Vec::new(), 1008));
+    let (passed, code) = to_server;
+    assert_eq!(code, 1008);
+    assert!((40..80).contains(&passed.len()), "{} passed", passed.len());
+    assert_eq!(passed, numbers[..passed.len()]);
+    recorded(&proxy, "message_rate").await;
+
+    let rules = "server_rate = { bytes = \"1\", bytes_burst = \"4KiB\" }";
+    let (proxy, mut client, mut server) = tunnel(rules).await;
+    let large = Message::binary(vec![7; 1000]);
+    for _ in 0..4 {
+        server.send(large.clone()).await.unwrap();
+        let message = soon("one of the burst", client.next()).await;
+        assert_eq!(message.unwrap().unwrap(), large);
+    }
+    // It would have to wait for a quarter of an hour.
+    server.send(large).await.unwrap();
+    let (to_client, to_server) = tokio::join!(told(&mut client), told(&mut server));
+    assert_eq!(to_client, (Vec::new(), 1008));
+    assert_eq!(to_server, (Vec::new(), 1008));
+    recorded(&proxy, "message_rate").await;
+}
+
+#[tokio::test]
+async fn a_burst_passes_at_once_and_what_comes_behind_it_waits() {
+    let rules = r#"client_rate = { messages = 1, messages_burst = 60, over = "wait" }"#;
+    let (proxy, mut client, mut server) = tunnel(rules).await;
+    let started = Instant::now();
+    for n in 0..62 {
+        client.feed(Message::text(n.to_string())).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    // A second for each would be more than anybody waits here.
+    let burst = async {
+        for n in 0..60 {
+            let message = server.next().await.unwrap().unwrap();
+            assert_eq!(message, Message::text(n.to_string()));
+        }
+    };
+    soon("the burst", burst).await;
+    for n in 60..62 {
+        let message = soon("the rest", server.next()).await.unwrap().unwrap();
+        assert_eq!(message, Message::text(n.to_string()));
+    }
+    // One may go before it is paid for.
+    let took = started.elapsed();
+    assert!(took >= Duration::from_millis(950), "{took:?}");
+    client.close(None).await.unwrap();
+    while let Some(Ok(_)) = soon("the end", server.next()).await {}
+    assert_eq!(close_line(&proxy).await["cause"], "close");
+
+    let rules = r#"server_rate = { bytes = "1", bytes_burst = "4KiB", over = "wait" }"#;
+    let (_proxy, mut client, mut server) = tunnel(rules).await;
+    let large = Message::binary(vec![7; 1000]);
+    for _ in 0..4 {
+        server.send(large.clone()).await.unwrap();
+        let message = soon("one of the burst", client.next()).await;
+        assert_eq!(message.unwrap().unwrap(), large);
+    }
+    server.send(large).await.unwrap();
+    // The other direction goes on, and nothing comes of this one.
+    client.send(Message::text("still here")).await.unwrap();
+    let message = soon("a message", server.next()).await.unwrap().unwrap();
+    assert_eq!(message, Message::text("still here"));
+    let early = timeout(Duration::from_millis(300), client.next()).await;
+    assert!(early.is_err(), "{early:?}");
+}
+
+#[tokio::test]
 async fn a_message_of_too_many_frames_ends_the_tunnel_with_1008() {
     let (_proxy, mut client, mut server) = tunnel("message_frames = 3").await;
     let frames = [
@@ -253,12 +350,7 @@ async fn pings_of_the_proxy_are_between_it_and_each_side() {
     let client = tokio::spawn(hear(client_hears));
     until("pings with answers", || async {
         let metrics = metrics(&proxy).await;
-        let answered = |side| {
-            let name = "sluicegate_websocket_ping_round_trip_seconds_count";
-            let series = format!(r#"{name}{{route="/",side="{side}"}} "#);
-            let count = metrics.split_once(&series)?.1.lines().next()?;
-            count.parse::<u32>().ok().filter(|count| *count >= 3)
-        };
+        let answered = |side| round_trips(&metrics, side).filter(|count| *count >= 3);
         Some((answered("client")?, answered("server")?))
     })
     .await;
@@ -273,15 +365,60 @@ async fn pings_of_the_proxy_are_between_it_and_each_side() {
 }
 
 #[tokio::test]
+async fn pings_to_the_server_alone_stay_between_it_and_the_proxy() {
+    let (proxy, script) = start("server_ping_interval = \"300ms\"\npong_timeout = \"299ms\"").await;
+    let (mut client, mut server) = Peer::pair(proxy.addr(0), "/", "", &script, None).await;
+    for _ in 0..3 {
+        let Heard::Ping(payload) = server.next().await else {
+            panic!("no ping");
+        };
+        assert_eq!(payload.len(), 8);
+        // Its own pong, one that nobody asked for, and a message.
+        for (opcode, payload) in [
+            (frame::PONG, payload.as_slice()),
+            (frame::PONG, b"unasked"),
+            (frame::TEXT, b"a"),
+        ] {
+            server.say(RawFrame::new(opcode, payload)).await.unwrap();
+        }
+        assert_eq!(client.next().await, Heard::Pong(b"unasked".to_vec()));
+        let heard = client.next().await;
+        assert!(
+            matches!(&heard, Heard::Message(message) if message.data == b"a"),
+            "{heard:?}"
+        );
+    }
+    let metrics = metrics(&proxy).await;
+    assert_eq!(round_trips(&metrics, "server"), Some(3));
+    assert_eq!(round_trips(&metrics, "client"), None);
+    for peer in [&mut client, &mut server] {
+        peer.say(RawFrame::close(1000, "")).await.unwrap();
+    }
+    assert_eq!(
+        client.next().await,
+        Heard::Close(Some((1000, String::new())))
+    );
+}
+
+#[tokio::test]
 async fn a_side_that_answers_no_ping_is_left() {
-    let rules = "client_ping_interval = \"100ms\"\npong_timeout = \"50ms\"";
-    let (proxy, mut client, mut server) = tunnel(rules).await;
-    // The client reads nothing, so it answers nothing.
-    assert_eq!(told(&mut server).await, (Vec::new(), 1001));
-    let (heard, code) = told(&mut client).await;
-    assert_eq!(code, 1001);
-    assert!(matches!(heard.as_slice(), [Message::Ping(_)]), "{heard:?}");
-    recorded(&proxy, "pong_timeout").await;
+    for side in ["client", "server"] {
+        let rules = format!("{side}_ping_interval = \"100ms\"\npong_timeout = \"50ms\"");
+        let (proxy, mut client, mut server) = tunnel(&rules).await;
+        // The one that is asked reads nothing, so it answers nothing.
+        let (asked, other) = match side {
+            "client" => (&mut client, &mut server),
+            _ => (&mut server, &mut client),
+        };
+        assert_eq!(told(other).await, (Vec::new(), 1001), "{side}");
+        let (heard, code) = told(asked).await;
+        assert_eq!(code, 1001, "{side}");
+        assert!(
+            matches!(heard.as_slice(), [Message::Ping(_)]),
+            "{side}: {heard:?}"
+        );
+        recorded(&proxy, "pong_timeout").await;
+    }
 }
 
 #[tokio::test]

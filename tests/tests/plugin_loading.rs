@@ -149,6 +149,41 @@ async fn a_filter_of_messages_is_refused_where_bytes_are_only_copied() {
 }
 
 #[tokio::test]
+async fn what_is_said_of_messages_to_a_filter_of_none_is_a_warning() {
+    let said =
+        ", isolation = \"shared\", connections_per_instance = 5, on_message_error = \"pass\"";
+    for (package, config, said, warned) in [
+        ("sluicegate-test-guests", "{}", said, true),
+        ("sluicegate-test-guests", "{}", "", false),
+        // One that wants none with this config, and one that wants some.
+        (
+            "sluicegate-message-guest",
+            r#"{ does = "silent" }"#,
+            said,
+            true,
+        ),
+        ("sluicegate-message-guest", "{}", said, false),
+    ] {
+        let dir = TempDir::new().unwrap();
+        copy(package, dir.path());
+        let proxy = Proxy::start_in(dir, &config_with(config, said)).await;
+        let told = proxy.stderr_text();
+        for (key, place) in [
+            ("isolation", "8:42"),
+            ("connections_per_instance", "8:79"),
+            ("on_message_error", "8:101"),
+        ] {
+            let warning = format!(
+                "warning: `{key}` changes nothing where plugin `filter` filters no messages\n"
+            );
+            let place = format!("sluicegate.toml:{place}\n");
+            let count = [&warning, &place].map(|text| told.matches(text.as_str()).count());
+            assert_eq!(count, [usize::from(warned); 2], "{told}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_configure_that_takes_too_long_stops_a_start_and_a_reload_with_its_place() {
     let upstream = Upstream::echoing("echo").await;
     let to = upstream.addr.to_string();

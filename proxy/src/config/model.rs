@@ -442,6 +442,8 @@ pub struct PluginUse {
     /// Tunnels that share an instance at most, where they do.
     pub connections_per_instance: NonZeroU32,
     pub on_message_error: OnMessageError,
+    /// The keys given here that only say something of messages.
+    pub message_keys: Vec<Located<&'static str>>,
     pub span: Span,
 }
 

@@ -208,12 +208,9 @@ impl Exchange {
         });
         let lifetime = self.session.max_lifetime.map(Duration::from_millis);
         let session = until.into_iter().chain(lifetime).min();
-        let max_lifetime = route.tunnel.max_lifetime.map(|max| {
-            // Earlier by a random share, so that tunnels that came together do not leave together.
-            let random = random::bytes().map_or(0.0, |bytes| f64::from(u32::from_ne_bytes(bytes)));
-            let share = random / f64::from(u32::MAX) * route.tunnel.lifetime_jitter;
-            max.mul_f64(1.0 - share)
-        });
+        let rules = &route.tunnel;
+        let max_lifetime = rules.max_lifetime;
+        let max_lifetime = max_lifetime.map(|max| jittered(max, rules.lifetime_jitter));
         let ends_by_route = max_lifetime.is_some_and(|max| session.is_none_or(|left| max < left));
         let left = session.into_iter().chain(max_lifetime).min()?;
         Some(Box::new(Expiry {
@@ -442,6 +439,13 @@ pub(super) fn log_refused_head(connection: &Connection, status: StatusCode, labe
         });
 }
 
+/// Earlier by a random part of this share, 0.0 to 1.0, so that tunnels that came together do not leave
+/// together.
+fn jittered(lifetime: Duration, share: f64) -> Duration {
+    let random = random::bytes().map_or(0.0, |bytes| f64::from(u32::from_ne_bytes(bytes)));
+    lifetime.mul_f64(1.0 - random / f64::from(u32::MAX) * share)
+}
+
 fn protocol(version: Version) -> &'static str {
     match version {
         Version::HTTP_10 => "HTTP/1.0",
@@ -453,4 +457,30 @@ fn protocol(version: Version) -> &'static str {
 /// nginx's word for a client that left before its answer; only ever logged.
 fn client_closed_request() -> StatusCode {
     StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_are_spread_over_the_whole_jitter_and_no_further() {
+        let max = Duration::from_secs(1000);
+        for (share, tenth) in [(0.1, 10.0), (0.5, 50.0), (1.0, 100.0)] {
+            let mut draws: Vec<_> = (0..1000).map(|_| jittered(max, share)).collect();
+            let earliest = max.mul_f64(1.0 - share);
+            assert!(draws.iter().all(|draw| (earliest..=max).contains(draw)));
+            // One that shuns a tenth of the room by chance: 0.9 to the power of 1000.
+            for tenths in 0..10 {
+                let from = earliest + Duration::from_secs_f64(tenth * f64::from(tenths));
+                let part = from..=from + Duration::from_secs_f64(tenth);
+                let drawn = draws.iter().any(|draw| part.contains(draw));
+                assert!(drawn, "none within {part:?} of {share}");
+            }
+            draws.sort_unstable();
+            draws.dedup();
+            assert!(draws.len() > 900, "{} of 1000 differ", draws.len());
+        }
+        assert_eq!(jittered(max, 0.0), max);
+    }
 }

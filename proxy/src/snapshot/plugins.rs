@@ -22,7 +22,9 @@ use tokio::time::timeout;
 use super::config_schema::{ConfigSchema, place};
 use super::{ChainLink, Snapshot, Standing, Workshop};
 use crate::config::Diagnostic;
-use crate::config::model::{self, Config, PluginConfig, PluginUse, SecretRef, SecretSource};
+use crate::config::model::{
+    self, Config, Located, PluginConfig, PluginUse, SecretRef, SecretSource,
+};
 
 /// A compiled plugin and the filters that routes have made of it.
 pub struct LoadedPlugin {
@@ -99,17 +101,20 @@ pub(super) async fn build_chains(
                     let hint = Some("leave out `follow = false`".to_owned());
                     diagnostics.push(Diagnostic::error(link.span.clone(), message).hint(hint));
                 }
-                Ok(filter) => chain.push(ChainLink {
-                    metrics: workshop.metrics.plugin(loaded.plugin.name(), &route.name),
-                    standing: {
-                        let rule = loaded.limits.quarantine;
-                        Standing::of(&filter, rule, &route.name, previous)
-                    },
-                    // Never taken over from before: instances of an earlier generation go with it.
-                    filter: spread(filter, link),
-                    on_error: link.on_error,
-                    on_message_error: link.on_message_error,
-                }),
+                Ok(filter) => {
+                    diagnostics.extend(without_effect(&filter, link));
+                    chain.push(ChainLink {
+                        metrics: workshop.metrics.plugin(loaded.plugin.name(), &route.name),
+                        standing: {
+                            let rule = loaded.limits.quarantine;
+                            Standing::of(&filter, rule, &route.name, previous)
+                        },
+                        // Never taken over from before: instances of an earlier generation go with it.
+                        filter: spread(filter, link),
+                        on_error: link.on_error,
+                        on_message_error: link.on_message_error,
+                    });
+                }
                 Err(found) => {
                     // Routes that share the plugin's own config share its mistakes.
                     for diagnostic in found {
@@ -123,6 +128,23 @@ pub(super) async fn build_chains(
         chains.push(chain);
     }
     chains
+}
+
+/// What is said of messages to a filter that wants none with this config.
+fn without_effect(filter: &Filter, link: &PluginUse) -> Vec<Diagnostic> {
+    if filter.interest().is_some() {
+        return Vec::new();
+    }
+    let name = filter.plugin().name();
+    let keys = link.message_keys.iter();
+    let warning = |key: &Located<&str>| {
+        let message = format!(
+            "`{}` changes nothing where plugin `{name}` filters no messages",
+            key.value
+        );
+        Diagnostic::warning(key.span.clone(), message)
+    };
+    keys.map(warning).collect()
 }
 
 /// The filter with instances of its own, spread over requests and tunnels as the route says.

@@ -15,7 +15,7 @@ use crate::config::model::{
     Allow, Isolation, Located, OnError, OnMessageError, Plugin, PluginConfig, PluginLimits,
     PluginUse, Quarantine, SecretRef, SecretSource, Span,
 };
-use crate::config::reader::{Either, Field, OneOrMany, Text};
+use crate::config::reader::{Either, Field, OneOrMany, Read, Text};
 use crate::config::schema;
 use crate::config::values::{Name, PluginJson, Secret, did_you_mean};
 
@@ -141,6 +141,11 @@ impl Plugins {
             cx.report(mistake.related(isolation.unwrap_or(span.clone()), "said here"));
         }
         let per_instance = number(&table.connections_per_instance, CONNECTIONS_PER_INSTANCE);
+        let message_keys = [
+            key("isolation", &table.isolation),
+            key("connections_per_instance", &table.connections_per_instance),
+            key("on_message_error", &table.on_message_error),
+        ];
         let on_message_error = table.on_message_error.value().copied();
         Some(PluginUse {
             plugin: index,
@@ -153,9 +158,16 @@ impl Plugins {
                 OnError::Deny => OnMessageError::Close,
                 OnError::Pass => OnMessageError::Pass,
             }),
+            message_keys: message_keys.into_iter().flatten().collect(),
             span: written.span.clone(),
         })
     }
+}
+
+/// A key, where it was given.
+fn key<T: Read>(name: &'static str, field: &Field<T>) -> Option<Located<&'static str>> {
+    let span = field.given()?.span.clone();
+    Some(Located { value: name, span })
 }
 
 fn lower_plugin(
