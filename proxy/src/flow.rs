@@ -238,7 +238,7 @@ async fn answer(
     exchange.routed(&route);
     let kind = handshake::classify(parts, body.is_end_stream())?;
     if let Kind::WebSocket(_) = kind {
-        exchange.is_handshake();
+        exchange.begin_handshake()?;
         if !handshake::origin_allowed(&parts.headers, &route.origins) {
             return Err(Failure::origin_refused());
         }

@@ -6,3 +6,6 @@
 mod duplex;
 
 pub use duplex::Duplex;
+
+#[cfg(test)]
+pub(crate) use duplex::tests as testing;

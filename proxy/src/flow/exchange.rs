@@ -14,6 +14,7 @@ use http::{Method, Response, StatusCode, Version};
 use sluicegate_plugin_host::{Outbound, Session};
 use tokio::time::Instant;
 
+use crate::admission::Admission;
 use crate::body::{OnEnd, ResponseBody, ResponseEnd, UpstreamConnection};
 use crate::error::{Failure, Side};
 use crate::facts::RequestFacts;
@@ -22,6 +23,7 @@ use crate::flow::forwarding::Loan;
 use crate::flow::guest_http::GuestHttp;
 use crate::flow::record::{RequestRecord, TunnelRecord};
 use crate::flow::websocket::Upgrade;
+use crate::handshake::Extended;
 use crate::random;
 use crate::request;
 use crate::snapshot::{Route, Snapshot, UpstreamEntry};
@@ -38,6 +40,7 @@ pub(super) struct Exchange {
     /// Keeps the connection busy; given back when a tunnel takes over.
     in_flight: Option<InFlight>,
     started: Instant,
+    /// As sent, CONNECT for a WebSocket over HTTP/2.
     method: Method,
     version: Version,
     facts: Option<RequestFacts>,
@@ -53,6 +56,8 @@ pub(super) struct Exchange {
     loan: Option<Loan>,
     /// A WebSocket was asked for.
     handshake: bool,
+    /// The place of a WebSocket that shares its connection.
+    admission: Option<Box<Admission>>,
     status: StatusCode,
     /// Why the proxy answered itself.
     failure: Option<(Side, &'static str)>,
@@ -82,12 +87,16 @@ impl Exchange {
         snapshot: &Arc<Snapshot>,
         parts: &Parts,
     ) -> Box<Exchange> {
+        let extended = parts.extensions.get::<Extended>().is_some();
         Box::new(Exchange {
             connection: Arc::clone(connection),
             snapshot: Arc::clone(snapshot),
             in_flight: Some(connection.begin_request()),
             started: Instant::now(),
-            method: parts.method.clone(),
+            method: match extended {
+                true => Method::CONNECT,
+                false => parts.method.clone(),
+            },
             version: parts.version,
             facts: None,
             refused: None,
@@ -99,6 +108,7 @@ impl Exchange {
             received: None,
             loan: None,
             handshake: false,
+            admission: None,
             status: client_closed_request(),
             failure: None,
             cut: None,
@@ -142,8 +152,27 @@ impl Exchange {
         self.route = Some(Arc::clone(route));
     }
 
-    pub(super) fn is_handshake(&mut self) {
+    /// A WebSocket was asked for; over HTTP/2 it shares its connection, and takes a place like one.
+    pub(super) fn begin_handshake(&mut self) -> Result<(), Failure> {
         self.handshake = true;
+        if self.version != Version::HTTP_2 {
+            return Ok(());
+        }
+        let limits = &self.snapshot.limits;
+        let full = |label| Failure::new(Side::Proxy, StatusCode::SERVICE_UNAVAILABLE, label);
+        let control = &self.connection.worker.shared.admission;
+        let entered = control.try_enter(limits.connections);
+        let entered = entered.ok_or_else(|| full("connections"))?;
+        let admission = entered
+            .of_client(self.connection.facts.peer, limits.connections_per_client)
+            .ok_or_else(|| full("connections_per_client"))?;
+        self.admission = Some(Box::new(admission));
+        Ok(())
+    }
+
+    /// The place of the WebSocket, for its tunnel to keep.
+    pub(super) fn take_admission(&mut self) -> Option<Box<Admission>> {
+        self.admission.take()
     }
 
     pub(super) fn counts(&mut self, received: Arc<AtomicU64>) {
@@ -293,15 +322,19 @@ impl Exchange {
         response.map(|body| body.on_end(self))
     }
 
-    /// The 101 is on its way: the request is over, the tunnel begins. Writes `ws.open`.
+    /// The handshake's answer is on its way: the request is over, the tunnel begins. Writes `ws.open`.
     pub(super) fn begin_tunnel(&mut self, subprotocol: Option<&str>) {
         self.in_flight = None;
-        self.status = StatusCode::SWITCHING_PROTOCOLS;
+        self.status = match self.version {
+            Version::HTTP_2 => StatusCode::OK,
+            _ => StatusCode::SWITCHING_PROTOCOLS,
+        };
         self.told = true;
         let log = &self.snapshot.access_log;
         if log.is_on() {
             log.ws_open(&WsOpenEvent {
                 exchange: self.event(),
+                status: self.status.as_u16(),
                 duration: self.started.elapsed(),
                 upstream_duration: self.upstream_duration,
                 subprotocol,
@@ -318,7 +351,9 @@ impl Exchange {
             route: self.route.clone(),
             upstream: self.upstream.clone(),
             endpoint: self.endpoint.clone(),
-            request: log.is_on().then(|| RequestRecord::from(&self.event())),
+            request: log
+                .is_on()
+                .then(|| RequestRecord::new(&self.event(), self.version == Version::HTTP_2)),
         }
     }
 

@@ -31,6 +31,8 @@ pub(super) struct RequestRecord {
     /// Where the first three end.
     ends: [u32; 3],
     has_query: bool,
+    /// The handshake was an extended CONNECT.
+    http2: bool,
     labels: Box<[(String, String)]>,
 }
 
@@ -49,17 +51,21 @@ impl TunnelRecord {
             return;
         };
         let [id, host, path] = request.ends.map(|end| end as usize);
+        // An opening handshake knows no others.
+        let (method, protocol) = match request.http2 {
+            true => ("CONNECT", "HTTP/2"),
+            false => ("GET", "HTTP/1.1"),
+        };
         self.snapshot.access_log.ws_close(&WsCloseEvent {
             exchange: Exchange {
                 connection: &self.connection.facts,
                 request_id: &request.text[..id],
                 client_ip: request.client_ip,
-                // The opening handshake knows no other.
-                method: "GET",
+                method,
                 host: &request.text[id..host],
                 path: &request.text[host..path],
                 query: request.has_query.then_some(&request.text[path..]),
-                protocol: "HTTP/1.1",
+                protocol,
                 route: self.route.as_ref().map(|route| &*route.name),
                 upstream: self.upstream.as_deref(),
                 endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.name()),
@@ -76,8 +82,9 @@ impl TunnelRecord {
     }
 }
 
-impl From<&Exchange<'_>> for RequestRecord {
-    fn from(event: &Exchange<'_>) -> RequestRecord {
+impl RequestRecord {
+    /// `http2`: the handshake was an extended CONNECT.
+    pub(super) fn new(event: &Exchange<'_>, http2: bool) -> RequestRecord {
         let query = event.query.unwrap_or("");
         let text = [event.request_id, event.host, event.path, query].concat();
         let id = event.request_id.len();
@@ -89,6 +96,7 @@ impl From<&Exchange<'_>> for RequestRecord {
             // A head of 4 GiB is refused long before.
             ends: [id, host, path].map(|end| u32::try_from(end).unwrap_or(0)),
             has_query: event.query.is_some(),
+            http2,
             labels: event.labels.into(),
         }
     }

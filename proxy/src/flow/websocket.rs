@@ -154,6 +154,7 @@ impl Pending {
         let open = metrics.as_ref().map(RouteMetrics::websocket_open);
         let expiry = self.exchange.expiry();
         let record = self.exchange.record();
+        let admission = self.exchange.take_admission();
         let leased = upgrade.leased;
         let rules = Arc::clone(&upgrade.rules);
         let level = if upgrade.reads_messages {
@@ -184,7 +185,7 @@ impl Pending {
             member,
         };
         tunnel.run().map(move |summary| {
-            drop((leased, open));
+            drop((leased, open, admission));
             record.close(&summary);
         })
     }

@@ -60,9 +60,8 @@ impl Duplex {
         }
     }
 
-    /// Ends the stream, if a shutdown has not, and waits until a drop can no longer undo that.
-    ///
-    /// That may be as long as the peer opens no window for what was written before.
+    /// Ends the stream, if a shutdown has not, and waits until a drop can no longer undo that: as a client,
+    /// until the connection has taken everything from the stream's queue. The caller bounds it.
     pub fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let ended = self.end();
         // A stream that both have ended is closed: nothing is reset.

@@ -74,11 +74,13 @@ pub struct ErrorLabel {
     pub kind: &'static str,
 }
 
-/// A handshake was answered 101.
+/// A handshake was accepted.
 #[derive(Debug, Clone, Copy)]
 pub struct WsOpenEvent<'a> {
     pub exchange: Exchange<'a>,
-    /// From the request's first byte to the 101.
+    /// As sent: 101, over HTTP/2 200.
+    pub status: u16,
+    /// From the request's first byte to the answer.
     pub duration: Duration,
     pub upstream_duration: Option<Duration>,
     pub subprotocol: Option<&'a str>,
@@ -88,7 +90,7 @@ pub struct WsOpenEvent<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct WsCloseEvent<'a> {
     pub exchange: Exchange<'a>,
-    /// From the 101 to the end.
+    /// From the handshake's answer to the end.
     pub duration: Duration,
     pub from_client: Traffic,
     pub from_upstream: Traffic,
@@ -197,7 +199,7 @@ fn write_request(event: &RequestEvent<'_>, query: bool, line: &mut dyn Line) {
 }
 
 fn write_open(event: &WsOpenEvent<'_>, query: bool, line: &mut dyn Line) {
-    line.number("status", 101);
+    line.number("status", event.status.into());
     write_exchange(&event.exchange, query, line);
     line.millis("duration_ms", event.duration);
     if let Some(duration) = event.upstream_duration {

@@ -143,6 +143,7 @@ fn every_event_is_json_with_its_keys() {
     };
     let event = WsOpenEvent {
         exchange: exchange(&connection, "/ws/"),
+        status: 101,
         duration: Duration::from_millis(3),
         upstream_duration: Some(Duration::from_millis(2)),
         subprotocol: Some("chat.v2"),
