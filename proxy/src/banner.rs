@@ -136,12 +136,13 @@ impl Lines {
 
 fn protocols(policy: &ListenerPolicy) -> String {
     let Some(tls) = &policy.tls else {
-        return match policy.redirect_to_https {
-            Some(_) => "http, redirects to https".to_owned(),
-            None => "http/1.1".to_owned(),
+        return match (policy.redirect_to_https, policy.http2.enabled) {
+            (Some(_), _) => "http, redirects to https".to_owned(),
+            (None, true) => "h2c, http/1.1".to_owned(),
+            (None, false) => "http/1.1".to_owned(),
         };
     };
-    let alpn = if tls.http2() {
+    let alpn = if policy.http2.enabled {
         "h2, http/1.1"
     } else {
         "http/1.1"
