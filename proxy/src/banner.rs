@@ -9,9 +9,10 @@ use std::num::NonZeroUsize;
 use std::time::{Instant, SystemTime};
 
 use crate::admin::AdminListener;
-use crate::config::model::{Action, Bind, Config, HostPattern, PathPattern};
+use crate::config::model::{Action, Bind, Config, HostPattern, PathPattern, Protocols};
 use crate::listener::BoundListener;
 use crate::snapshot::{ListenerPolicy, Snapshot};
+use crate::upstream::Endpoint;
 
 /// The finished text, printed once everything serves.
 pub struct Banner {
@@ -78,7 +79,8 @@ impl Banner {
             );
         }
         for entry in &snapshot.upstreams {
-            let endpoints: Vec<&str> = entry.upstream.endpoints().map(|e| e.name()).collect();
+            let endpoints = entry.upstream.endpoints().map(|endpoint| server(endpoint));
+            let endpoints: Vec<String> = endpoints.collect();
             lines.line("upstream", entry.upstream.name(), &endpoints.join(", "));
         }
         match (
@@ -165,6 +167,16 @@ fn protocols(policy: &ListenerPolicy) -> String {
         ""
     };
     format!("tls {alpn}{mtls}, {}", certs.join(", "))
+}
+
+fn server(endpoint: &Endpoint) -> String {
+    let name = endpoint.name();
+    match (endpoint.protocols(), endpoint.uses_tls()) {
+        (Protocols::Http1, _) => name.to_owned(),
+        (Protocols::Http2, true) => format!("{name} (h2)"),
+        (Protocols::Http2, false) => format!("{name} (h2c)"),
+        (Protocols::Auto, _) => format!("{name} (h2, http/1.1)"),
+    }
 }
 
 fn condition(route: &crate::config::model::Route) -> String {

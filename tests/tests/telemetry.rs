@@ -183,7 +183,7 @@ async fn requests_are_logged_without_their_query_unless_it_is_asked_for() {
             .access_event("request", |event| event["status"] == 404)
             .await;
         assert_eq!(event["refused"], "no_route");
-        assert_eq!(event["upstream_protocol"], serde_json::Value::Null);
+        assert_eq!(event["upstream_protocol"], Value::Null);
         assert_eq!(event["query"], expected);
         proxy.signal(libc::SIGTERM);
         proxy.wait().await;
