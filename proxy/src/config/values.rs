@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::model::{
-    AccessFormat, Balance, Compression, Isolation, OnError, OnMessageError, Over, TlsVersion,
+    AccessFormat, Balance, Compression, Isolation, OnError, OnMessageError, Over, Protocols,
+    TlsVersion, WebSocketOver,
 };
 use super::reader::closest;
 
@@ -295,6 +296,16 @@ choices!(Balance {
     "round-robin" => Balance::RoundRobin,
     "least-conn" => Balance::LeastConn,
     "ip-hash" => Balance::IpHash,
+});
+choices!(Protocols {
+    "1" => Protocols::Http1,
+    "2" => Protocols::Http2,
+    "auto" => Protocols::Auto,
+});
+choices!(WebSocketOver {
+    "auto" => WebSocketOver::Auto,
+    "h1" => WebSocketOver::Http1,
+    "h2" => WebSocketOver::Http2,
 });
 choices!(OnError {
     "deny" => OnError::Deny,

@@ -6,11 +6,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::Version;
+
 use crate::flow::connection::Connection;
+use crate::flow::exchange;
 use crate::snapshot::{Route, Snapshot};
 use crate::telemetry::access_log::{Exchange, WsCloseEvent};
 use crate::tunnel::Summary;
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Speaks};
 
 /// Says how a tunnel went once it has ended.
 pub(super) struct TunnelRecord {
@@ -31,8 +34,10 @@ pub(super) struct RequestRecord {
     /// Where the first three end.
     ends: [u32; 3],
     has_query: bool,
-    /// The handshake was an extended CONNECT.
-    http2: bool,
+    /// As the client speaks it.
+    version: Version,
+    /// As the upstream is spoken to.
+    upstream_speaks: Speaks,
     labels: Box<[(String, String)]>,
 }
 
@@ -51,24 +56,20 @@ impl TunnelRecord {
             return;
         };
         let [id, host, path] = request.ends.map(|end| end as usize);
-        // An opening handshake knows no others.
-        let (method, protocol) = match request.http2 {
-            true => ("CONNECT", "HTTP/2"),
-            false => ("GET", "HTTP/1.1"),
-        };
         self.snapshot.access_log.ws_close(&WsCloseEvent {
             exchange: Exchange {
                 connection: &self.connection.facts,
                 request_id: &request.text[..id],
                 client_ip: request.client_ip,
-                method,
+                method: exchange::handshake_method(request.version),
                 host: &request.text[id..host],
                 path: &request.text[host..path],
                 query: request.has_query.then_some(&request.text[path..]),
-                protocol,
+                protocol: exchange::protocol(request.version),
                 route: self.route.as_ref().map(|route| &*route.name),
                 upstream: self.upstream.as_deref(),
                 endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.name()),
+                upstream_protocol: Some(exchange::upstream_protocol(request.upstream_speaks)),
                 labels: &request.labels,
             },
             duration: summary.duration,
@@ -83,8 +84,11 @@ impl TunnelRecord {
 }
 
 impl RequestRecord {
-    /// `http2`: the handshake was an extended CONNECT.
-    pub(super) fn new(event: &Exchange<'_>, http2: bool) -> RequestRecord {
+    pub(super) fn new(
+        event: &Exchange<'_>,
+        version: Version,
+        upstream_speaks: Speaks,
+    ) -> RequestRecord {
         let query = event.query.unwrap_or("");
         let text = [event.request_id, event.host, event.path, query].concat();
         let id = event.request_id.len();
@@ -96,7 +100,8 @@ impl RequestRecord {
             // A head of 4 GiB is refused long before.
             ends: [id, host, path].map(|end| u32::try_from(end).unwrap_or(0)),
             has_query: event.query.is_some(),
-            http2,
+            version,
+            upstream_speaks,
             labels: event.labels.into(),
         }
     }

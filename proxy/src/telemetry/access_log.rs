@@ -45,6 +45,8 @@ pub struct Exchange<'a> {
     pub route: Option<&'a str>,
     pub upstream: Option<&'a str>,
     pub endpoint: Option<&'a str>,
+    /// What the endpoint was spoken to in, as `protocol`.
+    pub upstream_protocol: Option<&'static str>,
     /// What filters noted about the session.
     pub labels: &'a [(String, String)],
 }
@@ -78,7 +80,7 @@ pub struct ErrorLabel {
 #[derive(Debug, Clone, Copy)]
 pub struct WsOpenEvent<'a> {
     pub exchange: Exchange<'a>,
-    /// As sent: 101, over HTTP/2 200.
+    /// What the client was answered: 101, or 200 over HTTP/2.
     pub status: u16,
     /// From the request's first byte to the answer.
     pub duration: Duration,
@@ -90,7 +92,7 @@ pub struct WsOpenEvent<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct WsCloseEvent<'a> {
     pub exchange: Exchange<'a>,
-    /// From the handshake's answer to the end.
+    /// From the answer to the end.
     pub duration: Duration,
     pub from_client: Traffic,
     pub from_upstream: Traffic,
@@ -247,6 +249,10 @@ fn write_exchange(exchange: &Exchange<'_>, query: bool, line: &mut dyn Line) {
     line.text("route", exchange.route.unwrap_or_default());
     line.text("upstream", exchange.upstream.unwrap_or_default());
     line.text("endpoint", exchange.endpoint.unwrap_or_default());
+    line.text(
+        "upstream_protocol",
+        exchange.upstream_protocol.unwrap_or_default(),
+    );
     line.text("request_id", exchange.request_id);
     line.labels(exchange.labels);
 }
