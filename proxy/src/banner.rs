@@ -9,9 +9,10 @@ use std::num::NonZeroUsize;
 use std::time::{Instant, SystemTime};
 
 use crate::admin::AdminListener;
-use crate::config::model::{Action, Bind, Config, HostPattern, PathPattern};
+use crate::config::model::{Action, Bind, Config, HostPattern, PathPattern, Protocols};
 use crate::listener::BoundListener;
 use crate::snapshot::{ListenerPolicy, Snapshot};
+use crate::upstream::Endpoint;
 
 /// The finished text, printed once everything serves.
 pub struct Banner {
@@ -78,7 +79,8 @@ impl Banner {
             );
         }
         for entry in &snapshot.upstreams {
-            let endpoints: Vec<&str> = entry.upstream.endpoints().map(|e| e.name()).collect();
+            let endpoints = entry.upstream.endpoints().map(|endpoint| server(endpoint));
+            let endpoints: Vec<String> = endpoints.collect();
             lines.line("upstream", entry.upstream.name(), &endpoints.join(", "));
         }
         match (
@@ -136,12 +138,13 @@ impl Lines {
 
 fn protocols(policy: &ListenerPolicy) -> String {
     let Some(tls) = &policy.tls else {
-        return match policy.redirect_to_https {
-            Some(_) => "http, redirects to https".to_owned(),
-            None => "http/1.1".to_owned(),
+        return match (policy.redirect_to_https, policy.http2.enabled) {
+            (Some(_), _) => "http, redirects to https".to_owned(),
+            (None, true) => "h2c, http/1.1".to_owned(),
+            (None, false) => "http/1.1".to_owned(),
         };
     };
-    let alpn = if tls.http2() {
+    let alpn = if policy.http2.enabled {
         "h2, http/1.1"
     } else {
         "http/1.1"
@@ -164,6 +167,16 @@ fn protocols(policy: &ListenerPolicy) -> String {
         ""
     };
     format!("tls {alpn}{mtls}, {}", certs.join(", "))
+}
+
+fn server(endpoint: &Endpoint) -> String {
+    let name = endpoint.name();
+    match (endpoint.protocols(), endpoint.uses_tls()) {
+        (Protocols::Http1, _) => name.to_owned(),
+        (Protocols::Http2, true) => format!("{name} (h2)"),
+        (Protocols::Http2, false) => format!("{name} (h2c)"),
+        (Protocols::Auto, _) => format!("{name} (h2, http/1.1)"),
+    }
 }
 
 fn condition(route: &crate::config::model::Route) -> String {

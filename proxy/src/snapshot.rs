@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use sluicegate_plugin_host::{self as plugin_host, Filter, Host, HostError, HostSettings};
 
 use crate::config::model::{
-    self, Action, Bind, Config, HeaderEdits, Limits, Listener, OnError, OnMessageError,
+    self, Action, Bind, Config, HeaderEdits, Http2, Limits, Listener, OnError, OnMessageError,
     OriginPattern, RouteTimeouts, Timeouts, TunnelRules,
 };
 use crate::config::{Diagnostic, Report, Source};
@@ -51,6 +51,7 @@ pub struct ListenerPolicy {
     /// As configured, for logs.
     pub bind: Arc<str>,
     pub tls: Option<Arc<ServerTls>>,
+    pub http2: Http2,
     /// Every request is redirected to https on this port.
     pub redirect_to_https: Option<u16>,
 }
@@ -261,7 +262,7 @@ fn build_listeners(
             .and_then(|(_, policy)| policy.tls.as_deref());
         let tls = match &listener.tls {
             None => None,
-            Some(tls) => match ServerTls::build(tls, before) {
+            Some(tls) => match ServerTls::build(tls, listener.http2.enabled, before) {
                 Ok(tls) => {
                     let warnings = tls.warnings().iter();
                     diagnostics.extend(warnings.map(|fault| Diagnostic {
@@ -279,6 +280,7 @@ fn build_listeners(
         let policy = ListenerPolicy {
             bind: bind.to_string().into(),
             tls,
+            http2: listener.http2,
             redirect_to_https: listener.redirect_to_https.then_some(https_port).flatten(),
         };
         listeners.push((bind.clone(), Arc::new(policy)));

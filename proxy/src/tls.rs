@@ -20,7 +20,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::UnbufferedServerConnection;
 
 pub use certificate::CertInfo;
-pub use client::ClientTls;
+pub use client::{ClientTls, Speaks, Wish};
 pub use server::ServerTls;
 pub use stream::TlsStream;
 
@@ -52,6 +52,10 @@ impl Fault {
         self
     }
 }
+
+/// Names of ALPN (RFC 7301, RFC 9113 section 3.2).
+const H2: &[u8] = b"h2";
+const HTTP_11: &[u8] = b"http/1.1";
 
 /// The one source of cryptography.
 fn provider() -> Arc<CryptoProvider> {

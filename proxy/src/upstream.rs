@@ -3,10 +3,10 @@
 //! [`Upstream::pick`] gives a [`Lease`]: the counted right to use an endpoint until it is dropped.
 //! A tunnel holds its lease as long as it lives, so `least-conn` and `max_connections` see it.
 //!
-//! An [`Endpoint`] outlives the snapshot that made it: a reload finds those whose address and TLS
-//! did not change in the previous generation and goes on with them, with their health, their counted
-//! leases and, since a [`Pool`] knows them by identity, their idle connections. What a reload may
-//! change without a fresh start (weight, backup, limits) belongs to the generation instead.
+//! An [`Endpoint`] outlives the snapshot that made it: a reload finds those whose address, TLS and
+//! protocol did not change in the previous generation and goes on with them, with their health, their
+//! counted leases and, since a [`Pool`] knows them by identity, their idle connections. What a reload
+//! may change without a fresh start (weight, backup, limits) belongs to the generation instead.
 
 mod balance;
 mod connect;
@@ -21,11 +21,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use connect::{ConnectError, ConnectErrorKind, Endpoint};
+pub use crate::tls::{Speaks, Wish};
+pub use connect::{ConnectError, ConnectErrorKind, Connected, Endpoint};
 pub use health::Outcome;
 pub use pool::Pool;
 
-use crate::config::model::{self, Balance, PassiveHealth};
+use crate::config::model::{self, Balance, Http2Pool, PassiveHealth, WebSocketOver};
 use crate::tls::{ClientTls, Fault};
 use health::{Availability, Health};
 
@@ -40,6 +41,8 @@ pub struct Upstream {
     choice: Mutex<Choice>,
     keep_alive: Duration,
     keep_alive_connections: usize,
+    websocket: WebSocketOver,
+    http2: Http2Pool,
 }
 
 /// What a choice leaves to the next one.
@@ -107,11 +110,12 @@ impl Upstream {
                 // Taken out of the list, so that a server written twice keeps two states.
                 let kept = reusable
                     .iter()
-                    .position(|endpoint| endpoint.is_same(&server.address, tls))
+                    .position(|endpoint| endpoint.is_same(&server.address, tls, server.protocols))
                     .map(|index| reusable.remove(index).clone());
                 Member {
                     endpoint: kept.unwrap_or_else(|| {
-                        Arc::new(Endpoint::new(server.address.clone(), tls.cloned()))
+                        let address = server.address.clone();
+                        Arc::new(Endpoint::new(address, tls.cloned(), server.protocols))
                     }),
                     weight: server.weight.get(),
                     backup: server.backup,
@@ -131,6 +135,8 @@ impl Upstream {
             tls,
             keep_alive: config.keep_alive,
             keep_alive_connections: config.keep_alive_connections,
+            websocket: config.websocket,
+            http2: config.http2,
         }))
     }
 
@@ -212,6 +218,16 @@ impl Upstream {
     /// How many idle connections a worker may keep per endpoint.
     pub fn keep_alive_connections(&self) -> usize {
         self.keep_alive_connections
+    }
+
+    /// What WebSockets to its endpoints ride on.
+    pub fn websocket(&self) -> WebSocketOver {
+        self.websocket
+    }
+
+    /// How many HTTP/2 connections there may be, and what one carries.
+    pub fn http2(&self) -> Http2Pool {
+        self.http2
     }
 }
 

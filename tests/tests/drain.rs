@@ -172,7 +172,7 @@ async fn a_route_has_a_drain_of_its_own() {
         {
             assert_eq!((code, &*reason), (1001, "server is shutting down"));
         }
-        let open_now = r#"sluicegate_websockets_open{route="quick"}"#;
+        let open_now = r#"sluicegate_websockets_open{route="quick",http_version="1.1"}"#;
         proxy.until_metric(open_now, 0.0).await;
         let told = soon("a Close", stuck.next()).await;
         assert!(matches!(told, Some(Ok(Message::Close(_)))), "{told:?}");

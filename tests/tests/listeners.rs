@@ -191,7 +191,8 @@ async fn alpn_and_versions_are_agreed_on_within_the_listeners_limits() {
             tls = {{ cert = "a.crt", key = "a.key" }}
             [[listener]]
             bind = "127.0.0.2:0"
-            tls = {{ cert = "a.crt", key = "a.key", min_version = "1.3", http2 = false }}
+            tls = {{ cert = "a.crt", key = "a.key", min_version = "1.3" }}
+            http2 = false
             [[route]]
             to = "{}"
             "#,

@@ -61,7 +61,7 @@ async fn a_thousand_sockets_outlive_a_reload() {
         .buffer_unordered(50)
         .collect()
         .await;
-    let open_now = r#"sluicegate_websockets_open{route="it"}"#;
+    let open_now = r#"sluicegate_websockets_open{route="it",http_version="1.1"}"#;
     proxy.until_metric(open_now, SOCKETS as f64).await;
 
     // Not a stone is left upon another: their route and their upstream are gone.

@@ -95,6 +95,7 @@ async fn a_websocket_is_logged_when_it_opens_and_when_it_closes() {
         assert_eq!(opened["route"], "chat");
         assert_eq!(opened["upstream"], "back");
         assert_eq!(opened["endpoint"], script.addr.to_string());
+        assert_eq!(opened["upstream_protocol"], "HTTP/1.1");
         assert_eq!(opened["client_ip"], "127.0.0.1");
         assert_eq!(opened["host"], "a.test");
         assert!(millis(&opened, "upstream_ms") <= millis(&opened, "duration_ms"));
@@ -174,6 +175,7 @@ async fn requests_are_logged_without_their_query_unless_it_is_asked_for() {
         assert_eq!(event["query"], expected);
         assert_eq!(event["route"], "pages");
         assert_eq!(event["protocol"], "HTTP/1.1");
+        assert_eq!(event["upstream_protocol"], "HTTP/1.1");
         assert_eq!(event["bytes_out"], body.len());
         assert!(millis(&event, "duration_ms") >= millis(&event, "upstream_ms"));
 
@@ -181,6 +183,7 @@ async fn requests_are_logged_without_their_query_unless_it_is_asked_for() {
             .access_event("request", |event| event["status"] == 404)
             .await;
         assert_eq!(event["refused"], "no_route");
+        assert_eq!(event["upstream_protocol"], Value::Null);
         assert_eq!(event["query"], expected);
         proxy.signal(libc::SIGTERM);
         proxy.wait().await;
@@ -295,7 +298,7 @@ async fn metrics_tell_what_happened() {
     assert!(proxy.reload().await);
     assert_eq!(
         proxy
-            .metric(r#"sluicegate_websockets_open{route="ws"}"#)
+            .metric(r#"sluicegate_websockets_open{route="ws",http_version="1.1"}"#)
             .await,
         Some(1.0)
     );
@@ -303,7 +306,10 @@ async fn metrics_tell_what_happened() {
     while soon("the end", socket.next()).await.is_some() {}
     drop(socket);
     proxy
-        .until_metric(r#"sluicegate_websockets_open{route="ws"}"#, 0.0)
+        .until_metric(
+            r#"sluicegate_websockets_open{route="ws",http_version="1.1"}"#,
+            0.0,
+        )
         .await;
 
     let (head, text) = proxy.admin_request("GET", "/metrics", "").await;
@@ -317,9 +323,12 @@ async fn metrics_tell_what_happened() {
             r#"tls_handshakes_total{listener="127.0.0.2:0",result="ok"}"#,
             "1",
         ),
-        (r#"handshakes_total{route="ws",result="accepted"}"#, "1"),
         (
-            r#"handshakes_total{route="pages",result="answered_otherwise"}"#,
+            r#"handshakes_total{route="ws",http_version="1.1",result="accepted"}"#,
+            "1",
+        ),
+        (
+            r#"handshakes_total{route="pages",http_version="1.1",result="answered_otherwise"}"#,
             "1",
         ),
         (

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::model::{
-    AccessFormat, Admin, Bind, CertSource, ClientAuth, Config, Limits, Listener, ListenerTls,
-    Located, Log, RouteTimeouts, Runtime, Span, Timeouts, TlsVersion,
+    AccessFormat, Admin, Bind, CertSource, ClientAuth, Config, Http2, Limits, Listener,
+    ListenerTls, Located, Log, RouteTimeouts, Runtime, Span, Timeouts, TlsVersion,
 };
-use super::reader::{Field, Read, Text};
+use super::reader::{BoolOr, Either, Field, Read, Text};
 use super::schema;
 use super::values::{ByteSize, ClientAuthMode};
 
@@ -155,8 +155,26 @@ fn lower_listener(
     };
     Some(Listener {
         bind: cx.bind(written.bind.given()?),
+        http2: lower_http2(&written.http2, tls.is_some())?,
         tls,
         redirect_to_https: written.redirect_to_https.value().copied().unwrap_or(false),
+    })
+}
+
+/// On where TLS is, unless it is written; the table alone switches it on.
+fn lower_http2(written: &Field<BoolOr<schema::ListenerHttp2>>, has_tls: bool) -> Option<Http2> {
+    let (enabled, table) = match written {
+        Field::Absent => (has_tls, None),
+        Field::Mistaken => return None,
+        Field::Given(given) => match &given.value {
+            Either::Short(enabled) => (*enabled, None),
+            Either::Table(table) => (true, Some(table)),
+        },
+    };
+    let websocket = table.and_then(|table| table.websocket.value().copied());
+    Some(Http2 {
+        enabled,
+        websocket: enabled && websocket.unwrap_or(true),
     })
 }
 
@@ -215,7 +233,6 @@ fn lower_tls(
             .value()
             .copied()
             .unwrap_or(TlsVersion::Tls12),
-        http2: written.http2.value().copied().unwrap_or(true),
         span: span.clone(),
     })
 }

@@ -78,8 +78,18 @@ impl fmt::Display for Bind {
 pub struct Listener {
     pub bind: Located<Bind>,
     pub tls: Option<ListenerTls>,
+    pub http2: Http2,
     /// Answer every request with a 308 to the same URL on https.
     pub redirect_to_https: bool,
+}
+
+/// HTTP/2 on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2 {
+    /// Offered by ALPN over TLS; without TLS taken from clients that begin with it (RFC 9113 section 3.3).
+    pub enabled: bool,
+    /// Announce WebSockets over it (RFC 8441).
+    pub websocket: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -88,8 +98,6 @@ pub struct ListenerTls {
     pub certs: Vec<CertSource>,
     pub client_auth: Option<ClientAuth>,
     pub min_version: TlsVersion,
-    /// Offer `h2` before `http/1.1`.
-    pub http2: bool,
     pub span: Span,
 }
 
@@ -126,6 +134,8 @@ pub struct Upstream {
     pub keep_alive: Duration,
     /// How many idle connections one worker keeps per endpoint.
     pub keep_alive_connections: usize,
+    pub websocket: WebSocketOver,
+    pub http2: Http2Pool,
     pub span: Span,
 }
 
@@ -134,6 +144,8 @@ pub struct Server {
     pub address: ServerAddress,
     /// Talk TLS to it (`https://`).
     pub tls: bool,
+    /// Never [`Protocols::Auto`] without TLS, which has no ALPN to choose by.
+    pub protocols: Protocols,
     pub weight: NonZeroU32,
     /// Used only while no other endpoint is up.
     pub backup: bool,
@@ -149,6 +161,37 @@ pub enum ServerAddress {
         port: u16,
     },
     Unix(PathBuf),
+}
+
+/// What a server is spoken to in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocols {
+    Http1,
+    /// By ALPN over TLS, with prior knowledge without it.
+    Http2,
+    /// HTTP/2 if ALPN chooses it, else HTTP/1.1.
+    Auto,
+}
+
+/// What WebSockets to the servers of an upstream ride on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebSocketOver {
+    /// HTTP/2 where the server speaks it and announces RFC 8441, else HTTP/1.1.
+    Auto,
+    Http1,
+    /// HTTP/2, or not at all.
+    Http2,
+}
+
+/// The HTTP/2 connections to each endpoint of an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Pool {
+    /// At once on one connection; at least one.
+    pub streams: u32,
+    /// Per endpoint and worker; at least one.
+    pub connections: usize,
+    /// From then on a connection takes no new streams.
+    pub max_age: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

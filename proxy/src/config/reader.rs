@@ -78,10 +78,12 @@ pub(super) struct Tables<T>(PhantomData<T>);
 pub(super) struct Named<K, T>(PhantomData<(K, T)>);
 /// A string, or the table that says more.
 pub(super) struct TextOr<A, B>(PhantomData<(A, B)>);
+/// A switch, or the table that says more.
+pub(super) struct BoolOr<T>(PhantomData<T>);
 
-/// What [`TextOr`] found.
+/// What [`TextOr`] or [`BoolOr`] found.
 pub(super) enum Either<A, B> {
-    Text(A),
+    Short(A),
     Table(B),
 }
 
@@ -445,8 +447,20 @@ impl<A: FromText, B: Table<Out = B>> Read for TextOr<A, B> {
 
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self::Out> {
         match node.get_ref() {
-            DeValue::String(text) => reader.text(text, node.span()).map(Either::Text),
+            DeValue::String(text) => reader.text(text, node.span()).map(Either::Short),
             _ => B::read(node, reader).map(Either::Table),
+        }
+    }
+}
+
+impl<T: Table<Out = T>> Read for BoolOr<T> {
+    type Out = Either<bool, T>;
+    const EXPECTED: &'static str = "true, false or a table";
+
+    fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self::Out> {
+        match node.get_ref() {
+            DeValue::Boolean(switch) => Some(Either::Short(*switch)),
+            _ => T::read(node, reader).map(Either::Table),
         }
     }
 }
@@ -502,6 +516,9 @@ inline_schema!([K, T: JsonSchema] Named<K, T>, |generator| {
 inline_schema!([A: FromText, B: JsonSchema] TextOr<A, B>, |generator| {
     let text = generator.subschema_for::<Text<A>>();
     json_schema!({ "anyOf": [text, generator.subschema_for::<B>()] })
+});
+inline_schema!([T: JsonSchema] BoolOr<T>, |generator| {
+    json_schema!({ "anyOf": [{ "type": "boolean" }, generator.subschema_for::<T>()] })
 });
 
 #[cfg(test)]

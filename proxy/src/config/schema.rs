@@ -16,10 +16,10 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::model::{AccessFormat, Balance, Bind, Located, TlsVersion};
+use super::model::{AccessFormat, Balance, Bind, Located, Protocols, TlsVersion, WebSocketOver};
 use super::reader::{
-    Field, List, Named, Node, OneOrMany, Read, Reader, Table, Tables, Text, TextOr, Whole, Words,
-    table,
+    BoolOr, Field, List, Named, Node, OneOrMany, Read, Reader, Table, Tables, Text, TextOr, Whole,
+    Words, table,
 };
 use super::values::{ByteSize, ClientAuthMode, LogLevel, Name, PluginJson, ServerName, ServerUrl};
 pub(super) use route::{HeaderEdits, PluginUse, Rate, Redirect, Respond, Rewrite, Route};
@@ -59,6 +59,9 @@ table! {
         optional {
             /// Serve TLS.
             tls: ListenerTls,
+            /// Serve HTTP/2 besides HTTP/1.1, or a table that says more. Default true with `tls`, false
+            /// without; true without `tls` serves clients that begin with HTTP/2 unasked.
+            http2: BoolOr<ListenerHttp2>,
             /// Answer every request with a 308 to the same URL on https. Default false.
             redirect_to_https: bool,
         }
@@ -82,8 +85,17 @@ table! {
             client_auth: Text<ClientAuthMode>,
             /// Default `1.2`.
             min_version: Text<TlsVersion>,
-            /// Offer HTTP/2. Default true.
-            http2: bool,
+        }
+    }
+}
+
+table! {
+    /// HTTP/2 of a listener; the table alone switches it on.
+    ListenerHttp2 "the `http2` of a listener" {
+        required {}
+        optional {
+            /// Take WebSockets over HTTP/2 (RFC 8441). Default true.
+            websocket: bool,
         }
     }
 }
@@ -105,7 +117,8 @@ table! {
     /// A named group of servers.
     Upstream "[upstream.NAME]" {
         required {
-            /// `host:port`, `http://…`, `https://…`, `unix:/path`, or a table that says more.
+            /// `host:port`, `http://…`, `https://…`, `h2://…` (HTTP/2 over TLS), `h2c://…` (without),
+            /// `unix:/path`, or a table that says more.
             servers: List<TextOr<ServerUrl, Server>>,
         }
         optional {
@@ -113,6 +126,14 @@ table! {
             balance: Text<Balance>,
             /// How to talk TLS to `https://` servers.
             tls: UpstreamTls,
+            /// What to speak to servers without a scheme of their own for it: `1`, `2` or `auto`, which
+            /// lets `https://` servers choose. Default `1`.
+            http: Text<Protocols>,
+            /// What WebSockets ride on: `h1`, `h2`, or `auto`, which is HTTP/2 where the server announces
+            /// that it takes them. Default `auto`.
+            websocket: Text<WebSocketOver>,
+            /// How many HTTP/2 connections to open, and how much to ask of one.
+            http2: UpstreamHttp2,
             /// When to leave out a server that fails.
             health: Health,
             /// How long an idle connection to a server is kept. Default `60s`.
@@ -129,7 +150,7 @@ table! {
     /// A server of an upstream.
     Server "a server" {
         required {
-            /// `host:port`, `http://…`, `https://…` or `unix:/path`.
+            /// `host:port`, `http://…`, `https://…`, `h2://…`, `h2c://…` or `unix:/path`.
             url: Text<ServerUrl>,
         }
         optional {
@@ -156,6 +177,21 @@ table! {
             key: Text<PathBuf>,
             /// Name to verify and ask for, instead of the server's host.
             server_name: Text<ServerName>,
+        }
+    }
+}
+
+table! {
+    /// The HTTP/2 connections to each server of an upstream.
+    UpstreamHttp2 "the `http2` of an upstream" {
+        required {}
+        optional {
+            /// Requests and WebSockets at once on one connection, if the server allows as many. Default 100.
+            streams: Whole<1, 10_000>,
+            /// Connections per server and worker. Default 8.
+            connections: Whole<1, 1_024>,
+            /// A connection of this age takes no more requests and ends with its last. Default `1h`.
+            max_age: Text<Duration>,
         }
     }
 }
@@ -384,10 +420,12 @@ const TABLES: &[(&str, &[&str])] = &[
     (File::TITLE, File::KEYS),
     (Listener::TITLE, Listener::KEYS),
     (ListenerTls::TITLE, ListenerTls::KEYS),
+    (ListenerHttp2::TITLE, ListenerHttp2::KEYS),
     (Certificate::TITLE, Certificate::KEYS),
     (Upstream::TITLE, Upstream::KEYS),
     (Server::TITLE, Server::KEYS),
     (UpstreamTls::TITLE, UpstreamTls::KEYS),
+    (UpstreamHttp2::TITLE, UpstreamHttp2::KEYS),
     (Health::TITLE, Health::KEYS),
     (Plugin::TITLE, Plugin::KEYS),
     (Allow::TITLE, Allow::KEYS),

@@ -28,7 +28,7 @@ use crate::snapshot::{Route, Snapshot, UpstreamEntry};
 use crate::telemetry::access_log::{self, ErrorLabel, RequestEvent, WsOpenEvent};
 use crate::telemetry::metrics::RouteMetrics;
 use crate::tunnel::{Expiry, Judge};
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Speaks};
 use crate::ws::CloseCode;
 
 /// A request under way.
@@ -45,6 +45,7 @@ pub(super) struct Exchange {
     route: Option<Arc<Route>>,
     upstream: Option<Arc<str>>,
     endpoint: Option<Arc<Endpoint>>,
+    upstream_speaks: Speaks,
     upstream_started: Option<Instant>,
     upstream_duration: Option<Duration>,
     /// Bytes of the request's body so far; `None` without one.
@@ -94,6 +95,7 @@ impl Exchange {
             route: None,
             upstream: None,
             endpoint: None,
+            upstream_speaks: Speaks::Http1,
             upstream_started: None,
             upstream_duration: None,
             received: None,
@@ -154,11 +156,18 @@ impl Exchange {
         self.loan = Some(loan);
     }
 
-    /// The last one counts.
+    /// The last one counts; it is spoken to in HTTP/1.1 unless [`Exchange::upstream_speaks`] says
+    /// otherwise.
     pub(super) fn sent_to(&mut self, upstream: &Arc<str>, endpoint: &Arc<Endpoint>, now: Instant) {
         self.upstream = Some(Arc::clone(upstream));
         self.endpoint = Some(Arc::clone(endpoint));
+        self.upstream_speaks = Speaks::Http1;
         self.upstream_started = Some(now);
+    }
+
+    /// What the endpoint is spoken to in.
+    pub(super) fn upstream_speaks(&mut self, speaks: Speaks) {
+        self.upstream_speaks = speaks;
     }
 
     pub(super) fn upstream_answered(&mut self) {
@@ -242,7 +251,12 @@ impl Exchange {
         })
     }
 
-    /// As the client speaks it.
+    /// What the client speaks.
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
+    /// As filters are told it.
     pub(super) fn http_version(&self) -> &'static str {
         match self.version {
             Version::HTTP_10 => "1.0",
@@ -293,7 +307,7 @@ impl Exchange {
         response.map(|body| body.on_end(self))
     }
 
-    /// The 101 is on its way: the request is over, the tunnel begins. Writes `ws.open`.
+    /// The handshake is answered: the request is over, the tunnel begins. Writes `ws.open`.
     pub(super) fn begin_tunnel(&mut self, subprotocol: Option<&str>) {
         self.in_flight = None;
         self.status = StatusCode::SWITCHING_PROTOCOLS;
@@ -302,6 +316,10 @@ impl Exchange {
         if log.is_on() {
             log.ws_open(&WsOpenEvent {
                 exchange: self.event(),
+                status: match self.version {
+                    Version::HTTP_2 => StatusCode::OK.as_u16(),
+                    _ => StatusCode::SWITCHING_PROTOCOLS.as_u16(),
+                },
                 duration: self.started.elapsed(),
                 upstream_duration: self.upstream_duration,
                 subprotocol,
@@ -318,7 +336,9 @@ impl Exchange {
             route: self.route.clone(),
             upstream: self.upstream.clone(),
             endpoint: self.endpoint.clone(),
-            request: log.is_on().then(|| RequestRecord::from(&self.event())),
+            request: log
+                .is_on()
+                .then(|| RequestRecord::new(&self.event(), self.version, self.upstream_speaks)),
         }
     }
 
@@ -329,7 +349,10 @@ impl Exchange {
             connection: &self.connection.facts,
             request_id: self.request_id(),
             client_ip: facts.map_or_else(|| self.connection.facts.peer.ip(), |f| f.client_ip),
-            method: self.method.as_str(),
+            method: match self.handshake {
+                true => handshake_method(self.version),
+                false => self.method.as_str(),
+            },
             host: facts.map_or("", |facts| &facts.host),
             path: facts.map_or(raw_path, |facts| &facts.path),
             query: facts.and_then(|facts| facts.query.as_deref()),
@@ -337,6 +360,8 @@ impl Exchange {
             route: self.route.as_ref().map(|route| &*route.name),
             upstream: self.upstream.as_deref(),
             endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.name()),
+            upstream_protocol: (self.endpoint.as_ref())
+                .map(|_| upstream_protocol(self.upstream_speaks)),
             labels: &self.session.labels,
         }
     }
@@ -356,7 +381,7 @@ impl Exchange {
                     status if status == client_closed_request() => "client_left",
                     _ => "answered_otherwise",
                 });
-                route.metrics.handshake_refused(label);
+                route.metrics.handshake_refused(self.version, label);
             }
             route.metrics.request(&self.method, self.status, duration);
             route.metrics.request_traffic(received, self.sent);
@@ -424,6 +449,7 @@ pub(super) fn log_refused_head(connection: &Connection, status: StatusCode, labe
                 route: None,
                 upstream: None,
                 endpoint: None,
+                upstream_protocol: None,
                 labels: &[],
             },
             status: status.as_u16(),
@@ -446,11 +472,26 @@ fn jittered(lifetime: Duration, share: f64) -> Duration {
     lifetime.mul_f64(1.0 - random / f64::from(u32::MAX) * share)
 }
 
-fn protocol(version: Version) -> &'static str {
+pub(super) fn protocol(version: Version) -> &'static str {
     match version {
         Version::HTTP_10 => "HTTP/1.0",
         Version::HTTP_2 => "HTTP/2",
         _ => "HTTP/1.1",
+    }
+}
+
+pub(super) fn upstream_protocol(speaks: Speaks) -> &'static str {
+    match speaks {
+        Speaks::Http1 => protocol(Version::HTTP_11),
+        Speaks::Http2 => protocol(Version::HTTP_2),
+    }
+}
+
+/// How a client asks for a WebSocket (RFC 6455 section 4.1, RFC 8441 section 5).
+pub(super) fn handshake_method(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "CONNECT",
+        _ => "GET",
     }
 }
 

@@ -30,7 +30,7 @@ use crate::http1::{Framing, HeadLimits};
 use crate::snapshot::{Route, Snapshot, UpstreamEntry};
 use crate::stream::Stream;
 use crate::telemetry::metrics::{EndpointMetrics, OpenGuard};
-use crate::upstream::{ConnectError, ConnectErrorKind, Lease, Outcome, PickError};
+use crate::upstream::{ConnectError, ConnectErrorKind, Lease, Outcome, PickError, Wish};
 use crate::worker::Worker;
 
 /// A lease whose use and outcome the metrics show.
@@ -197,11 +197,12 @@ pub(super) async fn connect(
         let started = Instant::now();
         exchange.sent_to(upstream.upstream.name(), leased.lease.endpoint(), started);
         timer.as_mut().reset(started + route.timeouts.connect);
-        match leased.lease.endpoint().connect(timer.as_mut()).await {
-            Ok(stream) => {
+        let connecting = leased.lease.endpoint().connect(Wish::Http1, timer.as_mut());
+        match connecting.await {
+            Ok(connected) => {
                 let now = Instant::now();
                 leased.metrics.connected(now - started);
-                return Ok((leased, stream, now));
+                return Ok((leased, connected.stream, now));
             }
             Err(error) => {
                 leased.metrics.connect_error(error.kind.label());

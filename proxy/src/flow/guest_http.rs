@@ -28,7 +28,7 @@ use crate::http1::Violation;
 use crate::http1::client::{Fault, HeadFault, Progress, Upload};
 use crate::snapshot::{Snapshot, UpstreamEntry};
 use crate::telemetry::metrics::EndpointMetrics;
-use crate::upstream::{ConnectErrorKind, Lease, Outcome};
+use crate::upstream::{ConnectErrorKind, Lease, Outcome, Wish};
 use crate::worker::Worker;
 
 /// The way to the upstreams for the guests of one request.
@@ -81,10 +81,10 @@ impl GuestHttp {
             // One server that takes no connection leaves time for another.
             let patience = asked.timeout / MAX_TRIES;
             let timer = pin!(sleep_until(deadline.min(now + patience)));
-            match lease.endpoint().connect(timer).await {
-                Ok(stream) => {
+            match lease.endpoint().connect(Wish::Http1, timer).await {
+                Ok(connected) => {
                     metrics.connected(now.elapsed());
-                    let fresh = UpstreamConnection::new(stream);
+                    let fresh = UpstreamConnection::new(connected.stream);
                     let attempt = self.attempt(fresh, &asked, entry, &lease);
                     return judged(until(deadline, attempt).await, &mut lease, metrics);
                 }

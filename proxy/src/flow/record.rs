@@ -6,11 +6,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::Version;
+
 use crate::flow::connection::Connection;
+use crate::flow::exchange;
 use crate::snapshot::{Route, Snapshot};
 use crate::telemetry::access_log::{Exchange, WsCloseEvent};
 use crate::tunnel::Summary;
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Speaks};
 
 /// Says how a tunnel went once it has ended.
 pub(super) struct TunnelRecord {
@@ -31,6 +34,10 @@ pub(super) struct RequestRecord {
     /// Where the first three end.
     ends: [u32; 3],
     has_query: bool,
+    /// As the client speaks it.
+    version: Version,
+    /// As the upstream is spoken to.
+    upstream_speaks: Speaks,
     labels: Box<[(String, String)]>,
 }
 
@@ -54,15 +61,15 @@ impl TunnelRecord {
                 connection: &self.connection.facts,
                 request_id: &request.text[..id],
                 client_ip: request.client_ip,
-                // The opening handshake knows no other.
-                method: "GET",
+                method: exchange::handshake_method(request.version),
                 host: &request.text[id..host],
                 path: &request.text[host..path],
                 query: request.has_query.then_some(&request.text[path..]),
-                protocol: "HTTP/1.1",
+                protocol: exchange::protocol(request.version),
                 route: self.route.as_ref().map(|route| &*route.name),
                 upstream: self.upstream.as_deref(),
                 endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.name()),
+                upstream_protocol: Some(exchange::upstream_protocol(request.upstream_speaks)),
                 labels: &request.labels,
             },
             duration: summary.duration,
@@ -76,8 +83,12 @@ impl TunnelRecord {
     }
 }
 
-impl From<&Exchange<'_>> for RequestRecord {
-    fn from(event: &Exchange<'_>) -> RequestRecord {
+impl RequestRecord {
+    pub(super) fn new(
+        event: &Exchange<'_>,
+        version: Version,
+        upstream_speaks: Speaks,
+    ) -> RequestRecord {
         let query = event.query.unwrap_or("");
         let text = [event.request_id, event.host, event.path, query].concat();
         let id = event.request_id.len();
@@ -89,6 +100,8 @@ impl From<&Exchange<'_>> for RequestRecord {
             // A head of 4 GiB is refused long before.
             ends: [id, host, path].map(|end| u32::try_from(end).unwrap_or(0)),
             has_query: event.query.is_some(),
+            version,
+            upstream_speaks,
             labels: event.labels.into(),
         }
     }

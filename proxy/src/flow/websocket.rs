@@ -23,7 +23,6 @@ use crate::handshake::{self, Offer};
 use crate::http1::client::Upload;
 use crate::snapshot::Route;
 use crate::stream::Stream;
-use crate::telemetry::metrics::RouteMetrics;
 use crate::tunnel::{Judge, Leg, Level, Terms, Tunnel};
 use crate::upstream::Outcome;
 use crate::ws::deflate::Legs;
@@ -151,7 +150,9 @@ impl Pending {
         let upgrade = self.upgrade;
         self.exchange.begin_tunnel(upgrade.subprotocol.as_deref());
         let metrics = self.exchange.route_metrics();
-        let open = metrics.as_ref().map(RouteMetrics::websocket_open);
+        let open = metrics
+            .as_ref()
+            .map(|metrics| metrics.websocket_open(self.exchange.version()));
         let expiry = self.exchange.expiry();
         let record = self.exchange.record();
         let leased = upgrade.leased;

@@ -45,6 +45,8 @@ pub struct Exchange<'a> {
     pub route: Option<&'a str>,
     pub upstream: Option<&'a str>,
     pub endpoint: Option<&'a str>,
+    /// What the endpoint was spoken to in, as `protocol`.
+    pub upstream_protocol: Option<&'static str>,
     /// What filters noted about the session.
     pub labels: &'a [(String, String)],
 }
@@ -74,11 +76,13 @@ pub struct ErrorLabel {
     pub kind: &'static str,
 }
 
-/// A handshake was answered 101.
+/// A handshake was accepted.
 #[derive(Debug, Clone, Copy)]
 pub struct WsOpenEvent<'a> {
     pub exchange: Exchange<'a>,
-    /// From the request's first byte to the 101.
+    /// What the client was answered: 101, or 200 over HTTP/2.
+    pub status: u16,
+    /// From the request's first byte to the answer.
     pub duration: Duration,
     pub upstream_duration: Option<Duration>,
     pub subprotocol: Option<&'a str>,
@@ -88,7 +92,7 @@ pub struct WsOpenEvent<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct WsCloseEvent<'a> {
     pub exchange: Exchange<'a>,
-    /// From the 101 to the end.
+    /// From the answer to the end.
     pub duration: Duration,
     pub from_client: Traffic,
     pub from_upstream: Traffic,
@@ -197,7 +201,7 @@ fn write_request(event: &RequestEvent<'_>, query: bool, line: &mut dyn Line) {
 }
 
 fn write_open(event: &WsOpenEvent<'_>, query: bool, line: &mut dyn Line) {
-    line.number("status", 101);
+    line.number("status", event.status.into());
     write_exchange(&event.exchange, query, line);
     line.millis("duration_ms", event.duration);
     if let Some(duration) = event.upstream_duration {
@@ -245,6 +249,10 @@ fn write_exchange(exchange: &Exchange<'_>, query: bool, line: &mut dyn Line) {
     line.text("route", exchange.route.unwrap_or_default());
     line.text("upstream", exchange.upstream.unwrap_or_default());
     line.text("endpoint", exchange.endpoint.unwrap_or_default());
+    line.text(
+        "upstream_protocol",
+        exchange.upstream_protocol.unwrap_or_default(),
+    );
     line.text("request_id", exchange.request_id);
     line.labels(exchange.labels);
 }

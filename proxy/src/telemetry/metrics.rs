@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use prometheus_client::registry::Registry;
 use sluicegate_plugin_host::metrics::Registry as PluginRegistry;
 
@@ -70,6 +70,14 @@ pub struct PluginMetrics(Arc<PluginSeries>);
 #[must_use = "dropping it at once counts nothing"]
 pub struct OpenGuard(Arc<dyn Gauged>);
 
+/// Counts a WebSocket of a route as open from its making to its drop.
+#[derive(Debug)]
+#[must_use = "dropping it at once counts nothing"]
+pub struct WebSocketGuard {
+    series: Arc<RouteSeries>,
+    over: Version,
+}
+
 /// A series with a gauge that an [`OpenGuard`] holds up.
 trait Gauged: std::fmt::Debug + Send + Sync {
     fn gauge(&self) -> &AtomicI64;
@@ -85,8 +93,8 @@ struct ListenerSeries {
 
 #[derive(Debug)]
 struct RouteSeries {
-    websockets_open: AtomicI64,
-    handshakes: LabelledCounter,
+    over_http1: WebSockets,
+    over_http2: WebSockets,
     websocket_duration: Histogram,
     closes: LabelledCounter,
     limit_closes: LabelledCounter,
@@ -100,6 +108,13 @@ struct RouteSeries {
     /// Body bytes of ordinary requests, and of their responses.
     request_bytes: AtomicU64,
     response_bytes: AtomicU64,
+}
+
+/// Those whose clients speak one version of HTTP.
+#[derive(Debug, Default)]
+struct WebSockets {
+    open: AtomicI64,
+    handshakes: LabelledCounter,
 }
 
 #[derive(Debug, Default)]
@@ -273,15 +288,22 @@ impl ListenerMetrics {
 }
 
 impl RouteMetrics {
-    /// Counts a handshake that was answered 101; the WebSocket is open until the guard is dropped.
-    pub fn websocket_open(&self) -> OpenGuard {
-        self.0.handshakes.inc("accepted");
-        OpenGuard::new(self.0.clone())
+    /// Counts a handshake that was accepted; the WebSocket is open until the guard is dropped.
+    ///
+    /// `over` is what the client speaks.
+    pub fn websocket_open(&self, over: Version) -> WebSocketGuard {
+        let websockets = self.0.websockets(over);
+        websockets.handshakes.inc("accepted");
+        websockets.open.fetch_add(1, Ordering::Relaxed);
+        WebSocketGuard {
+            series: Arc::clone(&self.0),
+            over,
+        }
     }
 
-    /// Counts a handshake that was not answered 101.
-    pub fn handshake_refused(&self, label: &'static str) {
-        self.0.handshakes.inc(label);
+    /// Counts a handshake that was not accepted.
+    pub fn handshake_refused(&self, over: Version, label: &'static str) {
+        self.0.websockets(over).handshakes.inc(label);
     }
 
     /// `code` is `None` when the tunnel ended without a Close frame.
@@ -394,15 +416,16 @@ impl Drop for OpenGuard {
     }
 }
 
-impl Gauged for ListenerSeries {
-    fn gauge(&self) -> &AtomicI64 {
-        &self.open
+impl Drop for WebSocketGuard {
+    fn drop(&mut self) {
+        let open = &self.series.websockets(self.over).open;
+        open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Gauged for RouteSeries {
+impl Gauged for ListenerSeries {
     fn gauge(&self) -> &AtomicI64 {
-        &self.websockets_open
+        &self.open
     }
 }
 
@@ -415,8 +438,8 @@ impl Gauged for EndpointSeries {
 impl RouteSeries {
     fn new() -> RouteSeries {
         RouteSeries {
-            websockets_open: AtomicI64::new(0),
-            handshakes: LabelledCounter::default(),
+            over_http1: WebSockets::default(),
+            over_http2: WebSockets::default(),
             websocket_duration: Histogram::new(&LIFETIME_BUCKETS),
             closes: LabelledCounter::default(),
             limit_closes: LabelledCounter::default(),
@@ -428,6 +451,13 @@ impl RouteSeries {
             request_duration: Histogram::new(&LATENCY_BUCKETS),
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn websockets(&self, over: Version) -> &WebSockets {
+        match over {
+            Version::HTTP_2 => &self.over_http2,
+            _ => &self.over_http1,
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! The endpoint's certificate is always verified, against the upstream's own authorities or the
 //! system's, and for the endpoint's host or the configured `server_name`. There is no switch that
-//! turns this off. Only HTTP/1.1 is offered, since tunnels and pooled connections speak nothing else.
+//! turns this off. What is offered by ALPN (RFC 7301) is each connection's own [`Wish`]; a session is
+//! resumed only under the wish that it began with.
 
 use std::fmt;
 use std::io;
@@ -10,20 +11,43 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::client::{UnbufferedClientConnection, WebPkiServerVerifier};
+use rustls::client::{Resumption, UnbufferedClientConnection, WebPkiServerVerifier};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls_platform_verifier::Verifier;
 
 use super::certificate;
 use super::stream::TlsStream;
-use super::{ClientTlsStream, Fault, provider};
+use super::{ClientTlsStream, Fault, H2, HTTP_11, provider};
 use crate::config::model::{Span, UpstreamTls};
 use crate::socket::Socket;
 
 /// The TLS of one upstream, ready to connect.
 pub struct ClientTls {
-    settings: Arc<ClientConfig>,
+    settings: Settings,
     policy: Policy,
+}
+
+/// What a new connection to a server shall speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    Http1,
+    Http2,
+    /// Whichever the server chooses by ALPN; without TLS HTTP/1.1.
+    Either,
+}
+
+/// What a connection to a server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    Http1,
+    Http2,
+}
+
+/// One of each wish: alike but for what is offered, and where sessions are kept.
+struct Settings {
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+    either: Arc<ClientConfig>,
 }
 
 /// What a kept-alive connection was opened under.
@@ -104,32 +128,67 @@ impl ClientTls {
             })?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
-        let mut settings = match client_key {
+        let settings = match client_key {
             Some(key) => builder
                 .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key))),
             None => builder.with_no_client_auth(),
         };
-        settings.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(ClientTls {
-            settings: Arc::new(settings),
+            settings: Settings::of(&settings),
             policy,
         }))
     }
 
-    /// Completes the TLS handshake with the server that `socket` reached.
+    /// Completes the TLS handshake with the server that `socket` reached, and tells what it chose.
     ///
     /// `host` is the endpoint's host or address without brackets; a configured `server_name` wins
     /// over it. Waits without a limit: the caller sets the deadline. A certificate that does not
-    /// verify is an error of kind `InvalidData`.
-    pub async fn connect(&self, socket: Socket, host: &str) -> io::Result<ClientTlsStream> {
+    /// verify is an error of kind `InvalidData`. A server that knows no ALPN speaks HTTP/1.1; where
+    /// only HTTP/2 was wished for, that is an error.
+    pub async fn connect(
+        &self,
+        socket: Socket,
+        host: &str,
+        wish: Wish,
+    ) -> io::Result<(ClientTlsStream, Speaks)> {
         let name = match &self.policy.server_name {
             Some(name) => name.clone(),
             None => ServerName::try_from(host.to_owned())
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?,
         };
-        let connection = UnbufferedClientConnection::new(Arc::clone(&self.settings), name)
-            .map_err(io::Error::other)?;
-        TlsStream::handshake(socket, connection).await
+        let settings = Arc::clone(self.settings.offering(wish));
+        let connection =
+            UnbufferedClientConnection::new(settings, name).map_err(io::Error::other)?;
+        let stream = TlsStream::handshake(socket, connection).await?;
+        match (wish, stream.settled().alpn_protocol()) {
+            (_, Some(H2)) => Ok((stream, Speaks::Http2)),
+            (Wish::Http2, _) => Err(io::Error::other("the server did not choose HTTP/2")),
+            _ => Ok((stream, Speaks::Http1)),
+        }
+    }
+}
+
+impl Settings {
+    fn of(config: &ClientConfig) -> Self {
+        let offering = |protocols: &[&[u8]]| {
+            let mut config = config.clone();
+            config.alpn_protocols = protocols.iter().map(|&name| name.into()).collect();
+            config.resumption = Resumption::default();
+            Arc::new(config)
+        };
+        Settings {
+            http1: offering(&[HTTP_11]),
+            http2: offering(&[H2]),
+            either: offering(&[H2, HTTP_11]),
+        }
+    }
+
+    fn offering(&self, wish: Wish) -> &Arc<ClientConfig> {
+        match wish {
+            Wish::Http1 => &self.http1,
+            Wish::Http2 => &self.http2,
+            Wish::Either => &self.either,
+        }
     }
 }
 

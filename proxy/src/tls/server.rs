@@ -24,7 +24,7 @@ use rustls::{CipherSuite, CommonState, HandshakeKind, ProtocolVersion, ServerCon
 
 use super::certificate::{self, CertInfo};
 use super::stream::TlsStream;
-use super::{Fault, ServerTlsStream, provider};
+use super::{Fault, H2, HTTP_11, ServerTlsStream, provider};
 use crate::config::model::{ClientAuth, ListenerTls, TlsVersion};
 use crate::facts::TlsFacts;
 use crate::socket::Socket;
@@ -75,11 +75,12 @@ struct Sni {
 impl ServerTls {
     /// Reads the certificates and keys of a listener and makes its TLS settings.
     ///
-    /// `previous` is the same listener's TLS before a reload: its ticket keys live on if the
-    /// policy did not change. Reads files, so it belongs off the serving threads. Every fault of
-    /// every file is returned at once.
+    /// `http2` says whether HTTP/2 is offered before HTTP/1.1. `previous` is the same listener's TLS
+    /// before a reload: its ticket keys live on if the policy did not change. Reads files, so it
+    /// belongs off the serving threads. Every fault of every file is returned at once.
     pub fn build(
         config: &ListenerTls,
+        http2: bool,
         previous: Option<&ServerTls>,
     ) -> Result<Arc<ServerTls>, Vec<Fault>> {
         let mut faults = Vec::new();
@@ -120,7 +121,7 @@ impl ServerTls {
                 names: names.clone(),
                 asked: OnceLock::new(),
             }));
-        settings.alpn_protocols = alpn(config.http2);
+        settings.alpn_protocols = alpn(http2);
         settings.ticketer = sessions.ticketer.clone();
         settings.session_storage = sessions.cache.clone();
         settings.send_tls13_tickets = TLS13_TICKETS;
@@ -177,11 +178,6 @@ impl ServerTls {
     /// What does not stop the listener but deserves a word: expired or nameless certificates.
     pub fn warnings(&self) -> &[Fault] {
         &self.warnings
-    }
-
-    /// Whether HTTP/2 is offered.
-    pub fn http2(&self) -> bool {
-        self.settings.alpn_protocols.len() > 1
     }
 
     /// Whether clients are asked for a certificate.
@@ -329,7 +325,7 @@ fn facts(connection: &CommonState, sni: Option<Arc<str>>) -> TlsFacts {
             .and_then(|chain| certificate::subject(chain.first()?))
             .map(Into::into),
         resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
-        http2: connection.alpn_protocol() == Some(b"h2"),
+        http2: connection.alpn_protocol() == Some(H2),
     }
 }
 
@@ -351,11 +347,7 @@ fn versions(min: TlsVersion) -> &'static [&'static rustls::SupportedProtocolVers
 }
 
 fn alpn(http2: bool) -> Vec<Vec<u8>> {
-    let protocols: &[&[u8]] = if http2 {
-        &[b"h2", b"http/1.1"]
-    } else {
-        &[b"http/1.1"]
-    };
+    let protocols: &[&[u8]] = if http2 { &[H2, HTTP_11] } else { &[HTTP_11] };
     protocols.iter().map(|&protocol| protocol.into()).collect()
 }
 

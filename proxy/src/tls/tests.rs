@@ -119,7 +119,6 @@ fn listener(certs: Vec<CertSource>) -> ListenerTls {
         certs,
         client_auth: None,
         min_version: TlsVersion::Tls12,
-        http2: true,
         span: 0..3,
     }
 }
@@ -178,7 +177,7 @@ async fn sni_chooses_the_certificate() {
         ca.sign("exact", &["ws.example.com"]),
         ca.sign("wild", &["*.example.com", "example.com"]),
     ];
-    let server = ServerTls::build(&listener(sources.to_vec()), None).unwrap();
+    let server = ServerTls::build(&listener(sources.to_vec()), true, None).unwrap();
     let leaves = sources.map(|source| CertificateDer::from_pem_file(&source.cert.value).unwrap());
 
     for (name, expected) in [
@@ -213,6 +212,7 @@ fn a_request_must_stay_with_the_certificate_of_its_sni() {
             ca.sign("a", &["a.test", "b.test"]),
             ca.sign("wild", &["*.wild.test"]),
         ]),
+        true,
         None,
     )
     .unwrap();
@@ -240,19 +240,18 @@ fn a_request_must_stay_with_the_certificate_of_its_sni() {
 async fn version_cipher_and_protocol_are_reported() {
     let ca = Authority::new();
     let mut config = listener(vec![ca.sign("a", &["a.test"])]);
-    let server = ServerTls::build(&config, None).unwrap();
+    let server = ServerTls::build(&config, true, None).unwrap();
     let mut client = ca.client(None);
     client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let client = Arc::new(client);
     let facts = connect(&server, &client, "a.test").await.unwrap().facts;
     assert_eq!(facts.version, "TLSv1.3");
     assert!(facts.cipher.starts_with("TLS_"), "{}", facts.cipher);
-    assert!(facts.http2 && server.http2());
+    assert!(facts.http2);
 
-    config.http2 = false;
-    let server = ServerTls::build(&config, None).unwrap();
+    let server = ServerTls::build(&config, false, None).unwrap();
     let facts = connect(&server, &client, "a.test").await.unwrap().facts;
-    assert!(!facts.http2 && !server.http2());
+    assert!(!facts.http2);
 
     let old = Arc::new(ca.client_of_version(None, &rustls::version::TLS12));
     let facts = connect(&server, &old, "a.test").await.unwrap().facts;
@@ -260,7 +259,7 @@ async fn version_cipher_and_protocol_are_reported() {
     assert!(facts.cipher.starts_with("TLS_ECDHE_"), "{}", facts.cipher);
 
     config.min_version = TlsVersion::Tls13;
-    let server = ServerTls::build(&config, None).unwrap();
+    let server = ServerTls::build(&config, true, None).unwrap();
     assert!(connect(&server, &old, "a.test").await.is_err());
 }
 
@@ -279,8 +278,8 @@ async fn a_client_certificate_names_its_subject() {
     let config = listener(vec![ca.sign("a", &["a.test"])]);
     let required = with_client_auth(config.clone(), ca.path("ca.pem"), true);
     let optional = with_client_auth(config, ca.path("ca.pem"), false);
-    let required = ServerTls::build(&required, None).unwrap();
-    let optional = ServerTls::build(&optional, None).unwrap();
+    let required = ServerTls::build(&required, true, None).unwrap();
+    let optional = ServerTls::build(&optional, true, None).unwrap();
 
     let known = Arc::new(ca.client(Some(&identify(&ca))));
     let unknown = Arc::new(ca.client(Some(&identify(&stranger))));
@@ -302,7 +301,7 @@ async fn a_client_certificate_names_its_subject() {
 #[tokio::test]
 async fn one_ticket_or_as_many_as_the_client_asks_for_and_no_early_data() {
     let ca = Authority::new();
-    let server = ServerTls::build(&listener(vec![ca.sign("a", &["a.test"])]), None).unwrap();
+    let server = ServerTls::build(&listener(vec![ca.sign("a", &["a.test"])]), true, None).unwrap();
     let name = ServerName::try_from("a.test").unwrap();
     let ask = |new_session_count, resumption_count| {
         Some(TicketRequest {
@@ -368,16 +367,16 @@ async fn a_ticket_is_good_for_its_own_policy_only() {
         resumed[0]
     }
 
-    let before = ServerTls::build(&open, None).unwrap();
-    let other_listener = ServerTls::build(&open, None).unwrap();
-    let reloaded = ServerTls::build(&open, Some(&before)).unwrap();
-    let renewed = ServerTls::build(&renewed, Some(&before)).unwrap();
-    let strict = ServerTls::build(&strict, Some(&before)).unwrap();
-    let lenient_before = ServerTls::build(&lenient, None).unwrap();
+    let before = ServerTls::build(&open, true, None).unwrap();
+    let other_listener = ServerTls::build(&open, true, None).unwrap();
+    let reloaded = ServerTls::build(&open, true, Some(&before)).unwrap();
+    let renewed = ServerTls::build(&renewed, true, Some(&before)).unwrap();
+    let strict = ServerTls::build(&strict, true, Some(&before)).unwrap();
+    let lenient_before = ServerTls::build(&lenient, true, None).unwrap();
     let strict_after_lenient = {
         let mut config = lenient.clone();
         config.client_auth.as_mut().unwrap().required = true;
-        ServerTls::build(&config, Some(&lenient_before)).unwrap()
+        ServerTls::build(&config, true, Some(&lenient_before)).unwrap()
     };
     assert!(resumes(&ca, &identity, &before, &before).await);
     assert!(resumes(&ca, &identity, &before, &reloaded).await);
@@ -397,7 +396,7 @@ async fn a_resumed_session_keeps_its_client_certificate() {
     });
     let config = listener(vec![ca.sign("a", &["a.test"])]);
     let config = with_client_auth(config, ca.path("ca.pem"), true);
-    let server = ServerTls::build(&config, None).unwrap();
+    let server = ServerTls::build(&config, true, None).unwrap();
     let client = Arc::new(ca.client(Some(&identity)));
     for resumed in [false, true] {
         let facts = connect(&server, &client, "a.test").await.unwrap().facts;
@@ -427,7 +426,7 @@ fn every_fault_is_named_and_located() {
             cert: ca.path(cert),
             key: ca.path(key),
         };
-        let faults = ServerTls::build(&listener(vec![source]), None).unwrap_err();
+        let faults = ServerTls::build(&listener(vec![source]), true, None).unwrap_err();
         assert_eq!(faults.len(), expected.len(), "{faults:?}");
         for (fault, expected) in faults.iter().zip(expected) {
             assert!(fault.message.contains(expected), "{fault:?}");
@@ -455,17 +454,17 @@ fn every_fault_is_named_and_located() {
     check("cut.crt", "good.key", &["not valid PEM"]);
 
     let no_ca = with_client_auth(listener(vec![good.clone()]), ca.path("empty.pem"), true);
-    let faults = ServerTls::build(&no_ca, None).unwrap_err();
+    let faults = ServerTls::build(&no_ca, true, None).unwrap_err();
     assert!(faults[0].message.contains("no certificate"), "{faults:?}");
     let bad_ca = with_client_auth(listener(vec![good]), ca.path("garbage.crt"), true);
-    let faults = ServerTls::build(&bad_ca, None).unwrap_err();
+    let faults = ServerTls::build(&bad_ca, true, None).unwrap_err();
     assert!(faults[0].message.contains("cannot be used"), "{faults:?}");
 
     // Faults of different files come together.
     let mut several = listener(vec![other]);
     several.certs[0].key = ca.path("missing.key");
     let several = with_client_auth(several, ca.path("missing.pem"), true);
-    assert_eq!(ServerTls::build(&several, None).unwrap_err().len(), 2);
+    assert_eq!(ServerTls::build(&several, true, None).unwrap_err().len(), 2);
 }
 
 #[test]
@@ -475,7 +474,7 @@ fn an_expired_certificate_is_a_warning() {
         params.not_after = (SystemTime::now() - Duration::from_secs(36 * 3600)).into();
     });
     let nameless = ca.sign("nameless", &[]);
-    let server = ServerTls::build(&listener(vec![expired, nameless]), None).unwrap();
+    let server = ServerTls::build(&listener(vec![expired, nameless]), true, None).unwrap();
     let messages: Vec<_> = server
         .warnings()
         .iter()
@@ -496,7 +495,17 @@ async fn call(
     client: &ClientTls,
     server: &ServerTls,
     host: &str,
-) -> (io::Result<()>, io::Result<TlsFacts>) {
+) -> (io::Result<Speaks>, io::Result<TlsFacts>) {
+    wish(client, server, host, Wish::Http1).await
+}
+
+/// The same with a wish of its own.
+async fn wish(
+    client: &ClientTls,
+    server: &ServerTls,
+    host: &str,
+    wish: Wish,
+) -> (io::Result<Speaks>, io::Result<TlsFacts>) {
     let (near, far) = UnixStream::pair().unwrap();
     let accept = async {
         let (mut stream, facts) = server.accept(Socket::Unix(far)).await?;
@@ -504,8 +513,8 @@ async fn call(
         Ok(facts)
     };
     let connect = async {
-        let mut stream = client.connect(Socket::Unix(near), host).await?;
-        stream.read_u8().await.map(drop)
+        let (mut stream, speaks) = client.connect(Socket::Unix(near), host, wish).await?;
+        stream.read_u8().await.map(|_| speaks)
     };
     tokio::join!(connect, accept)
 }
@@ -516,7 +525,7 @@ async fn an_upstream_is_verified() {
     let stranger = Authority::new();
     let server = listener(vec![ca.sign("a", &["a.test", "127.0.0.1"])]);
     let server = with_client_auth(server, ca.path("ca.pem"), false);
-    let server = ServerTls::build(&server, None).unwrap();
+    let server = ServerTls::build(&server, true, None).unwrap();
     let build = |config: UpstreamTls| ClientTls::build(&config, &(1..2), None).unwrap();
     let trusting = UpstreamTls {
         ca: Some(ca.path("ca.pem")),
@@ -557,6 +566,53 @@ async fn an_upstream_is_verified() {
     assert!(facts.unwrap().client_subject.is_some());
 }
 
+#[tokio::test]
+async fn an_upstream_gets_the_protocol_that_is_wished_for() {
+    let ca = Authority::new();
+    let config = listener(vec![ca.sign("a", &["a.test"])]);
+    let new = ServerTls::build(&config, true, None).unwrap();
+    let old = ServerTls::build(&config, false, None).unwrap();
+    let config = UpstreamTls {
+        ca: Some(ca.path("ca.pem")),
+        ..UpstreamTls::default()
+    };
+    let client = ClientTls::build(&config, &(1..2), None).unwrap();
+    for (server, of, expected) in [
+        (&new, Wish::Http1, Some(Speaks::Http1)),
+        (&new, Wish::Http2, Some(Speaks::Http2)),
+        (&new, Wish::Either, Some(Speaks::Http2)),
+        (&old, Wish::Http1, Some(Speaks::Http1)),
+        (&old, Wish::Http2, None),
+        (&old, Wish::Either, Some(Speaks::Http1)),
+    ] {
+        let (speaks, facts) = wish(&client, server, "a.test", of).await;
+        assert_eq!(speaks.ok(), expected, "{of:?}");
+        if let Ok(facts) = facts {
+            assert_eq!(facts.http2, expected == Some(Speaks::Http2), "{of:?}");
+        }
+    }
+}
+
+/// What was agreed with a server under one wish is no reason to trust or to expect it under another.
+#[tokio::test]
+async fn sessions_stay_with_their_wish() {
+    let ca = Authority::new();
+    let config = listener(vec![ca.sign("a", &["a.test"])]);
+    let server = ServerTls::build(&config, true, None).unwrap();
+    let config = UpstreamTls {
+        ca: Some(ca.path("ca.pem")),
+        ..UpstreamTls::default()
+    };
+    let client = ClientTls::build(&config, &(1..2), None).unwrap();
+    for of in [Wish::Http1, Wish::Http2, Wish::Either] {
+        for resumed in [false, true] {
+            let (speaks, facts) = wish(&client, &server, "a.test", of).await;
+            speaks.unwrap();
+            assert_eq!(facts.unwrap().resumed, resumed, "{of:?}");
+        }
+    }
+}
+
 #[test]
 fn unchanged_upstream_tls_is_kept() {
     let ca = Authority::new();
@@ -592,7 +648,7 @@ async fn a_throw_away_certificate_serves() {
         cert: ca.write("made.crt", &made.cert_pem),
         key: ca.write("made.key", &made.key_pem),
     };
-    let server = ServerTls::build(&listener(vec![source]), None).unwrap();
+    let server = ServerTls::build(&listener(vec![source]), true, None).unwrap();
     assert_eq!(server.certs()[0].names, ["localhost", "127.0.0.1"]);
     let client = ClientTls::build(
         &UpstreamTls {

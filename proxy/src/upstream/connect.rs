@@ -18,23 +18,31 @@ use tokio::time::{Instant, Sleep};
 
 use super::balance::stable_hash;
 use super::health::Health;
-use crate::config::model::ServerAddress;
+use crate::config::model::{Protocols, ServerAddress};
 use crate::deadline::until;
 use crate::socket::Socket;
 use crate::stream::Stream;
-use crate::tls::ClientTls;
+use crate::tls::{ClientTls, Speaks, Wish};
 
 /// One server of an upstream; it keeps its identity through reloads.
 #[derive(Debug)]
 pub struct Endpoint {
     address: ServerAddress,
     tls: Option<Arc<ClientTls>>,
+    protocols: Protocols,
     /// As [`fmt::Display`] shows it.
     name: String,
     /// Stable hash of the name.
     seed: u64,
     active: AtomicUsize,
     pub(super) health: Health,
+}
+
+/// A new connection to an endpoint.
+#[derive(Debug)]
+pub struct Connected {
+    pub stream: Stream,
+    pub speaks: Speaks,
 }
 
 /// Why there is no connection to an endpoint.
@@ -78,10 +86,15 @@ impl ConnectErrorKind {
 }
 
 impl Endpoint {
-    pub(super) fn new(address: ServerAddress, tls: Option<Arc<ClientTls>>) -> Self {
+    pub(super) fn new(
+        address: ServerAddress,
+        tls: Option<Arc<ClientTls>>,
+        protocols: Protocols,
+    ) -> Self {
         let mut endpoint = Self {
             address,
             tls,
+            protocols,
             name: String::new(),
             seed: 0,
             active: AtomicUsize::new(0),
@@ -94,17 +107,29 @@ impl Endpoint {
 
     /// Opens a connection before `timer` fires: look-up, socket and TLS handshake.
     ///
+    /// Over TLS `wish` is what ALPN offers, and only HTTP/2 wished for and not chosen is an error of kind
+    /// [`Tls`](ConnectErrorKind::Tls). Without TLS nobody is asked: the wish is what is spoken.
     /// Afterwards the timer may stand at an earlier time. Dropping the future closes what was opened
     /// so far.
-    pub async fn connect(&self, mut timer: Pin<&mut Sleep>) -> Result<Stream, ConnectError> {
+    pub async fn connect(
+        &self,
+        wish: Wish,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Result<Connected, ConnectError> {
         let deadline = timer.deadline();
         let opened = match self.open(timer.as_mut()).await {
             Err(fault) => Err(fault),
             Ok(socket) => match &self.tls {
-                None => Ok(Stream::Plain(socket)),
+                None => Ok(Connected {
+                    stream: Stream::Plain(socket),
+                    speaks: match wish {
+                        Wish::Http1 | Wish::Either => Speaks::Http1,
+                        Wish::Http2 => Speaks::Http2,
+                    },
+                }),
                 Some(tls) => {
                     // Boxed: a request to a plain endpoint does not hold room for it.
-                    Box::pin(self.shake_hands(tls, socket, deadline, timer)).await
+                    Box::pin(self.shake_hands(tls, socket, wish, deadline, timer)).await
                 }
             },
         };
@@ -142,9 +167,22 @@ impl Endpoint {
         self.tls.is_some()
     }
 
+    /// What it is configured to be spoken to in.
+    pub fn protocols(&self) -> Protocols {
+        self.protocols
+    }
+
     /// Whether a reload may go on with this endpoint for that server.
-    pub(super) fn is_same(&self, address: &ServerAddress, tls: Option<&Arc<ClientTls>>) -> bool {
+    ///
+    /// Where the protocol changes it may not: its kept connections speak the other one.
+    pub(super) fn is_same(
+        &self,
+        address: &ServerAddress,
+        tls: Option<&Arc<ClientTls>>,
+        protocols: Protocols,
+    ) -> bool {
         self.address == *address
+            && self.protocols == protocols
             && match (&self.tls, tls) {
                 (None, None) => true,
                 (Some(mine), Some(other)) => Arc::ptr_eq(mine, other),
@@ -201,12 +239,16 @@ impl Endpoint {
         &self,
         tls: &ClientTls,
         socket: Socket,
+        wish: Wish,
         deadline: Instant,
         timer: Pin<&mut Sleep>,
-    ) -> Result<Stream, Fault> {
+    ) -> Result<Connected, Fault> {
         let host = self.host();
-        match until(deadline, timer, pin!(tls.connect(socket, &host))).await {
-            Some(Ok(stream)) => Ok(Stream::ClientTls(Box::new(stream))),
+        match until(deadline, timer, pin!(tls.connect(socket, &host, wish))).await {
+            Some(Ok((stream, speaks))) => Ok(Connected {
+                stream: Stream::ClientTls(Box::new(stream)),
+                speaks,
+            }),
             Some(Err(error)) => Err((ConnectErrorKind::Tls, error)),
             None => Err(timed_out("the TLS handshake took too long")),
         }

@@ -10,8 +10,9 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::time::{advance, sleep};
 
 use super::*;
-use crate::config::model::UpstreamTls;
-use crate::config::model::{CertSource, ListenerTls, Located, Server, ServerAddress, TlsVersion};
+use crate::config::model::{
+    CertSource, ListenerTls, Located, Protocols, Server, ServerAddress, TlsVersion, UpstreamTls,
+};
 use crate::http1::client::Connection;
 use crate::socket::Socket;
 use crate::stream::Stream;
@@ -24,6 +25,7 @@ fn server(port: u16) -> Server {
     Server {
         address: ServerAddress::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
         tls: false,
+        protocols: Protocols::Http1,
         weight: NonZeroU32::MIN,
         backup: false,
         max_connections: None,
@@ -43,6 +45,12 @@ fn config(servers: Vec<Server>) -> model::Upstream {
         },
         keep_alive: 60 * SECOND,
         keep_alive_connections: 2,
+        websocket: WebSocketOver::Auto,
+        http2: Http2Pool {
+            streams: 100,
+            connections: 8,
+            max_age: 3_600 * SECOND,
+        },
         span: 0..0,
     }
 }
@@ -162,6 +170,20 @@ async fn a_reload_goes_on_with_unchanged_endpoints() {
     assert_eq!(new[1].active(), 0);
 }
 
+/// Its kept connections speak what it no longer does.
+#[tokio::test]
+async fn a_reload_that_changes_the_protocol_is_a_fresh_start() {
+    let before = upstream(vec![server(1), server(2)]);
+    let mut servers = vec![server(1), server(2)];
+    servers[0].protocols = Protocols::Http2;
+    let after = Upstream::build(&config(servers), Some(&before)).unwrap();
+    let old: Vec<_> = before.endpoints().collect();
+    let new: Vec<_> = after.endpoints().collect();
+    assert!(!Arc::ptr_eq(new[0], old[0]) && Arc::ptr_eq(new[1], old[1]));
+    assert_eq!(new[0].protocols(), Protocols::Http2);
+    assert_eq!(new[0].name(), old[0].name());
+}
+
 #[tokio::test]
 async fn connects_to_addresses_names_and_unix_sockets() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -170,14 +192,23 @@ async fn connects_to_addresses_names_and_unix_sockets() {
     let path = folder.path().join("backend.sock");
     let unix = UnixListener::bind(&path).unwrap();
     let connect = async |address: ServerAddress| {
-        let endpoint = Endpoint::new(address, None);
-        endpoint.connect(pin!(sleep(5 * SECOND))).await
+        let endpoint = Endpoint::new(address, None, Protocols::Http1);
+        endpoint.connect(Wish::Http1, pin!(sleep(5 * SECOND))).await
     };
     let by_address = connect(server(port).address).await.unwrap();
-    let Stream::Plain(Socket::Tcp(stream)) = by_address else {
+    let Stream::Plain(Socket::Tcp(stream)) = by_address.stream else {
         panic!("not a plain TCP stream");
     };
     assert!(stream.nodelay().unwrap());
+    let endpoint = Endpoint::new(server(port).address, None, Protocols::Http2);
+    for (wish, speaks) in [
+        (Wish::Http1, Speaks::Http1),
+        (Wish::Http2, Speaks::Http2),
+        (Wish::Either, Speaks::Http1),
+    ] {
+        let connected = endpoint.connect(wish, pin!(sleep(5 * SECOND))).await;
+        assert_eq!(connected.unwrap().speaks, speaks, "{wish:?}");
+    }
     let name = ServerAddress::Name {
         host: "localhost".into(),
         port,
@@ -225,10 +256,9 @@ fn tls_pair(port: u16, host: &str) -> (Arc<ServerTls>, Arc<Upstream>) {
         certs: vec![CertSource { cert, key }],
         client_auth: None,
         min_version: TlsVersion::Tls12,
-        http2: false,
         span: 0..0,
     };
-    let server = ServerTls::build(&listener, None).unwrap();
+    let server = ServerTls::build(&listener, false, None).unwrap();
     (server, Upstream::build(&config, None).unwrap())
 }
 
@@ -248,7 +278,10 @@ async fn connects_with_tls_and_verifies() {
             stream.shutdown().await
         };
         let connect = async {
-            let mut stream = endpoint.connect(pin!(sleep(5 * SECOND))).await?;
+            let connected = endpoint
+                .connect(Wish::Http1, pin!(sleep(5 * SECOND)))
+                .await?;
+            let mut stream = connected.stream;
             let mut text = String::new();
             let _ = stream.read_to_string(&mut text).await;
             Ok::<_, ConnectError>(text)
@@ -270,7 +303,7 @@ async fn a_silent_tls_server_runs_into_the_deadline() {
     let (_, upstream) = tls_pair(listener.local_addr().unwrap().port(), "localhost");
     let endpoint = upstream.endpoints().next().unwrap();
     let error = endpoint
-        .connect(pin!(sleep(Duration::from_millis(50))))
+        .connect(Wish::Http1, pin!(sleep(Duration::from_millis(50))))
         .await
         .unwrap_err();
     assert_eq!(error.kind, ConnectErrorKind::Timeout, "{error}");

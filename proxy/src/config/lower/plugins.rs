@@ -99,7 +99,7 @@ impl Plugins {
         cx: &mut Context<'_>,
     ) -> Option<PluginUse> {
         let (name, span, table) = match &written.value {
-            Either::Text(name) => (name, &written.span, None),
+            Either::Short(name) => (name, &written.span, None),
             Either::Table(table) => {
                 let name = table.r#use.given()?;
                 (&name.value, &name.span, Some(table))

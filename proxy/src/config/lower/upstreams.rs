@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::{Context, cert_and_key, count, number};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::model::{
-    Balance, Located, PassiveHealth, Server, ServerAddress, Span, Upstream, UpstreamTls,
+    Balance, Http2Pool, Located, PassiveHealth, Protocols, Server, ServerAddress, Span, Upstream,
+    UpstreamTls, WebSocketOver,
 };
 use crate::config::reader::{Either, Field};
 use crate::config::schema;
@@ -133,6 +134,9 @@ fn lower_upstream(
         Some(tls) => lower_tls(&tls.value, &tls.span, servers.as_deref(), cx)?,
         None => UpstreamTls::default(),
     };
+    if let Some(servers) = &servers {
+        refuse_unspoken(written, servers, cx);
+    }
     Some(Upstream {
         name: Arc::clone(arc),
         servers: servers?,
@@ -146,6 +150,12 @@ fn lower_upstream(
         keep_alive: written.keep_alive.value().copied().unwrap_or(KEEP_ALIVE),
         keep_alive_connections: number(&written.keep_alive_connections, KEEP_ALIVE_CONNECTIONS)
             as usize,
+        websocket: written
+            .websocket
+            .value()
+            .copied()
+            .unwrap_or(WebSocketOver::Auto),
+        http2: lower_http2(written.http2.value()),
         span: name.span.clone(),
     })
 }
@@ -158,19 +168,31 @@ fn lower_servers(written: &schema::Upstream, cx: &mut Context<'_>) -> Option<Vec
         return None;
     }
     let default_max = count(&written.max_connections);
+    let http = written.http.value().copied().unwrap_or(Protocols::Http1);
     let mut good: Vec<Server> = Vec::new();
     let mut seen: HashMap<ServerAddress, Span> = HashMap::new();
     let mut complete = true;
     for field in &fields.value {
         let server = field.given().and_then(|given| {
             let (url, table) = match &given.value {
-                Either::Text(url) => (url, None),
+                Either::Short(url) => (url, None),
                 Either::Table(table) => (table.url.value()?, Some(table)),
             };
+            if let Some(http) = written.http.given()
+                && url.http2
+                && http.value == Protocols::Http1
+            {
+                let message = "this server speaks HTTP/2 only";
+                let hint =
+                    "write it with `http` or `https`, or leave `http = \"1\"` out".to_owned();
+                let mistake = Diagnostic::error(given.span.clone(), message).hint(hint);
+                cx.report(mistake.related(http.span.clone(), "here all are to speak HTTP/1.1"));
+            }
             let weight = table.map_or(1, |table| number(&table.weight, 1));
             let server = Server {
                 address: resolve_path(&url.address, cx),
                 tls: url.tls,
+                protocols: protocols(url, http),
                 weight: NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN),
                 backup: table
                     .and_then(|table| table.backup.value().copied())
@@ -198,6 +220,60 @@ fn lower_servers(written: &schema::Upstream, cx: &mut Context<'_>) -> Option<Vec
         cx.report(Diagnostic::error(fields.span.clone(), message).hint(hint));
     }
     complete.then_some(good)
+}
+
+/// What a server is spoken to in: its scheme says it, or else the upstream.
+fn protocols(url: &ServerUrl, upstream: Protocols) -> Protocols {
+    match upstream {
+        _ if url.http2 => Protocols::Http2,
+        Protocols::Auto if !url.tls => Protocols::Http1,
+        other => other,
+    }
+}
+
+/// Keys about HTTP/2 on an upstream whose servers are not spoken to in it.
+fn refuse_unspoken(written: &schema::Upstream, servers: &[Server], cx: &mut Context<'_>) {
+    if written.http.is_mistaken() {
+        return;
+    }
+    let is_old = |server: &Server| server.protocols == Protocols::Http1;
+    if let Some(http2) = written.http2.given()
+        && servers.iter().all(is_old)
+    {
+        let message = "no server of this upstream speaks HTTP/2";
+        cx.report(Diagnostic::error(http2.span.clone(), message).hint(SPEAK_HTTP2.to_owned()));
+    }
+    if let Some(websocket) = written.websocket.given()
+        && websocket.value == WebSocketOver::Http2
+        && let Some(index) = servers.iter().position(is_old)
+    {
+        let message = "WebSockets cannot ride on HTTP/2 to every server of this upstream";
+        let mut mistake = Diagnostic::error(websocket.span.clone(), message);
+        let fields = written.servers.value().map(Vec::as_slice);
+        if let Some(server) = fields.and_then(|fields| fields.get(index)?.given()) {
+            mistake = mistake.related(server.span.clone(), "this one speaks HTTP/1.1");
+        }
+        cx.report(mistake.hint(SPEAK_HTTP2.to_owned()));
+    }
+    if let Some(http) = written.http.given()
+        && http.value == Protocols::Auto
+        && !servers.iter().any(|server| server.tls)
+    {
+        let message = "`http = \"auto\"` changes nothing without `https://` servers";
+        let hint = "TLS is what chooses; `http = \"2\"` is for servers that take HTTP/2 unasked";
+        cx.report(Diagnostic::warning(http.span.clone(), message).hint(hint.to_owned()));
+    }
+}
+
+fn lower_http2(written: Option<&schema::UpstreamHttp2>) -> Http2Pool {
+    Http2Pool {
+        streams: written.map_or(STREAMS, |http2| number(&http2.streams, STREAMS)),
+        connections: written.map_or(CONNECTIONS, |http2| number(&http2.connections, CONNECTIONS))
+            as usize,
+        max_age: written
+            .and_then(|http2| http2.max_age.value().copied())
+            .unwrap_or(MAX_AGE),
+    }
 }
 
 fn lower_tls(
@@ -250,6 +326,7 @@ fn anonymous(name: &Arc<str>, to: &Located<Target>, cx: &Context<'_>) -> Option<
     let server = Server {
         address: resolve_path(&url.address, cx),
         tls: url.tls,
+        protocols: protocols(&url, Protocols::Http1),
         weight: NonZeroU32::MIN,
         backup: false,
         max_connections: None,
@@ -262,6 +339,8 @@ fn anonymous(name: &Arc<str>, to: &Located<Target>, cx: &Context<'_>) -> Option<
         health: lower_health(None),
         keep_alive: KEEP_ALIVE,
         keep_alive_connections: KEEP_ALIVE_CONNECTIONS as usize,
+        websocket: WebSocketOver::Auto,
+        http2: lower_http2(None),
         span: to.span.clone(),
     })
 }
@@ -275,6 +354,11 @@ fn resolve_path(address: &ServerAddress, cx: &Context<'_>) -> ServerAddress {
 
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_CONNECTIONS: u32 = 64;
+const STREAMS: u32 = 100;
+const CONNECTIONS: u32 = 8;
+const MAX_AGE: Duration = Duration::from_secs(3_600);
+const SPEAK_HTTP2: &str =
+    "write `http = \"2\"` or `\"auto\"`, or servers as `h2://host` or `h2c://host`";
 const FAILS: u32 = 3;
 const WITHIN: Duration = Duration::from_secs(10);
 const OUT_FOR: Duration = Duration::from_secs(10);

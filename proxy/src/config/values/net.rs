@@ -12,11 +12,13 @@ use ipnet::IpNet;
 use super::{FromText, Mistake};
 use crate::config::model::{Bind, HostPattern, OriginHost, OriginPattern, ServerAddress};
 
-/// Where a server is and whether it speaks TLS.
+/// Where a server is and what it speaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::config) struct ServerUrl {
     pub(in crate::config) address: ServerAddress,
     pub(in crate::config) tls: bool,
+    /// `h2://` or `h2c://`, which leave nothing else to choose.
+    pub(in crate::config) http2: bool,
 }
 
 /// A name to verify in a certificate.
@@ -81,13 +83,18 @@ impl FromText for ServerUrl {
             return Ok(ServerUrl {
                 address: ServerAddress::Unix(unix_path(text, path)?),
                 tls: false,
+                http2: false,
             });
         }
-        let (authority, default_port, tls) = match text.split_once("://") {
-            None => (text, None, false),
-            Some(("http" | "ws", authority)) => (authority, Some(80), false),
-            Some(("https" | "wss", authority)) => (authority, Some(443), true),
-            Some(_) => return bad("the schemes are http, https and unix"),
+        let (scheme, authority) = match text.split_once("://") {
+            None => (None, text),
+            Some((scheme, authority)) => (Some(scheme), authority),
+        };
+        let (default_port, tls) = match scheme {
+            None => (None, false),
+            Some("http" | "ws" | "h2c") => (Some(80), false),
+            Some("https" | "wss" | "h2") => (Some(443), true),
+            Some(_) => return bad("the schemes are http, https, h2, h2c and unix"),
         };
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         if authority.contains(['/', '?', '#']) {
@@ -120,7 +127,11 @@ impl FromText for ServerUrl {
                 ServerAddress::Name { host, port }
             }
         };
-        Ok(ServerUrl { address, tls })
+        Ok(ServerUrl {
+            address,
+            tls,
+            http2: matches!(scheme, Some("h2" | "h2c")),
+        })
     }
 }
 
@@ -359,15 +370,20 @@ mod tests {
         };
         let ip = |text: &str| ServerAddress::Ip(text.parse().expect("address"));
         let check = |text: &str, expected: Option<(ServerAddress, bool)>| {
-            let found = ServerUrl::from_text(text)
-                .ok()
-                .map(|url| (url.address, url.tls));
+            let found = ServerUrl::from_text(text).ok().map(|url| {
+                assert_eq!(url.http2, text.starts_with("h2"), "{text}");
+                (url.address, url.tls)
+            });
             assert_eq!(found, expected, "{text}");
         };
         check("10.0.0.11:3000", Some((ip("10.0.0.11:3000"), false)));
         check("http://App.local", Some((name("app.local", 80), false)));
         check("https://app.local/", Some((name("app.local", 443), true)));
         check("https://[::1]:8443", Some((ip("[::1]:8443"), true)));
+        check("wss://app.local", Some((name("app.local", 443), true)));
+        check("h2://app.local", Some((name("app.local", 443), true)));
+        check("h2c://app.local", Some((name("app.local", 80), false)));
+        check("h2c://10.0.0.11:9", Some((ip("10.0.0.11:9"), false)));
         check(
             "unix:app.sock",
             Some((ServerAddress::Unix("app.sock".into()), false)),
@@ -379,6 +395,8 @@ mod tests {
             "app:0",
             "app:x",
             "ftp://app:1",
+            "h2c:app:1",
+            "h2c://app/v1",
             "http://app/v1",
             "unix:",
             "http://a@b",

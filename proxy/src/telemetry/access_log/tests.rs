@@ -36,6 +36,7 @@ fn exchange<'a>(connection: &'a ConnectionFacts, path: &'a str) -> Exchange<'a> 
         upstream: Some("backend"),
         labels: &[],
         endpoint: Some("10.0.0.11:3000"),
+        upstream_protocol: Some("HTTP/1.1"),
     }
 }
 
@@ -56,6 +57,7 @@ fn refused<'a>(connection: &'a ConnectionFacts, path: &'a str) -> RequestEvent<'
         exchange: Exchange {
             upstream: None,
             endpoint: None,
+            upstream_protocol: None,
             ..exchange(connection, path)
         },
         status: 403,
@@ -124,7 +126,7 @@ fn a_closed_websocket_as_text() {
             "2027-01-15T08:00:00.123Z ws.close method=GET host=ws.example.com path=/ws/ ",
             "query=\"token=secret\" protocol=HTTP/1.1 client_ip=192.0.2.1 peer=10.0.0.9:5555 ",
             "listener=:443 tls=TLSv1.3 client_subject=\"CN=device 7\" route=chat upstream=backend ",
-            "endpoint=10.0.0.11:3000 request_id=0123456789abcdef duration_ms=61000.000 ",
+            "endpoint=10.0.0.11:3000 upstream_protocol=HTTP/1.1 request_id=0123456789abcdef duration_ms=61000.000 ",
             "bytes_in=10 bytes_out=2000 messages_in=1 messages_out=20 close_code=1001 ",
             "close_reason=\"see you\" closed_by=proxy cause=drain\n"
         )
@@ -143,6 +145,7 @@ fn every_event_is_json_with_its_keys() {
     };
     let event = WsOpenEvent {
         exchange: exchange(&connection, "/ws/"),
+        status: 101,
         duration: Duration::from_millis(3),
         upstream_duration: Some(Duration::from_millis(2)),
         subprotocol: Some("chat.v2"),
@@ -155,6 +158,7 @@ fn every_event_is_json_with_its_keys() {
             "status",
             "upstream",
             "endpoint",
+            "upstream_protocol",
             "upstream_ms",
             "subprotocol",
         ],

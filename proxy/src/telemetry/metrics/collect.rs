@@ -66,15 +66,25 @@ impl Shared {
         let all: Vec<_> = (self.routes.all().into_iter())
             .map(|(name, series)| (vec![("route", name)], series))
             .collect();
+        let websockets: Vec<_> = all
+            .iter()
+            .flat_map(|(l, s)| {
+                let over_http2 = (with(l, "http_version", "2"), &s.over_http2);
+                let ever = over_http2.1.handshakes.counts().next().is_some();
+                let over_http1 = (with(l, "http_version", "1.1"), &s.over_http1);
+                [over_http1].into_iter().chain(ever.then_some(over_http2))
+            })
+            .collect();
         families.gauge(
             "websockets_open",
             "WebSockets open now",
-            all.iter().map(|(l, s)| gauge(l, &s.websockets_open)),
+            websockets.iter().map(|(l, s)| gauge(l, &s.open)),
         )?;
         families.counter(
             "handshakes",
             "WebSocket handshakes, accepted or refused",
-            all.iter()
+            websockets
+                .iter()
                 .flat_map(|(l, s)| labelled(l, "result", &s.handshakes)),
         )?;
         families.histogram(

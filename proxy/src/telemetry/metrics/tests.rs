@@ -16,9 +16,11 @@ fn everything_counted_is_in_the_text() {
     listener.tls_handshake(true);
     listener.refused("limit");
     let route = metrics.route("chat");
-    drop(route.websocket_open());
-    let socket = route.websocket_open();
-    route.handshake_refused("origin");
+    drop(route.websocket_open(Version::HTTP_11));
+    let socket = route.websocket_open(Version::HTTP_11);
+    let riding = route.websocket_open(Version::HTTP_2);
+    route.handshake_refused(Version::HTTP_11, "origin");
+    route.handshake_refused(Version::HTTP_2, "policy");
     route.websocket_closed(Duration::from_secs(30), Some(CloseCode(1001)));
     route.websocket_closed(Duration::from_secs(30), None);
     route.websocket_traffic(Direction::FromDownstream, 100, 2);
@@ -56,9 +58,12 @@ fn everything_counted_is_in_the_text() {
             r#"sluicegate_connections_accepted_total{listener=":443"} 1"#,
             r#"sluicegate_connections_refused_total{listener=":443",reason="limit"} 1"#,
             r#"sluicegate_tls_handshakes_total{listener=":443",result="ok"} 1"#,
-            r#"sluicegate_websockets_open{route="chat"} 1"#,
-            r#"sluicegate_handshakes_total{route="chat",result="accepted"} 2"#,
-            r#"sluicegate_handshakes_total{route="chat",result="origin"} 1"#,
+            r#"sluicegate_websockets_open{route="chat",http_version="1.1"} 1"#,
+            r#"sluicegate_websockets_open{route="chat",http_version="2"} 1"#,
+            r#"sluicegate_handshakes_total{route="chat",http_version="1.1",result="accepted"} 2"#,
+            r#"sluicegate_handshakes_total{route="chat",http_version="1.1",result="origin"} 1"#,
+            r#"sluicegate_handshakes_total{route="chat",http_version="2",result="accepted"} 1"#,
+            r#"sluicegate_handshakes_total{route="chat",http_version="2",result="policy"} 1"#,
             r#"sluicegate_websocket_duration_seconds_count{route="chat"} 2"#,
             r#"sluicegate_websocket_duration_seconds_bucket{le="60.0",route="chat"} 2"#,
             r#"sluicegate_websocket_closes_total{route="chat",code="1001"} 1"#,
@@ -99,12 +104,13 @@ fn everything_counted_is_in_the_text() {
             "# EOF",
         ],
     );
-    drop((connection, socket, lease));
+    drop((connection, socket, riding, lease));
     check(
         &metrics,
         &[
             r#"sluicegate_connections_open{listener=":443"} 0"#,
-            r#"sluicegate_websockets_open{route="chat"} 0"#,
+            r#"sluicegate_websockets_open{route="chat",http_version="1.1"} 0"#,
+            r#"sluicegate_websockets_open{route="chat",http_version="2"} 0"#,
             r#"sluicegate_upstream_leases{upstream="backend",endpoint="10.0.0.1:3000"} 0"#,
         ],
     );
@@ -114,12 +120,12 @@ fn everything_counted_is_in_the_text() {
 fn series_live_as_long_as_a_handle() {
     let metrics = Metrics::new();
     let old = metrics.route("chat");
-    old.handshake_refused("origin");
+    old.handshake_refused(Version::HTTP_11, "origin");
     let new = metrics.route("chat");
     drop(old);
-    let line = r#"sluicegate_handshakes_total{route="chat",result="origin"} 1"#;
+    let line = r#"sluicegate_handshakes_total{route="chat",http_version="1.1",result="origin"} 1"#;
     check(&metrics, &[line]);
-    let tunnel = new.websocket_open();
+    let tunnel = new.websocket_open(Version::HTTP_11);
     drop(new);
     check(&metrics, &[line]);
     drop(tunnel);
@@ -187,7 +193,12 @@ fn what_a_route_does_not_do_has_no_series() {
     let _plugin = metrics.plugin("auth", "chat");
     let text = metrics.encode();
     assert!(text.contains("sluicegate_websocket_messages_total"));
-    for family in ["ping_round_trip", "recompressed", "plugin_message"] {
+    for family in [
+        "ping_round_trip",
+        "recompressed",
+        "plugin_message",
+        r#"http_version="2""#,
+    ] {
         assert!(!text.contains(family), "{family} in:\n{text}");
     }
 }
@@ -196,9 +207,9 @@ fn what_a_route_does_not_do_has_no_series() {
 fn label_values_are_escaped() {
     let metrics = Metrics::new();
     let route = metrics.route("a\"b\nc");
-    route.handshake_refused("origin");
+    route.handshake_refused(Version::HTTP_11, "origin");
     check(
         &metrics,
-        &[r#"sluicegate_handshakes_total{route="a\"b\nc",result="origin"} 1"#],
+        &[r#"sluicegate_handshakes_total{route="a\"b\nc",http_version="1.1",result="origin"} 1"#],
     );
 }

@@ -13,7 +13,7 @@ async fn pair(
     ca: &Authority,
     client: &Arc<ClientConfig>,
 ) -> (ServerTlsStream, tokio_rustls::client::TlsStream<UnixStream>) {
-    let server = ServerTls::build(&listener(vec![ca.sign("a", &["a.test"])]), None).unwrap();
+    let server = ServerTls::build(&listener(vec![ca.sign("a", &["a.test"])]), true, None).unwrap();
     let (near, far) = UnixStream::pair().unwrap();
     let connector = TlsConnector::from(client.clone());
     let name = ServerName::try_from("a.test").unwrap();
@@ -229,9 +229,9 @@ async fn a_clients_finished_leaves_with_its_first_bytes_or_before_its_first_read
             }
             far.write_all(&flight).await.unwrap();
         };
-        let connect = client.connect(Socket::Unix(near), "a.test");
+        let connect = client.connect(Socket::Unix(near), "a.test", Wish::Http1);
         let (stream, ()) = tokio::join!(connect, answer_hello);
-        let mut stream = stream.unwrap();
+        let (mut stream, _) = stream.unwrap();
 
         let mut bytes = [0; 4096];
         assert!(far.read(&mut bytes).now_or_never().is_none());
