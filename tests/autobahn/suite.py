@@ -6,53 +6,78 @@ Ends with 1 when a case does worse through sluicegate than direct.
 import argparse
 import asyncio
 import contextlib
+import json
 import pathlib
-import platform
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from fnmatch import fnmatch
+from itertools import groupby
 
 from kosoku import FailureError, run_fuzzingclient
+from kosoku.cases import CASES
+
+from report import LEVELS, report
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 
-LEVELS = {
-    "direct": "the echo server itself",
-    "copy": "`follow = false`: bytes",
-    "follow": "the default: frame heads are followed",
-    "messages": "a filter that is asked about each message and passes it on",
-    "terminate": "the same, with `compression = \"terminate\"`",
-}
 
-GROUPS = {
-    "1": "framing",
-    "2": "pings and pongs",
-    "3": "reserved bits",
-    "4": "opcodes",
-    "5": "fragmentation",
-    "6": "UTF-8",
-    "7": "closing",
-    "9": "limits and speed: up to 16 MiB, 65,536 frames",
-    "10": "fragments of the suite's own",
-    "12": "permessage-deflate: sizes and kinds of data",
-    "13": "permessage-deflate: parameters",
-}
+class Record:
+    """Outcomes and seconds by level, in a file, so that a run that was ended early can be resumed."""
 
-# How bad an outcome is; what the standard leaves open is not.
-WORSE = {
-    "OK": 0,
-    "INFORMATIONAL": 0,
-    "NON-STRICT": 1,
-    "UNIMPLEMENTED": 2,
-    "UNCLEAN": 3,
-    "WRONG CODE": 3,
-    "FAILED BY CLIENT": 3,
-    "FAILED": 4,
-    "ERROR": 5,
-}
+    def __init__(self, path, binary, resume):
+        self.path = path
+        self.kept = {"binary": binary, "outcomes": {}, "seconds": {}}
+        if resume and path.exists():
+            kept = json.loads(path.read_text())
+            if kept["binary"] != binary:
+                sys.exit("the run to resume was of another binary")
+            self.kept = kept
+
+    def missing(self, level, cases):
+        """Those of `cases` that have no outcome yet."""
+        return [case for case in cases if case not in self.kept["outcomes"].get(level, {})]
+
+    def keep(self, level, outcomes, seconds):
+        self.kept["outcomes"].setdefault(level, {}).update(outcomes)
+        self.kept["seconds"][level] = self.kept["seconds"].get(level, 0) + seconds
+        # The rename: whoever ends this here finds the whole of the last text.
+        begun = self.path.with_suffix(".new")
+        begun.write_text(json.dumps(self.kept))
+        begun.replace(self.path)
+
+    def of(self, levels, cases):
+        """The outcomes of `cases` at each level, and the seconds of the level."""
+        outcomes = {level: {case: self.kept["outcomes"][level][case] for case in cases} for level in levels}
+        return outcomes, self.kept["seconds"]
+
+
+def chosen(asked):
+    """The cases asked for, in groups none of which takes very long."""
+    matches = lambda case, patterns: any(fnmatch(case, pattern) for pattern in patterns)
+    cases = [
+        case
+        for case in CASES
+        if matches(case, asked.only or ["*"]) and not matches(case, asked.without or [])
+    ]
+    long = ("12.", "13.")
+    group = lambda case: case.split(".")[: 2 if case.startswith(long) else 1]
+    return [(".".join(number), list(cases)) for number, cases in groupby(cases, group)]
+
+
+async def play(url, cases, at_once):
+    """Behaviour at each case, and how it closed, as the suite calls them; and the seconds it took."""
+    began = time.monotonic()
+    try:
+        results = await run_fuzzingclient(url, cases, concurrency=at_once)
+    except FailureError as failure:
+        results = failure.results
+    outcomes = {
+        result.case_id: (result.behavior.value, result.behavior_close.value) for result in results
+    }
+    return outcomes, time.monotonic() - began
 
 
 @contextlib.contextmanager
@@ -67,7 +92,7 @@ def running(command, **more):
 
 
 def listening(proxy):
-    """The address in the proxy's banner; its later words are thrown away."""
+    """The address in the proxy's banner; its later words are passed on."""
     address = None
     for line in proxy.stderr:
         if line.startswith("listening "):
@@ -77,97 +102,11 @@ def listening(proxy):
     sys.exit("sluicegate did not start: run it with the configuration in target/autobahn")
 
 
-async def outcomes(url, asked):
-    """Behaviour at each case, and how it closed, as the suite calls them; and the seconds it took."""
-    began = time.monotonic()
-    try:
-        results = await run_fuzzingclient(url, asked.only, asked.without, concurrency=asked.at_once)
-    except FailureError as failure:
-        results = failure.results
-    outcome = {
-        result.case_id: (result.behavior.value, result.behavior_close.value) for result in results
-    }
-    return outcome, time.monotonic() - began
-
-
-def is_worse(outcome, direct):
-    return any(WORSE[here] > WORSE[there] for here, there in zip(outcome, direct))
-
-
-def table(rows):
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    line = lambda row: "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths)) + " |"
-    return [line(rows[0]), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, rows[1:])]
-
-
-def told(outcome):
-    behaviour, close = outcome
-    return behaviour if close in ("OK", "INFORMATIONAL") else f"{behaviour}, closed: {close}"
-
-
-def report(by_level, seconds, version, left_out):
-    """The results as Markdown; and the cases that are worse than direct."""
-    levels = list(by_level)
-    direct = by_level["direct"]
-    major = lambda case: case.split(".")[0]
-    lines = [
-        "# Autobahn through sluicegate",
-        "",
-        "Written by [`run`](run); [README.md](README.md) says how to read it.",
-        "",
-        f"{version}; kosoku 0.1.0 with Autobahn's {len(direct)} cases, wsproto 1.3.2 as the echo server,"
-        f" Python {platform.python_version()}.",
-        *([f"Left out: {', '.join(f'`{pattern}`' for pattern in left_out)}."] if left_out else []),
-        "",
-        "| level | what it is | seconds |",
-        "|---|---|--:|",
-        *(f"| {level} | {LEVELS[level]} | {seconds[level]:.0f} |" for level in levels),
-        "",
-        "Cases that are OK, of all in their group (n: non-strict; i: informational; x: any other):",
-        "",
-    ]
-    rows = [["group", "cases", *levels]]
-    for group, title in GROUPS.items():
-        cases = [case for case in direct if major(case) == group]
-        if not cases:
-            continue
-        cells = []
-        for level in levels:
-            short = lambda outcome: {"OK": "", "NON-STRICT": "n", "INFORMATIONAL": "i"}.get(told(outcome), "x")
-            counts = Counter(short(by_level[level][case]) for case in cases)
-            others = [f"{count} {sign}" for sign, count in sorted(counts.items()) if sign]
-            cells.append(", ".join([str(counts[""]), *others]))
-        rows.append([f"{group} {title}", str(len(cases)), *cells])
-    lines += table(rows)
-    differing = [["case", *levels]]
-    worse = []
-    for case in direct:
-        outcome = [by_level[level][case] for level in levels]
-        if any(is_worse(one, direct[case]) for one in outcome):
-            worse.append(case)
-        if any(told(one) != told(outcome[0]) for one in outcome):
-            differing.append([case, *map(told, outcome)])
-    lines += ["", f"Worse than direct: {', '.join(worse) or 'none'}."]
-    if len(differing) > 1:
-        lines += ["", "Cases whose outcome is not the same everywhere:", "", *table(differing)]
-    return "\n".join(lines) + "\n", worse
-
-
-async def main():
-    parser = argparse.ArgumentParser(prog="tests/autobahn/run", description=__doc__)
-    parser.add_argument("--made", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--sluicegate", type=pathlib.Path, default=ROOT / "target/release/sluicegate")
-    parser.add_argument("--only", action="append", metavar="CASE", help="such as 7.*; again for more")
-    parser.add_argument("--without", action="append", metavar="CASE")
-    parser.add_argument("--level", action="append", choices=[level for level in LEVELS if level != "direct"])
-    parser.add_argument("--at-once", type=int, default=4, metavar="N", help="cases in parallel")
-    parser.add_argument("--out", type=pathlib.Path, help="where the results go; else to standard output")
-    asked = parser.parse_args()
-
+async def play_all(groups, levels, asked, record):
+    """Plays what `record` lacks: group by group, so that whatever else the machine does meets each level alike."""
     build = [asked.sluicegate, "plugin", "build", ROOT / "tests/guests/conversations", "--out", asked.made]
     subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
     (plugin,) = asked.made.glob("*conversation*guest*.wasm")
-    version = subprocess.run([asked.sluicegate, "--version"], check=True, text=True, capture_output=True)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with running([sys.executable, "-B", HERE / "echo.py"], **pipes) as echo:
         server = f"127.0.0.1:{echo.stdout.readline().strip()}"
@@ -177,15 +116,41 @@ async def main():
         command = [asked.sluicegate, "run", "--config", asked.made / "sluicegate.toml"]
         with running(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as proxy:
             address = listening(proxy)
-            drained = asyncio.to_thread(lambda: [print(line, end="", file=sys.stderr) for line in proxy.stderr])
-            drained = asyncio.create_task(drained)
-            by_level, seconds = {}, {}
-            for level in ["direct", *(asked.level or [level for level in LEVELS if level != "direct"])]:
-                url = f"ws://{server}" if level == "direct" else f"ws://{address}/{level}"
-                by_level[level], seconds[level] = await outcomes(url, asked)
-                print(f"{level}: {seconds[level]:.0f} s", file=sys.stderr)
-        await drained
-    text, worse = report(by_level, seconds, version.stdout.strip(), asked.without or [])
+            passed_on = asyncio.to_thread(lambda: [print(line, end="", file=sys.stderr) for line in proxy.stderr])
+            passed_on = asyncio.create_task(passed_on)
+            for number, cases in groups:
+                for level in levels:
+                    if missing := record.missing(level, cases):
+                        url = f"ws://{server}" if level == "direct" else f"ws://{address}/{level}"
+                        outcomes, seconds = await play(url, missing, asked.at_once)
+                        record.keep(level, outcomes, seconds)
+                        print(f"{number}, {level}: {len(missing)} cases, {seconds:.0f} s", file=sys.stderr)
+        await passed_on
+
+
+async def main():
+    parser = argparse.ArgumentParser(prog="tests/autobahn/run", description=__doc__)
+    parser.add_argument("--made", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--sluicegate", type=pathlib.Path, default=ROOT / "target/release/sluicegate")
+    parser.add_argument("--only", action="append", metavar="CASE", help="such as 7.*; again for more")
+    parser.add_argument("--without", action="append", metavar="CASE")
+    parser.add_argument("--level", action="append", choices=LEVELS, help="beside direct; again for more")
+    parser.add_argument("--at-once", type=int, default=4, metavar="N", help="cases in parallel")
+    parser.add_argument("--resume", action="store_true", help="keep what the last run found before it was ended")
+    parser.add_argument("--out", type=pathlib.Path, help="where the results go; else to standard output")
+    asked = parser.parse_args()
+
+    version = subprocess.run([asked.sluicegate, "--version"], check=True, text=True, capture_output=True)
+    made = asked.sluicegate.stat()
+    record = Record(asked.made / "outcomes.json", [made.st_size, made.st_mtime_ns], asked.resume)
+    groups = chosen(asked)
+    if not groups:
+        parser.error("no case has such a number")
+    levels = [level for level in LEVELS if level == "direct" or level in (asked.level or LEVELS)]
+    await play_all(groups, levels, asked, record)
+
+    outcomes, seconds = record.of(levels, [case for _, cases in groups for case in cases])
+    text, worse = report(outcomes, seconds, version.stdout.strip(), asked)
     if asked.out:
         asked.out.write_text(text)
     else:

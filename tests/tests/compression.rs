@@ -4,6 +4,8 @@ use sluicegate_tests::client::tcp;
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::soon;
 use sluicegate_tests::upstream::Script;
+use sluicegate_tests::websocket::inflate::Inflater;
+use sluicegate_tests::websocket::negotiation::Params;
 use sluicegate_tests::wire::{self, Head};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -76,6 +78,15 @@ async fn negotiated(
         let values = head.fields.all(FIELD).into_iter();
         values.map(str::to_owned).collect()
     })
+}
+
+/// What a first payload says, within the windows that the proxy asks for.
+fn inflated(payload: &[u8]) -> Vec<u8> {
+    let params = Params {
+        window_bits: 12,
+        takeover: true,
+    };
+    Inflater::new(params).message(payload).unwrap()
 }
 
 /// A proxy whose heads are written in one pass, and one that edits them on the way.
@@ -209,6 +220,54 @@ async fn a_client_without_compression_gets_frames_that_are_not_compressed() {
     let compressed = [0xc1, 0x07, 0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
     ends.server.write_all(&compressed).await.unwrap();
     assert_eq!(receive(&mut ends.client, 7).await, b"\x81\x05Hello");
+}
+
+/// Where one leg has no compression, the proxy compresses for the other what is worth it.
+#[tokio::test]
+async fn what_a_side_without_compression_says_is_compressed_for_the_other() {
+    let upstream = Script::new().await;
+    let proxy = Proxy::in_front_of(upstream.addr, "compression = \"terminate\"").await;
+
+    let mut ends = handshake(&proxy, &upstream, &[CHROME], &[]).await;
+    // In fragments, of which one message is made; and one too short to get smaller, which stays as it was.
+    let from_server = b"\x01\x08aaaaaaaa\x80\x08aaaaaaaa\x01\x01a\x80\x01b";
+    ends.server.write_all(from_server).await.unwrap();
+    let head = receive(&mut ends.client, 2).await;
+    assert_eq!(head[0], 0xc1);
+    let payload = receive(&mut ends.client, head[1].into()).await;
+    assert_eq!(inflated(&payload), [b'a'; 16]);
+    assert_eq!(receive(&mut ends.client, 6).await, b"\x01\x01a\x80\x01b");
+
+    let mut ends = handshake(&proxy, &upstream, &[], &["permessage-deflate"]).await;
+    let from_client = [&[0x81, 0x90, 0, 0, 0, 0][..], &[b'a'; 16]].concat();
+    ends.client.write_all(&from_client).await.unwrap();
+    let head = receive(&mut ends.server, 6).await;
+    assert_eq!(head[0], 0xc1);
+    let masked = receive(&mut ends.server, (head[1] & 0x7f).into()).await;
+    let keys = head[2..].iter().cycle();
+    let payload: Vec<u8> = masked
+        .iter()
+        .zip(keys)
+        .map(|(byte, key)| byte ^ key)
+        .collect();
+    assert_eq!(inflated(&payload), [b'a'; 16]);
+}
+
+/// What must be whole before it is compressed has a limit; where nothing is compressed there is none.
+#[tokio::test]
+async fn a_message_that_is_collected_to_be_compressed_has_a_largest_size() {
+    let upstream = Script::new().await;
+    let proxy = Proxy::in_front_of(upstream.addr, "compression = \"terminate\"").await;
+    let over_a_mib = [0x82, 0x7f, 0, 0, 0, 0, 0, 0x10, 0, 1];
+    let close_1009 = [0x03, 0xf1];
+    let mut ends = handshake(&proxy, &upstream, &[CHROME], &[]).await;
+    ends.server.write_all(&over_a_mib).await.unwrap();
+    let close = receive(&mut ends.client, 4).await;
+    assert_eq!((close[0], &close[2..]), (0x88, &close_1009[..]));
+
+    let mut ends = handshake(&proxy, &upstream, &[], &[]).await;
+    ends.server.write_all(&over_a_mib).await.unwrap();
+    assert_eq!(receive(&mut ends.client, 10).await, over_a_mib);
 }
 
 /// Legs that were settled each on its own can still read the same bytes.

@@ -35,10 +35,13 @@ async fn the_banner_tells_what_serves_and_whether_plugins_were_compiled() {
             tls = {{ cert = "a.crt", key = "a.key" }}
             [[listener]]
             bind = "127.0.0.2:0"
+            [[listener]]
+            bind = "127.0.0.3:0"
+            http2 = true
             [admin]
             bind = "127.0.0.1:0"
             [upstream.backend]
-            servers = ["127.0.0.1:1", "127.0.0.1:2"]
+            servers = ["127.0.0.1:1", "h2c://127.0.0.1:2"]
             [plugin.auth]
             wasm = "{}"
             config = {{ keys = {{ ci = "k" }} }}
@@ -64,10 +67,11 @@ async fn the_banner_tells_what_serves_and_whether_plugins_were_compiled() {
                 proxy.addr(0)
             ),
             format!("listening {} http/1.1", proxy.addr(1)),
+            format!("listening {} h2c, http/1.1", proxy.addr(2)),
             format!("plugin auth sluicegate-api-key {version}, {how} in N ms"),
             "route a.test/ws/ → auth → backend".to_owned(),
             "route / → respond 204".to_owned(),
-            "upstream backend 127.0.0.1:1, 127.0.0.1:2".to_owned(),
+            "upstream backend 127.0.0.1:1, 127.0.0.1:2 (h2c)".to_owned(),
             format!("admin {} /metrics /healthz /readyz", proxy.admin()),
             "workers 2".to_owned(),
             "ready in N ms".to_owned(),

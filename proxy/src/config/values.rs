@@ -225,6 +225,22 @@ impl FromText for Target {
     }
 }
 
+impl FromText for Protocols {
+    const HINT: Option<&'static str> = Some("one of `\"1\"`, `\"2\"` and `\"auto\"`");
+    const CHOICES: &'static [&'static str] = &["1", "2", "auto"];
+
+    fn from_text(text: &str) -> Result<Self, Mistake> {
+        match text {
+            "1" => Ok(Protocols::Http1),
+            "2" => Ok(Protocols::Http2),
+            "auto" => Ok(Protocols::Auto),
+            // One digit is as close to another as any: no word of these is nearer than the rest.
+            _ => Err(Mistake::new(format!("`{text}` is not possible here"))
+                .hint(Self::HINT.map(str::to_owned))),
+        }
+    }
+}
+
 impl FromText for LogLevel {
     /// `LEVEL` or `TARGET=LEVEL`, separated by commas.
     fn from_text(text: &str) -> Result<Self, Mistake> {
@@ -296,11 +312,6 @@ choices!(Balance {
     "round-robin" => Balance::RoundRobin,
     "least-conn" => Balance::LeastConn,
     "ip-hash" => Balance::IpHash,
-});
-choices!(Protocols {
-    "1" => Protocols::Http1,
-    "2" => Protocols::Http2,
-    "auto" => Protocols::Auto,
 });
 choices!(WebSocketOver {
     "auto" => WebSocketOver::Auto,

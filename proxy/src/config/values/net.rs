@@ -10,9 +10,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::{FromText, Mistake};
-use crate::config::model::{
-    Bind, HostPattern, OriginHost, OriginPattern, Protocols, ServerAddress,
-};
+use crate::config::model::{Bind, HostPattern, OriginHost, OriginPattern, ServerAddress};
 
 /// Where a server is and what it speaks.
 #[derive(Debug, Clone, PartialEq, Eq)]

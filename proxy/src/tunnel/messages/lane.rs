@@ -106,8 +106,8 @@ impl Lane {
             ),
         };
         // Where nobody changes anything, what can pass at first can always pass.
-        let parts = from.is_some() && !Passage::new(from, to).allows(true);
-        let collects = interest.is_some_and(|interest| interest.in_data()) || parts;
+        let passes = Passage::new(from, to).allows(from.is_some());
+        let collects = interest.is_some_and(|interest| interest.in_data()) || !passes;
         let unless_said = if collects {
             COLLECTED_MESSAGE
         } else {

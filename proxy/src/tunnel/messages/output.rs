@@ -147,19 +147,27 @@ impl Output {
         if self.muted {
             return;
         }
-        let plain = message.plain().len() as u64;
-        if self.passage.allows(message.compressed) {
-            message.append_wire(&mut shared.out);
-            self.passage.passed(message.compressed, plain);
-            self.forget_if(message.compressed);
-            return;
+        let plain = message.plain();
+        if !self.passage.allows(message.compressed) {
+            // One that was compressed is so again, also if it grows: contexts stay together.
+            let deflate = if message.compressed {
+                Deflater::recompress
+            } else {
+                Deflater::message
+            };
+            if self.compress(message.kind, plain, shared, deflate) {
+                self.passage.recompressed(plain.len() as u64);
+                return;
+            }
+            if message.compressed {
+                encode_message(message.kind, plain, self.mask(), &mut shared.out);
+                self.passage.parted();
+                return;
+            }
         }
-        // Only a compressed one may not pass: contexts stay together if it is compressed again.
-        if self.encode_data(message.kind, message.plain(), shared, Deflater::recompress) {
-            self.passage.recompressed(plain);
-        } else {
-            self.passage.parted();
-        }
+        message.append_wire(&mut shared.out);
+        self.passage.passed(message.compressed, plain.len() as u64);
+        self.forget_if(message.compressed);
     }
 
     /// Sends another message in the place of one that was compressed, or not.
@@ -175,12 +183,8 @@ impl Output {
         let mask = self.mask();
         let out = &mut shared.out;
         let compressed = match message.kind {
-            Kind::Text => {
-                self.encode_data(DataKind::Text, &message.data, shared, Deflater::message)
-            }
-            Kind::Binary => {
-                self.encode_data(DataKind::Binary, &message.data, shared, Deflater::message)
-            }
+            Kind::Text => self.encode_data(DataKind::Text, &message.data, shared),
+            Kind::Binary => self.encode_data(DataKind::Binary, &message.data, shared),
             Kind::Ping => {
                 out.extend_from_slice(&encode_ping(&message.data, mask));
                 false
@@ -281,7 +285,6 @@ impl Output {
         self.aside = Vec::new();
     }
 
-    /// Encodes a message, compressed where there is compression and `deflate` thinks it worth it.
     /// Writes what the receiver takes at once and holds the rest.
     pub(super) fn send<W: AsyncWrite + Unpin>(
         &mut self,
@@ -301,7 +304,17 @@ impl Output {
         self.given - self.outlet.held_len() as u64
     }
 
-    fn encode_data(
+    /// Encodes a message, compressed where there is compression and it gets smaller; says whether it did.
+    fn encode_data(&mut self, kind: DataKind, plain: &[u8], shared: &mut Shared<'_>) -> bool {
+        let compressed = self.compress(kind, plain, shared, Deflater::message);
+        if !compressed {
+            encode_message(kind, plain, self.mask(), &mut shared.out);
+        }
+        compressed
+    }
+
+    /// Encodes a message compressed, where there is compression and `deflate` thinks it worth it.
+    fn compress(
         &mut self,
         kind: DataKind,
         plain: &[u8],
@@ -311,17 +324,17 @@ impl Output {
         let mask = self.mask();
         let Shared { out, deflated, .. } = shared;
         deflated.clear();
-        if let Some(deflater) = &mut self.deflater
-            && deflate(deflater, plain, deflated)
-        {
+        let compressed = match &mut self.deflater {
+            Some(deflater) => deflate(deflater, plain, deflated),
+            None => false,
+        };
+        if compressed {
             encode_compressed(kind, deflated, mask, out);
             if let Some(metrics) = shared.metrics {
                 metrics.recompressed(Direction::from(self.sender), 1);
             }
-            return true;
         }
-        encode_message(kind, plain, mask, out);
-        false
+        compressed
     }
 
     /// A compressed message went by as it came: what our own compressor remembers is no longer what the

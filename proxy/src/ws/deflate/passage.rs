@@ -1,14 +1,18 @@
-//! Whether a compressed message may go on as it came.
+//! Whether a message may go on as it came, compressed or not.
 
 use super::Params;
 
 /// The contexts of a sender on one leg and of its receiver on the other, compared.
+///
+/// A sender that compresses knows when it does not; for one that cannot, its receiver's leg is compressed by us.
 ///
 /// What one leg's sender compressed the other leg's receiver can read if its window is at least as large
 /// and holds what the sender's does. That is so from the start, as both are empty, and until a message
 /// gets there changed or not at all; and it is so again once a whole window of the same bytes has
 /// gone through both.
 pub struct Passage {
+    /// Messages that are not compressed go on as they are.
+    leaves_plain: bool,
     /// Compressed messages may ever go on as they are.
     compatible: bool,
     /// Plain bytes that the sender's window holds; 0: messages do not refer to others.
@@ -35,6 +39,7 @@ impl Passage {
             _ => 0,
         };
         Passage {
+            leaves_plain: sender.is_some() || receiver.is_none(),
             compatible,
             window,
             together: window,
@@ -43,7 +48,11 @@ impl Passage {
 
     /// Whether the sender's next message can go on as it comes.
     pub fn allows(&self, compressed: bool) -> bool {
-        !compressed || self.compatible && self.together == self.window
+        if compressed {
+            self.compatible && self.together == self.window
+        } else {
+            self.leaves_plain
+        }
     }
 
     /// A message of so many plain bytes went on as it came.
