@@ -9,7 +9,7 @@ pub mod frame;
 pub mod inflate;
 pub mod leg;
 pub mod negotiation;
-mod opening;
+pub mod opening;
 pub mod random;
 
 use std::fmt;
@@ -90,7 +90,8 @@ struct Open {
 impl<L: Leg> Peer<L> {
     /// Sends raw bytes.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.sender.write_all(bytes).await
+        self.sender.write_all(bytes).await?;
+        self.sender.flush().await
     }
 
     /// Sends a frame, masked where this end is a client.

@@ -112,6 +112,12 @@ impl Server {
         !self.arrivals.lock().await.is_empty()
     }
 
+    /// Drops what has come and nobody took.
+    pub async fn forget(&self) {
+        let mut arrivals = self.arrivals.lock().await;
+        while arrivals.try_recv().is_ok() {}
+    }
+
     /// How many HTTP/2 connections there were.
     pub fn connections(&self) -> usize {
         self.lock().len()
