@@ -10,6 +10,7 @@ pub mod certs;
 pub mod client;
 pub mod http2;
 pub mod languages;
+pub mod matrix;
 pub mod modules;
 pub mod plugins;
 pub mod proxy;
