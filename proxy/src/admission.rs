@@ -1,4 +1,5 @@
-//! Who may connect: the count of all connections, and of each client's.
+//! Who may connect: the count of all connections, and of each client's. A WebSocket that shares its
+//! connection with others counts as one more.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -53,22 +54,27 @@ impl AdmissionControl {
     pub async fn enter(self: &Arc<Self>, limit: impl Fn() -> Option<NonZeroUsize>) -> Admission {
         loop {
             let freed = self.freed.notified();
-            let limit = limit().map_or(self.default_limit, NonZeroUsize::get);
-            let entered = self
-                .open
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
-                    (open < limit).then_some(open + 1)
-                });
-            if entered.is_ok() {
-                return Admission {
-                    control: Arc::clone(self),
-                    client: None,
-                    _open: None,
-                    _carried: None,
-                };
+            if let Some(admission) = self.try_enter(limit()) {
+                return admission;
             }
             freed.await;
         }
+    }
+
+    /// Counts one more, if there are fewer than `limit` now.
+    pub fn try_enter(self: &Arc<Self>, limit: Option<NonZeroUsize>) -> Option<Admission> {
+        let limit = limit.map_or(self.default_limit, NonZeroUsize::get);
+        let entered = self
+            .open
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
+                (open < limit).then_some(open + 1)
+            });
+        entered.is_ok().then(|| Admission {
+            control: Arc::clone(self),
+            client: None,
+            _open: None,
+            _carried: None,
+        })
     }
 
     /// Has those who wait look at the limit again.
@@ -183,8 +189,10 @@ mod tests {
         };
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
+        assert!(control.try_enter(one).is_none());
         drop(first);
         drop(waiting.await.unwrap());
+        assert!(control.try_enter(one).is_some());
         assert_eq!(control.open.load(Ordering::Relaxed), 0);
     }
 

@@ -48,7 +48,7 @@ use crate::flow::forwarding::Outbound;
 use crate::flow::websocket::Pending;
 use crate::forward::{self, TemplateValues};
 use crate::handshake::compression::Bargain;
-use crate::handshake::{self, Kind};
+use crate::handshake::{self, Extended, Kind};
 use crate::request;
 use crate::route::Match;
 use crate::snapshot::{Route, Snapshot};
@@ -199,6 +199,12 @@ async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Answ
             upgrade: Some(Box::new(Pending { upgrade, exchange })),
         };
     }
+    if response.status().is_success() && parts.extensions.get::<Extended>().is_some() {
+        // On that stream any 2xx would begin a tunnel (RFC 9110 §9.3.6).
+        let failure = exchange.no_websocket();
+        exchange.fail(&failure);
+        response = failure.response(exchange.request_id());
+    }
     if must_close && old {
         response
             .headers_mut()
@@ -238,7 +244,7 @@ async fn answer(
     exchange.routed(&route);
     let kind = handshake::classify(parts, body.is_end_stream())?;
     if let Kind::WebSocket(_) = kind {
-        exchange.is_handshake();
+        exchange.begin_handshake()?;
         if !handshake::origin_allowed(&parts.headers, &route.origins) {
             return Err(Failure::origin_refused());
         }

@@ -1,7 +1,9 @@
-//! The WebSocket opening handshake, judged on both sides (RFC 6455 §4, RFC 7692 §7).
+//! The WebSocket opening handshake, judged on both sides (RFC 6455 §4, RFC 7692 §7, RFC 8441 §5).
 //!
 //! It owns two verdicts: whether a client's request is a WebSocket handshake, and whether the
-//! upstream's 101 answers it. A malformed handshake is refused rather than forwarded as a plain
+//! upstream's answer accepts it. Over HTTP/2 a handshake is an extended CONNECT, whose client proves nothing
+//! with a key; inside the proxy it is a GET like any other, marked as [`Extended`], with a key of our own
+//! for an upstream that wants one. A malformed handshake is refused rather than forwarded as a plain
 //! request, because the two ends might disagree about whether a tunnel began. Any other protocol
 //! in Upgrade (`h2c` above all) is ignored, as RFC 9110 §7.8 allows: the request is a plain one.
 //!
@@ -16,13 +18,14 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{
-    AsHeaderName, CONNECTION, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
+    AsHeaderName, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{Method, StatusCode, Version, request, response};
 use thiserror::Error;
 
 use crate::config::model::{OriginHost, OriginPattern};
+use crate::random;
 use crate::request::Rejection;
 pub use extension::Extension;
 
@@ -33,10 +36,14 @@ pub enum Kind {
     WebSocket(Offer),
 }
 
+/// The extension of a request's head that says: this GET came as an extended CONNECT for `websocket`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extended;
+
 /// A valid client handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    /// Sec-WebSocket-Key as sent: base64 of 16 bytes.
+    /// Sec-WebSocket-Key, base64 of 16 bytes: the client's, or ours where it came over HTTP/2.
     pub key: String,
     /// In the client's order of preference, each once.
     pub subprotocols: Vec<String>,
@@ -54,7 +61,7 @@ pub struct Agreed {
 /// Why an upstream's answer is no valid handshake. The client gets 502.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum HandshakeFault {
-    #[error("the upstream's status is not 101")]
+    #[error("the upstream's status does not accept the handshake")]
     Status,
     #[error("the upstream's Upgrade is not `websocket`")]
     Upgrade,
@@ -92,7 +99,13 @@ pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
 ///
 /// Must see the client's own Connection and Upgrade fields. A rejection with status 426 is to be
 /// sent with `Sec-WebSocket-Version: 13`, and each rejection with `Connection: close`.
-pub fn classify(parts: &request::Parts, body_is_empty: bool) -> Result<Kind, Rejection> {
+///
+/// An [`Extended`] one gets a key of ours into its head; `body_is_empty` says that its stream has ended,
+/// which leaves no room for a tunnel.
+pub fn classify(parts: &mut request::Parts, body_is_empty: bool) -> Result<Kind, Rejection> {
+    if parts.extensions.get::<Extended>().is_some() {
+        return extended(&mut parts.headers, body_is_empty).map(Kind::WebSocket);
+    }
     let headers = &parts.headers;
     if !asks_for_websocket(headers) {
         return Ok(Kind::Plain);
@@ -113,23 +126,37 @@ pub fn classify(parts: &request::Parts, body_is_empty: bool) -> Result<Kind, Rej
     if !fields.has_upgrade_option {
         return Err(Rejection::bad("upgrade_without_connection"));
     }
-    if fields.version.text() != Some(VERSION) {
-        return Err(Rejection::new(
-            StatusCode::UPGRADE_REQUIRED,
-            "websocket_version",
-        ));
-    }
+    fields.check_version()?;
     let key = fields
         .key
         .text()
         .filter(|key| is_nonce(key))
         .ok_or(Rejection::bad("websocket_key"))?;
-    Ok(Kind::WebSocket(Offer {
-        key: key.to_owned(),
+    offer(key.to_owned(), headers).map(Kind::WebSocket)
+}
+
+/// RFC 8441 §5: version, subprotocols, extensions and Origin as ever, and neither key nor accept.
+fn extended(headers: &mut HeaderMap, has_ended: bool) -> Result<Offer, Rejection> {
+    if has_ended || headers.contains_key(CONTENT_LENGTH) {
+        return Err(Rejection::bad("websocket_with_body"));
+    }
+    Fields::of(headers).check_version()?;
+    let key: [u8; 16] = random::bytes()
+        .map_err(|_| Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "no_random_bytes"))?;
+    let offer = offer(BASE64.encode(key), headers)?;
+    let key = HeaderValue::try_from(&offer.key).map_err(|_| Rejection::bad("websocket_key"))?;
+    headers.insert(SEC_WEBSOCKET_KEY, key);
+    headers.remove(SEC_WEBSOCKET_ACCEPT);
+    Ok(offer)
+}
+
+fn offer(key: String, headers: &HeaderMap) -> Result<Offer, Rejection> {
+    Ok(Offer {
+        key,
         subprotocols: offered_subprotocols(headers)
             .ok_or(Rejection::bad("websocket_subprotocol"))?,
         extensions: Extension::parse_all(headers).ok_or(Rejection::bad("websocket_extension"))?,
-    }))
+    })
 }
 
 /// Whether a request's Origin may open a WebSocket here. No patterns: any may, and none need be.
@@ -181,6 +208,24 @@ pub fn verify_upstream(offer: &Offer, parts: &response::Parts) -> Result<Agreed,
     if accept != Some(&accept_bytes(&offer.key)) {
         return Err(HandshakeFault::Accept);
     }
+    agreed(offer, &fields, headers)
+}
+
+/// As [`verify_upstream`], for the answer to an extended CONNECT: any 2xx accepts it (RFC 9110 §9.3.6), and
+/// there is neither an upgrade nor a proof.
+pub fn verify_http2(offer: &Offer, parts: &response::Parts) -> Result<Agreed, HandshakeFault> {
+    if !parts.status.is_success() {
+        return Err(HandshakeFault::Status);
+    }
+    agreed(offer, &Fields::of(&parts.headers), &parts.headers)
+}
+
+/// Whether the upstream chose from what was offered.
+fn agreed(
+    offer: &Offer,
+    fields: &Fields<'_>,
+    headers: &HeaderMap,
+) -> Result<Agreed, HandshakeFault> {
     let subprotocol = match fields.protocol {
         Lines::None => None,
         protocol => Some(
@@ -270,6 +315,16 @@ impl<'a> Fields<'a> {
             };
         }
         fields
+    }
+
+    fn check_version(&self) -> Result<(), Rejection> {
+        match self.version.text() {
+            Some(VERSION) => Ok(()),
+            _ => Err(Rejection::new(
+                StatusCode::UPGRADE_REQUIRED,
+                "websocket_version",
+            )),
+        }
     }
 
     /// Stricter than "the list holds websocket".

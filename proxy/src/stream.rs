@@ -1,6 +1,7 @@
-//! One byte stream type for every leg: TCP or unix socket, plain or TLS.
+//! One byte stream type for every leg: TCP or unix socket, plain or TLS, or one stream of an HTTP/2
+//! connection.
 //!
-//! An enum, not a trait object: a tunnel polls it for each chunk, and the TLS variants are boxed so
+//! An enum, not a trait object: a tunnel polls it for each chunk, and the larger variants are boxed so
 //! that a plain connection does not pay for their size.
 
 use std::io;
@@ -9,6 +10,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::http2::Duplex;
 use crate::socket::Socket;
 use crate::tls::{ClientTlsStream, ServerTlsStream};
 
@@ -18,6 +20,7 @@ pub enum Stream {
     Plain(Socket),
     ServerTls(Box<ServerTlsStream>),
     ClientTls(Box<ClientTlsStream>),
+    Http2(Box<Duplex>),
 }
 
 impl Stream {
@@ -26,22 +29,29 @@ impl Stream {
         matches!(self, Stream::Plain(_))
     }
 
+    /// A client may end it together with its Close frame: over HTTP/2 with END_STREAM on the same frame,
+    /// where over TCP it waits for the server's answer and FIN.
+    pub fn ends_early(&self) -> bool {
+        matches!(self, Stream::Http2(_))
+    }
+
     /// From now on last words may wait for a flush or the goodbye: TLS sends them together.
     pub fn cork(&mut self) {
         match self {
-            Stream::Plain(_) => {}
+            Stream::Plain(_) | Stream::Http2(_) => {}
             Stream::ServerTls(stream) => stream.cork(),
             Stream::ClientTls(stream) => stream.cork(),
         }
     }
 
     /// Says that nothing more will be written, where that is not the socket's end itself: TLS's
-    /// close_notify. Dropping the stream does the rest.
+    /// close_notify, HTTP/2's END_STREAM. Dropping the stream does the rest.
     pub fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Stream::Plain(_) => Poll::Ready(Ok(())),
             Stream::ServerTls(stream) => stream.poll_goodbye(cx),
             Stream::ClientTls(stream) => stream.poll_goodbye(cx),
+            Stream::Http2(stream) => stream.poll_goodbye(cx),
         }
     }
 }
@@ -52,6 +62,7 @@ macro_rules! each_stream {
             Stream::Plain($stream) => $call,
             Stream::ServerTls($stream) => $call,
             Stream::ClientTls($stream) => $call,
+            Stream::Http2($stream) => $call,
         }
     };
 }

@@ -14,6 +14,7 @@ use http::{Method, Response, StatusCode, Version};
 use sluicegate_plugin_host::{Outbound, Session};
 use tokio::time::Instant;
 
+use crate::admission::Admission;
 use crate::body::{OnEnd, ResponseBody, ResponseEnd, UpstreamConnection};
 use crate::error::{Failure, Side};
 use crate::facts::RequestFacts;
@@ -22,6 +23,7 @@ use crate::flow::forwarding::Loan;
 use crate::flow::guest_http::GuestHttp;
 use crate::flow::record::{RequestRecord, TunnelRecord};
 use crate::flow::websocket::Upgrade;
+use crate::handshake::{Extended, HandshakeFault};
 use crate::random;
 use crate::request;
 use crate::snapshot::{Route, Snapshot, UpstreamEntry};
@@ -38,6 +40,7 @@ pub(super) struct Exchange {
     /// Keeps the connection busy; given back when a tunnel takes over.
     in_flight: Option<InFlight>,
     started: Instant,
+    /// As sent, CONNECT for a WebSocket over HTTP/2.
     method: Method,
     version: Version,
     facts: Option<RequestFacts>,
@@ -54,6 +57,8 @@ pub(super) struct Exchange {
     loan: Option<Loan>,
     /// A WebSocket was asked for.
     handshake: bool,
+    /// The place of a WebSocket that shares its connection.
+    admission: Option<Box<Admission>>,
     status: StatusCode,
     /// Why the proxy answered itself.
     failure: Option<(Side, &'static str)>,
@@ -83,12 +88,16 @@ impl Exchange {
         snapshot: &Arc<Snapshot>,
         parts: &Parts,
     ) -> Box<Exchange> {
+        let extended = parts.extensions.get::<Extended>().is_some();
         Box::new(Exchange {
             connection: Arc::clone(connection),
             snapshot: Arc::clone(snapshot),
             in_flight: Some(connection.begin_request()),
             started: Instant::now(),
-            method: parts.method.clone(),
+            method: match extended {
+                true => Method::CONNECT,
+                false => parts.method.clone(),
+            },
             version: parts.version,
             facts: None,
             refused: None,
@@ -101,6 +110,7 @@ impl Exchange {
             received: None,
             loan: None,
             handshake: false,
+            admission: None,
             status: client_closed_request(),
             failure: None,
             cut: None,
@@ -144,8 +154,35 @@ impl Exchange {
         self.route = Some(Arc::clone(route));
     }
 
-    pub(super) fn is_handshake(&mut self) {
+    /// A WebSocket was asked for; over HTTP/2 it shares its connection, and takes a place like one.
+    pub(super) fn begin_handshake(&mut self) -> Result<(), Failure> {
         self.handshake = true;
+        if self.version != Version::HTTP_2 {
+            return Ok(());
+        }
+        let limits = &self.snapshot.limits;
+        let full = |label| Failure::new(Side::Proxy, StatusCode::SERVICE_UNAVAILABLE, label);
+        let control = &self.connection.worker.shared.admission;
+        let entered = control.try_enter(limits.connections);
+        let entered = entered.ok_or_else(|| full("connections"))?;
+        let admission = entered
+            .of_client(self.connection.facts.peer, limits.connections_per_client)
+            .ok_or_else(|| full("connections_per_client"))?;
+        self.admission = Some(Box::new(admission));
+        Ok(())
+    }
+
+    /// A WebSocket was asked for, and the answer is one to an ordinary request.
+    pub(super) fn no_websocket(&self) -> Failure {
+        match self.upstream_duration {
+            Some(_) => Failure::bad_gateway(HandshakeFault::Status.label()),
+            None => Failure::downstream(StatusCode::NOT_IMPLEMENTED, "no_websocket"),
+        }
+    }
+
+    /// The place of the WebSocket, for its tunnel to keep.
+    pub(super) fn take_admission(&mut self) -> Option<Box<Admission>> {
+        self.admission.take()
     }
 
     pub(super) fn counts(&mut self, received: Arc<AtomicU64>) {
@@ -310,16 +347,16 @@ impl Exchange {
     /// The handshake is answered: the request is over, the tunnel begins. Writes `ws.open`.
     pub(super) fn begin_tunnel(&mut self, subprotocol: Option<&str>) {
         self.in_flight = None;
-        self.status = StatusCode::SWITCHING_PROTOCOLS;
+        self.status = match self.version {
+            Version::HTTP_2 => StatusCode::OK,
+            _ => StatusCode::SWITCHING_PROTOCOLS,
+        };
         self.told = true;
         let log = &self.snapshot.access_log;
         if log.is_on() {
             log.ws_open(&WsOpenEvent {
                 exchange: self.event(),
-                status: match self.version {
-                    Version::HTTP_2 => StatusCode::OK.as_u16(),
-                    _ => StatusCode::SWITCHING_PROTOCOLS.as_u16(),
-                },
+                status: self.status.as_u16(),
                 duration: self.started.elapsed(),
                 upstream_duration: self.upstream_duration,
                 subprotocol,
@@ -349,10 +386,7 @@ impl Exchange {
             connection: &self.connection.facts,
             request_id: self.request_id(),
             client_ip: facts.map_or_else(|| self.connection.facts.peer.ip(), |f| f.client_ip),
-            method: match self.handshake {
-                true => handshake_method(self.version),
-                false => self.method.as_str(),
-            },
+            method: self.method.as_str(),
             host: facts.map_or("", |facts| &facts.host),
             path: facts.map_or(raw_path, |facts| &facts.path),
             query: facts.and_then(|facts| facts.query.as_deref()),

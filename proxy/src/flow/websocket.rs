@@ -155,6 +155,7 @@ impl Pending {
             .map(|metrics| metrics.websocket_open(self.exchange.version()));
         let expiry = self.exchange.expiry();
         let record = self.exchange.record();
+        let admission = self.exchange.take_admission();
         let leased = upgrade.leased;
         let rules = Arc::clone(&upgrade.rules);
         let level = if upgrade.reads_messages {
@@ -185,7 +186,7 @@ impl Pending {
             member,
         };
         tunnel.run().map(move |summary| {
-            drop((leased, open));
+            drop((leased, open, admission));
             record.close(&summary);
         })
     }

@@ -36,7 +36,7 @@ fn parts(method: &str, version: Version, fields: &[(&str, &str)]) -> request::Pa
 }
 
 fn classified(change: &[(&str, &[&str])]) -> Result<Kind, (u16, &'static str)> {
-    classify(&parts("GET", Version::HTTP_11, &fields(change)), true)
+    classify(&mut parts("GET", Version::HTTP_11, &fields(change)), true)
         .map_err(|rejection| (rejection.status.as_u16(), rejection.reason))
 }
 
@@ -189,7 +189,7 @@ fn malformed_handshakes() {
 #[test]
 fn a_handshake_is_a_get_of_http11_without_body() {
     let classified = |method: &str, version: Version, empty: bool| {
-        let kind = classify(&parts(method, version, &fields(&[])), empty);
+        let kind = classify(&mut parts(method, version, &fields(&[])), empty);
         kind.map_err(|rejection| rejection.reason)
     };
     assert!(classified("GET", Version::HTTP_11, true).is_ok());
@@ -226,6 +226,117 @@ fn other_upgrades_are_plain_requests() {
             "{upgrade:?}"
         );
     }
+}
+
+/// An extended CONNECT as `flow` hands it on.
+fn extended_parts(fields: &[(&str, &str)]) -> request::Parts {
+    let mut parts = parts("GET", Version::HTTP_2, fields);
+    parts.extensions.insert(Extended);
+    parts
+}
+
+#[test]
+fn an_extended_connect_is_a_handshake_with_a_key_of_ours() {
+    let version = ("sec-websocket-version", "13");
+    let mut keys = Vec::new();
+    for its_own in [
+        &[][..],
+        &[("sec-websocket-key", KEY)],
+        &[("sec-websocket-key", "x"), ("sec-websocket-key", "y")],
+        &[
+            ("sec-websocket-key", KEY),
+            ("sec-websocket-accept", ACCEPT),
+            ("sec-websocket-accept", "x"),
+        ],
+    ] {
+        let fields = [
+            &[
+                version,
+                ("sec-websocket-protocol", "chat, superchat"),
+                ("sec-websocket-extensions", "permessage-deflate, foo;a=b"),
+            ],
+            its_own,
+        ];
+        let mut parts = extended_parts(&fields.concat());
+        let Ok(Kind::WebSocket(offer)) = classify(&mut parts, false) else {
+            panic!("{its_own:?} is refused");
+        };
+        assert!(is_nonce(&offer.key), "{}", offer.key);
+        assert_eq!(single(&parts.headers, SEC_WEBSOCKET_KEY), Some(&*offer.key));
+        assert_eq!(single(&parts.headers, SEC_WEBSOCKET_VERSION), Some("13"));
+        assert!(!parts.headers.contains_key(SEC_WEBSOCKET_ACCEPT));
+        assert_eq!(offer.subprotocols, ["chat", "superchat"]);
+        assert_eq!(offer.extensions.len(), 2);
+        keys.push(offer.key);
+    }
+    keys.push(KEY.to_owned());
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys.len(), 5, "each its own: {keys:?}");
+}
+
+#[test]
+fn malformed_extended_connects() {
+    const FINE: (&str, &str) = ("sec-websocket-version", "13");
+    for (fields, has_ended, expect) in [
+        (&[FINE][..], false, None),
+        (&[FINE], true, Some((400, "websocket_with_body"))),
+        (
+            &[FINE, ("content-length", "0")],
+            false,
+            Some((400, "websocket_with_body")),
+        ),
+        (
+            &[FINE, ("content-length", "5")],
+            false,
+            Some((400, "websocket_with_body")),
+        ),
+        (&[], false, Some((426, "websocket_version"))),
+        (&[FINE, FINE], false, Some((426, "websocket_version"))),
+        (
+            &[("sec-websocket-version", "12")],
+            false,
+            Some((426, "websocket_version")),
+        ),
+        (
+            &[("sec-websocket-version", "8, 13")],
+            false,
+            Some((426, "websocket_version")),
+        ),
+        (
+            &[FINE, ("sec-websocket-protocol", "a, a")],
+            false,
+            Some((400, "websocket_subprotocol")),
+        ),
+        (
+            &[FINE, ("sec-websocket-protocol", "")],
+            false,
+            Some((400, "websocket_subprotocol")),
+        ),
+        (
+            &[
+                FINE,
+                ("sec-websocket-extensions", "permessage-deflate; unknown"),
+            ],
+            false,
+            Some((400, "websocket_extension")),
+        ),
+    ] {
+        let refused = classify(&mut extended_parts(fields), has_ended).err();
+        let refused = refused.map(|rejection| (rejection.status.as_u16(), rejection.reason));
+        assert_eq!(refused, expect, "{fields:?}");
+    }
+}
+
+#[test]
+fn without_the_mark_it_is_a_plain_request() {
+    let fields = [
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-protocol", "a, a"),
+    ];
+    let mut parts = parts("GET", Version::HTTP_2, &fields);
+    assert_eq!(classify(&mut parts, false), Ok(Kind::Plain));
+    assert!(!parts.headers.contains_key(SEC_WEBSOCKET_KEY));
 }
 
 #[test]
@@ -330,6 +441,52 @@ fn upstream_answers() {
     assert_eq!(with(2, "S3PPLMBITXAQ9KYGZZHZRBK+XOO="), Some(Accept));
     let twice = [&ANSWER[..], &ANSWER[2..]].concat();
     assert_eq!(fault(101, &twice), Some(Accept));
+}
+
+#[test]
+fn upstream_answers_over_http2() {
+    use HandshakeFault::*;
+    let offer = offer(&[
+        ("sec-websocket-protocol", &["a, b"]),
+        ("sec-websocket-extensions", &["permessage-deflate"]),
+    ]);
+    let verified = |status: u16, answer: &[(&str, &str)]| {
+        let mut builder = Response::builder().status(status);
+        for (name, value) in answer {
+            builder = builder.header(*name, *value);
+        }
+        verify_http2(&offer, &builder.body(()).unwrap().into_parts().0)
+    };
+    let agreed = verified(200, &[("sec-websocket-protocol", "b")]).unwrap();
+    assert_eq!(agreed.subprotocol.as_deref(), Some("b"));
+    assert!(agreed.extensions.is_empty());
+    for (status, answer, expect) in [
+        (200, &[][..], None),
+        (204, &[], None),
+        (101, &ANSWER, Some(Status)),
+        (199, &[], Some(Status)),
+        (301, &[], Some(Status)),
+        (403, &[], Some(Status)),
+        (501, &[], Some(Status)),
+        (200, &[("sec-websocket-accept", "none of ours")], None),
+        (
+            200,
+            &[("sec-websocket-extensions", "permessage-deflate")],
+            None,
+        ),
+        (200, &[("sec-websocket-protocol", "c")], Some(Subprotocol)),
+        (
+            200,
+            &[("sec-websocket-extensions", "permessage-brotli")],
+            Some(Extension),
+        ),
+    ] {
+        assert_eq!(
+            verified(status, answer).err(),
+            expect,
+            "{status} {answer:?}"
+        );
+    }
 }
 
 #[test]

@@ -85,6 +85,11 @@ pub(super) trait OneWay {
     /// The code of the Close frame that the sender sent.
     fn close_code(&self) -> Option<CloseCode>;
 
+    /// The sender has sent a Close frame, as far as can be told.
+    fn may_have_closed(&self) -> bool {
+        self.close_code().is_some()
+    }
+
     /// Our Close is on its way to the receiver, and the sender has said all it will.
     fn is_answered(&self) -> bool;
 

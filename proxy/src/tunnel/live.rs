@@ -266,8 +266,10 @@ impl<C: Carrier> Live<C> {
         }
         // Where the other way is done, the tunnel is over with this one's end, and its sockets are
         // dropped at once.
-        let last = from_up.is_done() && self.upstream.is_plain();
-        from_down.pass_end_on(&mut self.upstream, last, cx);
+        if !self.downstream.ends_early() || !is_unanswered(from_down, from_up) {
+            let last = from_up.is_done() && self.upstream.is_plain();
+            from_down.pass_end_on(&mut self.upstream, last, cx);
+        }
         let last = from_down.is_done() && self.downstream.is_plain();
         from_up.pass_end_on(&mut self.downstream, last, cx);
         from_down.is_done() && from_up.is_done()
@@ -500,6 +502,13 @@ impl<C: Carrier> Live<C> {
     fn end(&mut self, cause: Cause, by: ClosedBy) -> End {
         *self.ended.get_or_insert((cause, by))
     }
+}
+
+/// The client has said Close and the server may still say its own: many a server that finds an end right
+/// behind a Close hangs up without an answer, and the client takes that for a failure. At last [`LINGER`]
+/// ends both.
+fn is_unanswered<W: OneWay>(from_down: &W, from_up: &W) -> bool {
+    from_down.may_have_closed() && from_up.close_code().is_none() && !from_up.has_ended()
 }
 
 fn random_below(limit: Duration) -> Duration {

@@ -1,3 +1,5 @@
+mod http2;
+
 use super::*;
 use crate::ws::control::encode_close;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -190,6 +190,10 @@ impl OneWay for Way {
         self.follower.close()
     }
 
+    fn may_have_closed(&self) -> bool {
+        self.follower.close().is_some() || self.follower.is_lost()
+    }
+
     fn is_answered(&self) -> bool {
         self.muted && (self.follower.close().is_some() || self.has_ended())
     }
