@@ -19,6 +19,9 @@ pub mod server;
 
 pub use duplex::Duplex;
 
+#[cfg(test)]
+pub(crate) use duplex::tests as testing;
+
 /// The credit of a connection that carries so many streams.
 fn connection_window(streams: u32) -> u32 {
     streams.saturating_mul(STREAM_WINDOW).min(MAX_WINDOW)

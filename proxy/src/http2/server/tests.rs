@@ -77,7 +77,9 @@ where
 }
 
 fn chunks(pieces: &[&'static str]) -> Chunks {
-    let pieces = pieces.iter().map(|piece| Ok(Frame::data(Bytes::from(*piece))));
+    let pieces = pieces
+        .iter()
+        .map(|piece| Ok(Frame::data(Bytes::from(*piece))));
     Box::pin(StreamBody::new(futures_util::stream::iter(
         pieces.collect::<Vec<_>>(),
     )))
@@ -140,7 +142,9 @@ async fn a_date_that_is_there_stays() {
         send(reply, response).await.unwrap();
     })
     .await;
-    let (answer, _) = client.send_request(request(Method::GET, &[]), true).unwrap();
+    let (answer, _) = client
+        .send_request(request(Method::GET, &[]), true)
+        .unwrap();
     let head = answer.await.unwrap();
     assert_eq!(head.headers()[DATE], "Thu, 01 Jan 1970 00:00:00 GMT");
 }
@@ -221,7 +225,12 @@ async fn an_accepted_extended_connect_is_a_200_that_stays_open() {
     // It is announced in the server's first settings.
     client = client.ready().await.unwrap();
     let mut asked = request(Method::GET, &[]);
-    client.send_request(asked, true).unwrap().0.await.unwrap_err();
+    client
+        .send_request(asked, true)
+        .unwrap()
+        .0
+        .await
+        .unwrap_err();
     assert!(client.is_extended_connect_protocol_enabled());
     asked = request(Method::CONNECT, &[]);
     let protocol = h2::ext::Protocol::from_static("websocket");
@@ -247,14 +256,18 @@ async fn a_client_that_takes_nothing_of_an_answer_is_given_up() {
     })
     .await;
     let began = Instant::now();
-    let (answer, _) = client.send_request(request(Method::GET, &[]), true).unwrap();
+    let (answer, _) = client
+        .send_request(request(Method::GET, &[]), true)
+        .unwrap();
     let mut body = answer.await.unwrap().into_body();
     // It takes a little after half of the time, and nothing after that.
     tokio::time::sleep(PATIENCE / 2).await;
     let piece = body.data().await.unwrap().unwrap();
     body.flow_control().release_capacity(piece.len()).unwrap();
     while let Ok(Some(Ok(piece))) = timeout(Duration::from_millis(1), body.data()).await {
-        body.flow_control().release_capacity(piece.len() / 2).unwrap();
+        body.flow_control()
+            .release_capacity(piece.len() / 2)
+            .unwrap();
     }
     assert_eq!(ended.await.unwrap(), Err(SendFault::Stalled));
     let taken = began.elapsed();
@@ -283,7 +296,9 @@ async fn who_resets_a_stream_is_served_no_further() {
             }
         })
         .await;
-        let (answer, mut stream) = client.send_request(request(Method::POST, &[]), false).unwrap();
+        let (answer, mut stream) = client
+            .send_request(request(Method::POST, &[]), false)
+            .unwrap();
         if begun {
             let _open = answer.await.unwrap();
             stream.send_reset(Reason::CANCEL);
@@ -339,7 +354,7 @@ async fn a_silent_client_is_pinged_while_something_is_open_for_it() {
             poll_fn(|cx| reply.poll_left(cx)).await;
         });
         // A GET: the static table's method and scheme, path, and an authority.
-        let get = b"\0\0\x09\x01\x05\0\0\0\x01\x82\x87\x84\x41\x04a.te\0"; 
+        let get = b"\0\0\x09\x01\x05\0\0\0\x01\x82\x87\x84\x41\x04a.te\0";
         let get = &get[..18];
         near.write_all(PREFACE).await.unwrap();
         near.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
