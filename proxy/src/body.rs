@@ -16,6 +16,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::forward;
 use crate::http1::{client, server};
+use crate::http2::body::Received;
 use crate::stream::Stream;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -27,7 +28,7 @@ pub type UpstreamConnection = client::Connection<Stream>;
 #[derive(Debug)]
 pub enum Incoming {
     Http1(server::RequestBody<Stream>),
-    Http2(hyper::body::Incoming),
+    Http2(Received),
 }
 
 /// A request body on its way to the upstream.

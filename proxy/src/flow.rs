@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -137,13 +138,18 @@ async fn serve_http(
         tls: tls.map(Box::new),
     };
     let connection = Arc::new(Connection::new(worker, policy, facts, admission));
-    if http2 {
-        Box::pin(http2::serve(stream, connection, &snapshot, member)).await;
-        return None;
-    }
-    let (pending, stream, early, member) =
-        http1::serve(stream, connection, &snapshot, member).await?;
-    Some(pending.run(stream, early, member))
+    let (stream, early, member) = match http2 {
+        true => (stream, Bytes::new(), member),
+        false => {
+            let left = http1::serve(stream, Arc::clone(&connection), &snapshot, member).await?;
+            match left.pending {
+                Some(pending) => return Some(pending.run(left.stream, left.early, left.member)),
+                None => (left.stream, left.early, left.member),
+            }
+        }
+    };
+    Box::pin(http2::serve(stream, early, connection, &snapshot, member)).await;
+    None
 }
 
 /// The TLS handshake under its deadline; `None` if a drain begins: nobody would be served behind it.

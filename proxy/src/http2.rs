@@ -1,11 +1,35 @@
-//! HTTP/2 on the `h2` crate, driven directly on both sides (RFC 9113, RFC 8441).
+//! HTTP/2 for both sides of the proxy, on the `h2` crate driven directly: connections, and what goes over
+//! their streams.
 //!
-//! Generic over the connection's stream: it knows neither where its bytes come from nor what a request
-//! is for.
+//! [`server`] speaks with clients. [`body`] takes bodies off streams and puts them on; a [`Duplex`] is a
+//! stream as bytes in both directions, for what a tunnel carries. Frames, HPACK, flow control and what a
+//! peer may not do to any of them are `h2`'s; here are the limits that it gets, and what it leaves to its
+//! user. Generic over the connection's stream: it knows neither where its bytes come from nor what a
+//! request is for.
+//!
+//! Flow control is the back-pressure: credit goes back when bytes are taken, never before. A connection
+//! has credit for all its streams at once, so one that nobody reads takes nothing from the others.
+//!
+//! RFC 9113, RFC 8441.
 
+pub mod body;
 mod duplex;
+mod pulse;
+pub mod server;
 
 pub use duplex::Duplex;
 
 #[cfg(test)]
 pub(crate) use duplex::tests as testing;
+
+/// The credit of a connection that carries so many streams.
+fn connection_window(streams: u32) -> u32 {
+    streams.saturating_mul(STREAM_WINDOW).min(MAX_WINDOW)
+}
+
+/// Bytes that one stream may send ahead of who reads it.
+const STREAM_WINDOW: u32 = 128 * 1024;
+/// Bytes that are kept of one stream for a peer that does not take them.
+const SEND_BUFFER: usize = 64 * 1024;
+/// RFC 9113 §6.9.1.
+const MAX_WINDOW: u32 = (1 << 31) - 1;

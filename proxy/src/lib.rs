@@ -8,6 +8,7 @@ pub mod banner;
 pub mod body;
 pub mod cli;
 pub mod config;
+pub mod date;
 pub mod deadline;
 pub mod drain;
 pub mod echo;

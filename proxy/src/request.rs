@@ -14,6 +14,7 @@ mod path;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use h2::ext::Protocol;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
@@ -60,7 +61,7 @@ pub fn admit(
     trusted: &[IpNet],
     limits: &Limits,
 ) -> Result<RequestFacts, Rejection> {
-    check_method(&parts.method)?;
+    check_method(parts)?;
     if parts.headers.len() > limits.head_fields {
         return Err(Rejection::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -109,7 +110,15 @@ pub fn is_trusted(ip: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&ip))
 }
 
-fn check_method(method: &Method) -> Result<(), Rejection> {
+fn check_method(parts: &Parts) -> Result<(), Rejection> {
+    let method = &parts.method;
+    // An extended CONNECT (RFC 8441 §4) for anything but a WebSocket, which comes here as a GET.
+    if parts.extensions.get::<Protocol>().is_some() {
+        return Err(Rejection::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "unknown_protocol",
+        ));
+    }
     // CONNECT would make an open proxy, TRACE would show what was added on the way.
     if *method == Method::CONNECT || *method == Method::TRACE {
         return Err(Rejection::new(

@@ -1,7 +1,7 @@
 //! What the requests of one downstream connection share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::admission::Admission;
 use crate::error::Failure;
@@ -15,14 +15,9 @@ pub(super) struct Connection {
     pub(super) facts: ConnectionFacts,
     /// The right to be open; given back when the last of connection, request and tunnel is gone.
     _admission: Admission,
-    /// Requests begun and not yet answered to the last byte.
-    in_flight: AtomicUsize,
     /// At least one request has begun.
     used: AtomicBool,
 }
-
-/// A request under way; the connection is busy while one lives.
-pub(super) struct InFlight(Arc<Connection>);
 
 impl Connection {
     pub(super) fn new(
@@ -36,7 +31,6 @@ impl Connection {
             policy,
             facts,
             _admission: admission,
-            in_flight: AtomicUsize::new(0),
             used: AtomicBool::new(false),
         }
     }
@@ -54,23 +48,11 @@ impl Connection {
         }
     }
 
-    pub(super) fn begin_request(self: &Arc<Self>) -> InFlight {
+    pub(super) fn begin_request(&self) {
         self.used.store(true, Ordering::Relaxed);
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(self))
-    }
-
-    pub(super) fn is_busy(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn is_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

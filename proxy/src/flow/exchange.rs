@@ -18,7 +18,7 @@ use crate::admission::Admission;
 use crate::body::{OnEnd, ResponseBody, ResponseEnd, UpstreamConnection};
 use crate::error::{Failure, Side};
 use crate::facts::RequestFacts;
-use crate::flow::connection::{Connection, InFlight};
+use crate::flow::connection::Connection;
 use crate::flow::forwarding::Loan;
 use crate::flow::guest_http::GuestHttp;
 use crate::flow::record::{RequestRecord, TunnelRecord};
@@ -37,8 +37,6 @@ use crate::ws::CloseCode;
 pub(super) struct Exchange {
     connection: Arc<Connection>,
     snapshot: Arc<Snapshot>,
-    /// Keeps the connection busy; given back when a tunnel takes over.
-    in_flight: Option<InFlight>,
     started: Instant,
     /// As sent, CONNECT for a WebSocket over HTTP/2.
     method: Method,
@@ -88,11 +86,11 @@ impl Exchange {
         snapshot: &Arc<Snapshot>,
         parts: &Parts,
     ) -> Box<Exchange> {
+        connection.begin_request();
         let extended = parts.extensions.get::<Extended>().is_some();
         Box::new(Exchange {
             connection: Arc::clone(connection),
             snapshot: Arc::clone(snapshot),
-            in_flight: Some(connection.begin_request()),
             started: Instant::now(),
             method: match extended {
                 true => Method::CONNECT,
@@ -346,7 +344,6 @@ impl Exchange {
 
     /// The handshake is answered: the request is over, the tunnel begins. Writes `ws.open`.
     pub(super) fn begin_tunnel(&mut self, subprotocol: Option<&str>) {
-        self.in_flight = None;
         self.status = match self.version {
             Version::HTTP_2 => StatusCode::OK,
             _ => StatusCode::SWITCHING_PROTOCOLS,

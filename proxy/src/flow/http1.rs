@@ -26,14 +26,23 @@ use crate::http1::{HeadLimits, Violation};
 use crate::snapshot::Snapshot;
 use crate::stream::Stream;
 
-/// Serves HTTP/1.1 on a stream to its end, or until the 101 of an upgrade was written: then gives
-/// that, the bare stream and what was read past the head.
+/// A stream that leaves HTTP/1.1.
+pub(super) struct Left {
+    /// The upgrade whose 101 was written; without one the client begins to speak HTTP/2.
+    pub(super) pending: Option<Box<Pending>>,
+    pub(super) stream: Stream,
+    /// What was read past HTTP/1.1's last head.
+    pub(super) early: Bytes,
+    pub(super) member: Member,
+}
+
+/// Serves HTTP/1.1 on a stream to its end, or until something else is spoken on it.
 pub(super) async fn serve(
     stream: Stream,
     connection: Arc<Connection>,
     snapshot: &Snapshot,
     member: Member,
-) -> Option<(Box<Pending>, Stream, Bytes, Member)> {
+) -> Option<Left> {
     let mut driver = Driver::new(stream, connection, snapshot);
     let ended = {
         let mut timer = pin!(sleep_until(driver.watch.begins_until()));
@@ -43,9 +52,14 @@ pub(super) async fn serve(
     let Driver { client, stage, .. } = driver;
     drop(stage);
     match ended {
-        Ended::Upgraded(pending) => {
+        Ended::Left(pending) => {
             let (stream, early) = client.into_stream()?;
-            return Some((pending, stream, early, member));
+            return Some(Left {
+                pending,
+                stream,
+                early,
+                member,
+            });
         }
         Ended::Served => {
             let (mut stream, _) = client.into_stream()?;
@@ -70,8 +84,8 @@ enum Ended {
     Cut,
     /// The client has the answer to what it said was its last request: nothing more can come.
     Served,
-    /// The 101 was written.
-    Upgraded(Box<Pending>),
+    /// The 101 was written; or else HTTP/2 begins.
+    Left(Option<Box<Pending>>),
 }
 
 /// A connection between its first byte and its end.
@@ -101,8 +115,10 @@ impl Driver {
             size: snapshot.limits.head_size,
             fields: snapshot.limits.head_fields,
         };
+        // Over TLS the two have agreed on what they speak.
+        let or_http2 = connection.facts.tls.is_none() && connection.policy.http2.enabled;
         Driver {
-            client: server::Connection::new(stream, limits),
+            client: server::Connection::new(stream, limits).or_http2(or_http2),
             connection,
             stage: Stage::Reading,
             watch: Watch::new(snapshot),
@@ -157,6 +173,7 @@ impl Driver {
                     Err(Fault::Refused(violation)) => {
                         self.refuse(status_of(violation), violation.label());
                     }
+                    Err(Fault::Http2) => return Poll::Ready(Ended::Left(None)),
                     Ok(None) | Err(Fault::Io(_)) => return Poll::Ready(Ended::Over),
                 },
                 Stage::Serving(serving) => {
@@ -185,7 +202,7 @@ impl Driver {
                         return Poll::Ready(Ended::Over);
                     }
                     if let Some(pending) = upgrade.take() {
-                        return Poll::Ready(Ended::Upgraded(pending));
+                        return Poll::Ready(Ended::Left(Some(pending)));
                     }
                     if !self.client.may_go_on(answer) {
                         return Poll::Ready(match self.client.is_served(answer) {

@@ -1,107 +1,154 @@
-//! One HTTP/2 connection, driven by hyper, until it ends.
+//! One HTTP/2 connection: its streams side by side, under one timer, until it ends.
+//!
+//! The connection's own task drives the bytes of all streams; each request is served by a task of its own
+//! ([`stream`]), and so is the tunnel that it may become. Those have deadlines of their own, so a
+//! connection with one of them has none: it is idle when no stream is open, and stuck when bytes that
+//! nobody waits for any more do not go out.
+//!
+//! A drain, and an idle timeout, say GOAWAY: open streams go on to their ends, or to the drain's.
 
-use std::convert::Infallible;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+mod stream;
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::RecvStream;
 use http::Request;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::time::sleep_until;
+use tokio::time::{Sleep, sleep_until};
 
-use crate::body::Incoming;
 use crate::drain::{Member, Phase};
 use crate::flow::connection::Connection;
-use crate::flow::handle;
 use crate::flow::watch::{Waiting, Watch};
+use crate::http2::server::{self, Limits, Reply};
 use crate::snapshot::Snapshot;
 use crate::stream::Stream;
 
-/// Serves HTTP/2 on a stream; a drain and an idle timeout say GOAWAY first.
+/// Serves HTTP/2 on a stream to its end. `early` was read of it before.
 pub(super) async fn serve(
     stream: Stream,
+    early: Bytes,
     connection: Arc<Connection>,
     snapshot: &Snapshot,
     member: Member,
 ) {
-    let service = {
-        let connection = Arc::clone(&connection);
-        service_fn(move |request: Request<hyper::body::Incoming>| {
-            let connection = Arc::clone(&connection);
-            let request = request.map(Incoming::Http2);
-            async { Ok::<_, Infallible>(handle(connection, request).await.response) }
-        })
+    let limits = Limits {
+        streams: snapshot.limits.http2_streams,
+        head_size: snapshot.limits.head_size,
+        extended_connect: connection.policy.http2.websocket,
     };
-    let limits = &snapshot.limits;
-    let server = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.http2_streams)
-        .max_header_list_size(u32::try_from(limits.head_size).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_send_buf_size(SEND_BUFFER)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut server = pin!(server);
-    let waiting = || match (connection.is_busy(), connection.is_used()) {
-        (true, _) => Waiting::Busy,
-        (false, true) => Waiting::NextRequest,
-        (false, false) => Waiting::Head,
+    let mut driver = Driver {
+        client: server::Connection::new(stream, early, limits),
+        connection,
+        member: Arc::new(member),
+        watch: Watch::new(snapshot),
+        waiting: Waiting::Head,
+        patience: snapshot.longest_wait(),
+        writes: 0,
+        moves: 0,
+        registered: false,
+        leaving: false,
     };
-    let mut leaving = false;
-    let mut registered = false;
-    // Its streams move, or end by deadlines of their own; a wait without a move is none for it.
-    let mut polls = 0_u32;
-    let mut watch = Watch::new(snapshot);
-    let mut timer = pin!(sleep_until(watch.begins_until()));
-    poll_fn(|cx| {
-        loop {
-            if server.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
-            if !std::mem::replace(&mut registered, true) {
-                // A connection keeps its task, so one registration serves all its polls.
-                member.wake_on_change(cx);
-            }
-            match member.phase() {
-                Phase::Stopped => return Poll::Ready(()),
-                Phase::Draining if !leaving => {
-                    leaving = true;
-                    server.as_mut().graceful_shutdown();
-                    continue;
-                }
-                _ => {}
-            }
-            watch.waits_for(waiting());
-            polls = polls.wrapping_add(1);
-            if watch.poll_over(timer.as_mut(), polls, cx).is_pending() {
-                return Poll::Pending;
-            }
-            if leaving {
-                return Poll::Ready(());
-            }
-            leaving = true;
-            watch.allow(GOAWAY_GRACE);
-            server.as_mut().graceful_shutdown();
-        }
-    })
-    .await;
+    let mut timer = pin!(sleep_until(driver.watch.begins_until()));
+    poll_fn(|cx| driver.poll(timer.as_mut(), cx)).await;
 }
 
-/// Streams that a client may reset before we have seen them (rapid reset, CVE-2023-44487).
-const PENDING_RESETS: usize = 20;
-/// Bytes of a response that one stalled stream may hold.
-const SEND_BUFFER: usize = 64 * 1024;
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Finds peers that vanished without a word.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// A connection between its preface and its end.
+struct Driver {
+    client: server::Connection<Stream>,
+    connection: Arc<Connection>,
+    /// Shared with what runs on its streams.
+    member: Arc<Member>,
+    watch: Watch,
+    waiting: Waiting,
+    /// How long a client may take nothing of a response.
+    patience: Duration,
+    /// The client's count when it was last looked at.
+    writes: u32,
+    /// Changes as long as a busy connection may last.
+    moves: u32,
+    /// The task will be woken when a drain begins.
+    registered: bool,
+    /// GOAWAY was said.
+    leaving: bool,
+}
+
+impl Driver {
+    fn poll(&mut self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            while let Poll::Ready(asked) = self.client.poll_request(cx) {
+                match asked {
+                    Some((request, reply)) => self.begin(request, reply),
+                    None => return Poll::Ready(()),
+                }
+            }
+            if !std::mem::replace(&mut self.registered, true) {
+                // A connection keeps its task, so one registration serves all its polls.
+                self.member.wake_on_change(cx);
+            }
+            match self.member.phase() {
+                Phase::Stopped => return Poll::Ready(()),
+                Phase::Draining if !self.leaving => {
+                    self.leave();
+                    continue;
+                }
+                Phase::Draining | Phase::Running => {}
+            }
+            self.look();
+            ready!(self.watch.poll_over(timer.as_mut(), self.moves, cx));
+            if self.leaving || self.waiting == Waiting::Busy {
+                return Poll::Ready(());
+            }
+            self.leave();
+        }
+    }
+
+    /// Serves a request in a task of its own.
+    fn begin(&self, request: Request<RecvStream>, reply: Reply) {
+        let connection = Arc::clone(&self.connection);
+        let member = Arc::clone(&self.member);
+        tokio::spawn(stream::serve(
+            connection,
+            request,
+            reply,
+            self.patience,
+            member,
+        ));
+    }
+
+    fn leave(&mut self) {
+        self.leaving = true;
+        self.client.leave();
+        if self.waiting != Waiting::Busy {
+            self.watch.allow(GOAWAY_GRACE);
+        }
+    }
+
+    /// Sees what the connection waits for now, and whether it moves.
+    fn look(&mut self) {
+        let is_served = Arc::strong_count(&self.member) > 1;
+        let waiting = match self.connection.is_used() {
+            _ if is_served || self.client.has_streams() => Waiting::Busy,
+            true => Waiting::NextRequest,
+            false => Waiting::Head,
+        };
+        self.watch.waits_for(waiting);
+        if std::mem::replace(&mut self.waiting, waiting) != waiting
+            && self.leaving
+            && waiting != Waiting::Busy
+        {
+            self.watch.allow(GOAWAY_GRACE);
+        }
+        let writes = self.client.writes();
+        if is_served || writes != self.writes {
+            self.writes = writes;
+            self.moves = self.moves.wrapping_add(1);
+        }
+    }
+}
+
 /// How long a client may take to send its last requests after GOAWAY.
 const GOAWAY_GRACE: Duration = Duration::from_secs(2);

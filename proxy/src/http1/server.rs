@@ -13,6 +13,9 @@
 //! A client may end its stream behind its last request and is still answered; one whose stream
 //! breaks while it waits is noticed by [`Connection::poll_broken`].
 //!
+//! Where HTTP/2 is spoken too, a client that begins with its preface (RFC 9113 §3.4) is told apart by
+//! that: no request begins so.
+//!
 //! RFC 9110 §7.6.1, §9.3.2, §10.1.1; RFC 9112 §2, §3, §6, §7 and §9.
 
 mod answer;
@@ -46,6 +49,8 @@ pub struct Connection<S> {
     reader: HeadReader,
     /// Of the request under way, for its answer.
     asked: Asked,
+    /// The first bytes may be HTTP/2's.
+    may_be_http2: bool,
 }
 
 /// Why there is no next request.
@@ -56,6 +61,9 @@ pub enum Fault {
     /// Also when the client ends its stream in the middle of a head.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// The client begins to speak HTTP/2; nothing was taken of what it said.
+    #[error("the client speaks HTTP/2")]
+    Http2,
 }
 
 /// The stream, and what is between it and the messages.
@@ -95,7 +103,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             limits,
             reader: HeadReader::default(),
             asked: Asked::NOTHING,
+            may_be_http2: false,
         }
+    }
+
+    /// The client may begin with HTTP/2's preface, which is then [`Fault::Http2`].
+    pub fn or_http2(mut self, may_be: bool) -> Connection<S> {
+        self.may_be_http2 = may_be;
+        self
     }
 
     /// Waits for the next request; `None` if the client has ended its stream instead.
@@ -107,9 +122,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ) -> Poll<Result<Option<Request<RequestBody<S>>>, Fault>> {
         let mut io = self.io.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
+            if self.may_be_http2 && io.read.starts_with(PREFACE) {
+                return Poll::Ready(Err(Fault::Http2));
+            }
             if !io.read.is_empty()
                 && let Some(head) = self.reader.take(&mut io.read, self.limits)?
             {
+                self.may_be_http2 = false;
                 self.asked = Asked::of(&head);
                 let lent = io.expect_body(head.body, head.expects_continue);
                 drop(io);
@@ -373,6 +392,8 @@ impl Asked {
     }
 }
 
+/// The line that HTTP/2's preface begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 #[cfg(test)]

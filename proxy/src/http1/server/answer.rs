@@ -1,10 +1,8 @@
 //! An answer on its way out: its head, and its body as far as it has come.
 
-use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
@@ -13,6 +11,7 @@ use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
 use super::super::syntax::{names_option, push_chunk_line, push_field, push_last_chunk};
+use crate::date;
 
 /// One answer that is still to be written, wholly or in part.
 #[derive(Debug)]
@@ -292,35 +291,12 @@ fn encode_head(
         }
     }
     if !dated {
-        push_field(&mut text, b"date", &now());
+        push_field(&mut text, b"date", date::now().as_bytes());
     }
     text.extend_from_slice(b"\r\n");
     (text, goes_on)
 }
 
-/// The present time as an IMF-fixdate (RFC 9110 §5.6.7), which stays the same for a second.
-fn now() -> [u8; DATE_LENGTH] {
-    let now = SystemTime::now();
-    let second = now
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_secs();
-    let (cached, mut date) = LAST_DATE.get();
-    if cached != second {
-        let text = httpdate::fmt_http_date(now);
-        if let Some(bytes) = text.as_bytes().first_chunk() {
-            date = *bytes;
-        }
-        LAST_DATE.set((second, date));
-    }
-    date
-}
-
 /// Of most answers, with a small body; what the allocator has at hand.
 const HEAD_CAPACITY: usize = 1024;
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-const DATE_LENGTH: usize = 29;
-
-thread_local! {
-    static LAST_DATE: Cell<(u64, [u8; DATE_LENGTH])> = const { Cell::new((0, [b' '; DATE_LENGTH])) };
-}
