@@ -17,6 +17,7 @@ pub mod flow;
 pub mod forward;
 pub mod handshake;
 pub mod http1;
+pub mod http2;
 pub mod listener;
 pub mod memory;
 pub mod random;
