@@ -10,13 +10,15 @@ use futures_util::FutureExt;
 use http::{HeaderMap, Response, StatusCode};
 use tokio::time::{Instant, sleep_until};
 
-use crate::body::{RequestBody, ResponseBody, UpstreamConnection};
+use crate::body::{RequestBody, ResponseBody};
 use crate::config::model::TunnelRules;
 use crate::deadline::until;
 use crate::drain::Member;
 use crate::error::Failure;
 use crate::flow::exchange::Exchange;
-use crate::flow::forwarding::{self, Leased, Loan, Outbound, RESPONSE_HEAD, upstream_failure};
+use crate::flow::forwarding::{
+    self, Leased, Loan, Outbound, RESPONSE_HEAD, Reached, Wanted, upstream_failure,
+};
 use crate::forward;
 use crate::handshake::compression::{Bargain, Wishes};
 use crate::handshake::{self, Offer};
@@ -79,9 +81,16 @@ pub(super) async fn open(
     let request = outbound.head(exchange, None)?;
     let leased = forwarding::lease(upstream, exchange, &[])?;
     let mut timer = pin!(sleep_until(Instant::now() + route.timeouts.connect));
-    let (mut leased, stream, now) =
-        forwarding::connect(route, upstream, exchange, leased, timer.as_mut()).await?;
-    let mut connection = UpstreamConnection::new(stream);
+    let reached = forwarding::reach(
+        &outbound,
+        exchange,
+        leased,
+        Wanted::FreshHttp1,
+        timer.as_mut(),
+    );
+    let (mut leased, Reached::Http1 { mut connection, .. }, now) = reached.await? else {
+        return Err(Failure::internal("upstream_protocol"));
+    };
     let mut upload = Upload::<RequestBody>::none();
     connection.begin(&request, &mut upload);
     let answer = pin!(poll_fn(|cx| connection.poll_answer(
