@@ -55,7 +55,7 @@ impl Leg for Box<dyn Wire> {
 impl Wire for TcpStream {
     fn cut(&mut self) {
         // No time to linger: the kernel answers with RST.
-        let linger = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
+        let linger = socket2::SockRef::from(&*self).set_linger(Some(Duration::ZERO));
         linger.unwrap();
     }
 }
