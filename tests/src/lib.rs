@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod certs;
 pub mod client;
+pub mod foreign;
 pub mod http2;
 pub mod languages;
 pub mod matrix;

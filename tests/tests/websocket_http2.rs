@@ -247,8 +247,8 @@ async fn a_refusal_is_an_answer_on_its_stream() {
         assert_eq!(line["protocol"], "HTTP/2", "{path}");
     }
     assert!(!script.was_contacted().await);
-    let accepted = client.open("/ws/", &[good]);
-    let (opened, (_, mut server)) = tokio::join!(accepted, upgrade(&script));
+    let fields = [good];
+    let (opened, (_, mut server)) = tokio::join!(client.open("/ws/", &fields), upgrade(&script));
     echo(&mut opened.unwrap().1, &mut server).await;
 }
 
