@@ -1,7 +1,7 @@
 //! Bodies on their way through: streamed, counted, limited, never collected; their trailers cleaned.
 //!
 //! A [`RequestBody`] enforces the size limit and the wait between two pieces, and fails as what went
-//! wrong. A [`ResponseBody`] carries whatever must happen when the last byte is out (or the client
+//! wrong. It can keep its beginning, for a request that a server gives back unseen. A [`ResponseBody`] carries whatever must happen when the last byte is out (or the client
 //! has gone): the upstream connection goes back to its pool, the access log gets its line.
 
 use std::pin::Pin;
@@ -17,6 +17,7 @@ use tokio::time::{Sleep, sleep};
 use crate::forward;
 use crate::http1::{client, server};
 use crate::http2::body::Received;
+use crate::http2::client as http2;
 use crate::stream::Stream;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -37,9 +38,26 @@ pub struct RequestBody {
     inner: Incoming,
     /// Bytes still allowed.
     left: Option<u64>,
-    wait_limit: Duration,
+    /// `None`: the next piece may take as long as it likes.
+    wait_limit: Option<Duration>,
     waiting: Option<Pin<Box<Sleep>>>,
     received: Arc<AtomicU64>,
+    beginning: Beginning,
+}
+
+/// What was taken of a body, as far as it can be given again.
+#[derive(Debug)]
+enum Beginning {
+    /// Nothing was taken yet.
+    Untouched,
+    /// These pieces of `size` bytes were, of which `given` have been given (again).
+    Kept {
+        pieces: Vec<Bytes>,
+        size: usize,
+        given: usize,
+    },
+    /// Some of it is gone.
+    Lost,
 }
 
 /// How a client's body failed.
@@ -84,11 +102,21 @@ enum Inner {
     Upstream(FromUpstream),
 }
 
+/// The body of an upstream's answer as its protocol brings it.
+#[derive(Debug)]
+pub enum UpstreamBody {
+    Http1(client::ResponseBody<Stream>),
+    Http2(http2::ResponseBody),
+}
+
 /// A body that the upstream may not stop sending for too long.
 struct FromUpstream {
-    body: client::ResponseBody<Stream>,
+    body: UpstreamBody,
     idle_timeout: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
+    /// Bytes of the request that goes on beside it, which is movement too, and how many there were when
+    /// the wait began.
+    beside: Option<(Arc<AtomicU64>, u64)>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -133,9 +161,90 @@ impl RequestBody {
         RequestBody {
             inner,
             left: limit,
-            wait_limit,
+            wait_limit: Some(wait_limit),
             waiting: None,
             received: Arc::default(),
+            beginning: Beginning::Untouched,
+        }
+    }
+
+    /// From now on what is taken is kept, up to [`BEGINNING`] bytes, so that [`RequestBody::rewind`] can
+    /// give it again.
+    pub fn keep_beginning(&mut self) {
+        if let Beginning::Untouched = self.beginning {
+            self.beginning = Beginning::Kept {
+                pieces: Vec::new(),
+                size: 0,
+                given: 0,
+            };
+        }
+    }
+
+    /// What was kept is not needed any more.
+    pub fn forget_beginning(&mut self) {
+        match &mut self.beginning {
+            Beginning::Kept { pieces, given, .. } if *given < pieces.len() => {}
+            beginning => *beginning = Beginning::Lost,
+        }
+    }
+
+    /// Begins anew, if all that was taken is still there.
+    pub fn rewind(&mut self) -> bool {
+        match &mut self.beginning {
+            Beginning::Untouched => true,
+            Beginning::Kept { given, .. } => {
+                *given = 0;
+                true
+            }
+            Beginning::Lost => false,
+        }
+    }
+
+    /// From now on the client may take its time: something else bounds the wait.
+    pub fn wait_without_limit(&mut self) {
+        self.wait_limit = None;
+        self.waiting = None;
+    }
+
+    /// The next piece of what is to be given again.
+    fn again(&mut self) -> Option<Bytes> {
+        let Beginning::Kept { pieces, given, .. } = &mut self.beginning else {
+            return None;
+        };
+        let piece = pieces.get(*given)?.clone();
+        *given += 1;
+        Some(piece)
+    }
+
+    /// Bytes that are still to be given again.
+    fn kept_back(&self) -> u64 {
+        match &self.beginning {
+            Beginning::Kept { pieces, given, .. } => {
+                pieces[*given..].iter().map(|piece| piece.len() as u64).sum()
+            }
+            Beginning::Untouched | Beginning::Lost => 0,
+        }
+    }
+
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let kept = match (&mut self.beginning, frame.data_ref()) {
+            (
+                Beginning::Kept {
+                    pieces,
+                    size,
+                    given,
+                },
+                Some(data),
+            ) if *size + data.len() <= BEGINNING => {
+                pieces.push(data.clone());
+                *size += data.len();
+                *given = pieces.len();
+                true
+            }
+            _ => false,
+        };
+        if !kept {
+            self.beginning = Beginning::Lost;
         }
     }
 
@@ -153,7 +262,14 @@ impl RequestBody {
                 *left = left.checked_sub(len).ok_or(BodyFault::TooLarge)?;
             }
         }
-        Ok(cleaned(frame))
+        self.keep(&frame);
+        Ok(match frame.into_trailers() {
+            Ok(mut trailers) => {
+                forward::clean_request_trailers(&mut trailers);
+                Frame::trailers(trailers)
+            }
+            Err(data) => data,
+        })
     }
 }
 
@@ -166,12 +282,17 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let this = self.get_mut();
+        if let Some(piece) = this.again() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(this.take(frame))),
             Poll::Ready(Some(Err(fault))) => Poll::Ready(Some(Err(fault))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
-                let limit = this.wait_limit;
+                let Some(limit) = this.wait_limit else {
+                    return Poll::Pending;
+                };
                 let waiting = this.waiting.get_or_insert_with(|| Box::pin(sleep(limit)));
                 ready!(waiting.as_mut().poll(cx));
                 Poll::Ready(Some(Err(BodyFault::TimedOut)))
@@ -180,11 +301,16 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.kept_back() == 0 && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let hint = self.inner.size_hint();
+        match (hint.exact(), self.kept_back()) {
+            (_, 0) => hint,
+            (Some(rest), kept) => SizeHint::with_exact(rest + kept),
+            (None, _) => SizeHint::new(),
+        }
     }
 }
 
@@ -195,11 +321,27 @@ impl ResponseBody {
     }
 
     /// The upstream's body, streamed; broken off when nothing comes for `idle_timeout`.
-    pub fn upstream(body: client::ResponseBody<Stream>, idle_timeout: Duration) -> ResponseBody {
+    pub fn upstream(body: impl Into<UpstreamBody>, idle_timeout: Duration) -> ResponseBody {
         ResponseBody::from_inner(Inner::Upstream(FromUpstream {
-            body,
+            body: body.into(),
             idle_timeout,
             waiting: None,
+            beside: None,
+        }))
+    }
+
+    /// As [`ResponseBody::upstream`], while its request goes on: `received` counts that one's bytes, and
+    /// only when nothing comes from either side it is broken off.
+    pub fn beside(
+        body: impl Into<UpstreamBody>,
+        idle_timeout: Duration,
+        received: Arc<AtomicU64>,
+    ) -> ResponseBody {
+        ResponseBody::from_inner(Inner::Upstream(FromUpstream {
+            body: body.into(),
+            idle_timeout,
+            waiting: None,
+            beside: Some((received, 0)),
         }))
     }
 
@@ -233,15 +375,84 @@ impl FromUpstream {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(frame) => {
                 self.waiting = None;
-                Poll::Ready(frame.map(|frame| frame.map(cleaned).map_err(BoxError::from)))
+                Poll::Ready(frame.map(|frame| frame.map(cleaned)))
             }
             Poll::Pending => {
                 let limit = self.idle_timeout;
-                let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(limit)));
-                ready!(waiting.as_mut().poll(cx));
-                self.waiting = None;
-                Poll::Ready(Some(Err(Stalled.into())))
+                loop {
+                    let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(limit)));
+                    ready!(waiting.as_mut().poll(cx));
+                    self.waiting = None;
+                    if !self.has_moved_beside() {
+                        return Poll::Ready(Some(Err(Stalled.into())));
+                    }
+                }
             }
+        }
+    }
+
+    /// Whether some of the request has come since this was last asked.
+    fn has_moved_beside(&mut self) -> bool {
+        let Some((received, before)) = &mut self.beside else {
+            return false;
+        };
+        let now = received.load(Ordering::Relaxed);
+        std::mem::replace(before, now) != now
+    }
+}
+
+impl From<client::ResponseBody<Stream>> for UpstreamBody {
+    fn from(body: client::ResponseBody<Stream>) -> UpstreamBody {
+        UpstreamBody::Http1(body)
+    }
+}
+
+impl From<http2::ResponseBody> for UpstreamBody {
+    fn from(body: http2::ResponseBody) -> UpstreamBody {
+        UpstreamBody::Http2(body)
+    }
+}
+
+impl UpstreamBody {
+    /// The connection, if it is fit for another request and was this one's alone.
+    fn into_connection(self) -> Option<UpstreamConnection> {
+        match self {
+            UpstreamBody::Http1(body) => body.into_connection(),
+            UpstreamBody::Http2(_) => None,
+        }
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = match self.get_mut() {
+            UpstreamBody::Http1(body) => {
+                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BoxError::from))
+            }
+            UpstreamBody::Http2(body) => {
+                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BoxError::from))
+            }
+        };
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            UpstreamBody::Http1(body) => body.is_end_stream(),
+            UpstreamBody::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            UpstreamBody::Http1(body) => body.size_hint(),
+            UpstreamBody::Http2(body) => body.size_hint(),
         }
     }
 }
@@ -306,7 +517,7 @@ impl Drop for ResponseBody {
     }
 }
 
-/// The frame as it may go on: trailers hold nothing that only a head may say.
+/// The answer's frame as it may go on: trailers hold nothing that only a head may say.
 fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
@@ -316,3 +527,6 @@ fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
         Err(data) => data,
     }
 }
+
+/// Bytes of a request's body that are kept, so that it can be sent again.
+const BEGINNING: usize = 64 * 1024;

@@ -2,9 +2,9 @@
 //!
 //! The order of a request is [`prepare_request`] (before the filters, so that they see what is
 //! true, and so that a client's Connection list cannot strip what they add), filters,
-//! [`upstream_request`], the route's edits with [`apply_edits`], [`request_head`]. Where a route has
-//! neither filters nor edits, nobody looks at the fields in between, and [`straight_head`] does all of
-//! it at once. Of a response: [`downstream_response`] first, then response filters, then edits.
+//! [`upstream_request`], the route's edits with [`apply_edits`], [`request_head`] or, for HTTP/2,
+//! [`http2_request`]. Where a route has neither filters nor edits, nobody looks at the fields in
+//! between, and [`straight_head`] does all of it at once, for HTTP/1.1. Of a response: [`downstream_response`] first, then response filters, then edits.
 //!
 //! Nothing here reads a body. Content-Length and Transfer-Encoding belong to the HTTP library; no
 //! filter and no edit may set a field of [`is_protected`].
@@ -18,10 +18,11 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    SET_COOKIE, TE, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
+    HeaderValue, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{StatusCode, Version, request, response};
+use http::uri::PathAndQuery;
+use http::{Method, Request, StatusCode, Uri, Version, request, response};
 use thiserror::Error;
 
 use crate::facts::{ConnectionFacts, RequestFacts};
@@ -140,6 +141,47 @@ pub fn request_head(
     ))
 }
 
+/// The same for an HTTP/2 server, of prepared fields: `:authority` is what Host says, and nothing of a
+/// connection is left. `scheme` is that of the connection.
+///
+/// Of the fields with an underscore, which only a gRPC request still has, those stay behind that some servers would take for one
+/// of ours.
+pub fn http2_request(
+    method: &Method,
+    mut headers: HeaderMap,
+    (path, query): (&str, Option<&str>),
+    scheme: &'static str,
+    framing: Option<Framing>,
+) -> Result<Request<()>, BadUpstreamRequest> {
+    let host = headers.remove(HOST).ok_or(BadUpstreamRequest("host"))?;
+    for name in [CONNECTION, UPGRADE, TRANSFER_ENCODING, CONTENT_LENGTH] {
+        headers.remove(name);
+    }
+    let posing: Vec<HeaderName> = headers.keys().filter(|name| poses(name)).cloned().collect();
+    for name in posing {
+        headers.remove(name);
+    }
+    if let Some(Framing::Length(length)) = framing {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let target = match query {
+        Some(query) => Bytes::from([path, "?", query].concat()),
+        None => Bytes::copy_from_slice(path.as_bytes()),
+    };
+    let uri = Uri::builder()
+        .scheme(scheme)
+        .authority(host.as_bytes())
+        .path_and_query(PathAndQuery::from_maybe_shared(target).map_err(|_| BadUpstreamRequest("target"))?)
+        .build()
+        .map_err(|_| BadUpstreamRequest("host"))?;
+    let mut request = Request::new(());
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
 /// Takes the hop-by-hop fields out of an upstream's response, so that it is right for HTTP/1 and
 /// HTTP/2 alike. `upgraded`: a verified 101, which gets its own upgrade fields again.
 pub fn downstream_response(parts: &mut response::Parts, upgraded: bool) {
@@ -157,13 +199,26 @@ pub fn downstream_response(parts: &mut response::Parts, upgraded: bool) {
     }
 }
 
+/// As [`clean_trailers`], of a request: fields with an underscore go as well, as in heads.
+pub fn clean_request_trailers(trailers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| name.as_str().contains('_'))
+        .cloned()
+        .collect();
+    for name in names {
+        trailers.remove(name);
+    }
+    clean_trailers(trailers);
+}
+
 /// Takes out of trailers, in either direction, what only a head may say (RFC 9110 §6.5.1):
 /// framing, routing, forwarding, credentials, content format. Some servers merge trailers into the
 /// head, where such a field would pass for one that was checked.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     let only_in_heads = |name: &&HeaderName| {
         Field::of(name).is_kept()
-            || name.as_str().contains('_')
+            || poses(name)
             || name.as_str().starts_with("content-")
             || [AUTHORIZATION, COOKIE, SET_COOKIE, EXPECT].contains(name)
     };
@@ -228,6 +283,13 @@ impl Field {
             Field::OneHopRequest | Field::OneHopResponse | Field::Other
         )
     }
+}
+
+/// Whether a server that makes `_` of `-` would take it for a field that we set or watch over.
+fn poses(name: &HeaderName) -> bool {
+    memchr::memchr(b'_', name.as_str().as_bytes()).is_some()
+        && HeaderName::try_from(name.as_str().replace('_', "-"))
+            .is_ok_and(|name| Field::of(&name) != Field::Other)
 }
 
 /// Takes out the fields that `unwanted` names and those that Connection does, except the ones that

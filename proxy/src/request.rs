@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use h2::ext::Protocol;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
+    HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{Method, StatusCode, Version};
@@ -52,7 +52,7 @@ impl Rejection {
 ///
 /// It also puts the head into the form that filters and the upstream will see: fields with an
 /// underscore in their name are gone (servers that make `_` of `-` would take one for a field we
-/// set), and HTTP/2's cookie crumbs are one Cookie field (RFC 9113 §8.2.3).
+/// set) except from [gRPC](is_grpc), whose metadata may have them, and HTTP/2's cookie crumbs are one Cookie field (RFC 9113 §8.2.3).
 ///
 /// After an error the head must not be used, and an HTTP/1 connection must be closed.
 pub fn admit(
@@ -73,7 +73,9 @@ pub fn admit(
     let (host, authority) = authority_of(parts, http2)?.into_texts();
     let (path, query) = target_of(parts, limits.target_size)?;
 
-    drop_underscores(&mut parts.headers);
+    if !is_grpc(parts) {
+        drop_underscores(&mut parts.headers);
+    }
     if http2 {
         join_cookies(&mut parts.headers)?;
     }
@@ -103,6 +105,25 @@ pub fn admit(
         query,
         request_id,
     })
+}
+
+/// Whether it is a call of gRPC, which may go on to servers of HTTP/2.
+pub fn is_grpc(parts: &Parts) -> bool {
+    if parts.version != Version::HTTP_2 || parts.method != Method::POST {
+        return false;
+    }
+    let kind = parts.headers.get(CONTENT_TYPE);
+    let rest = kind.and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// Takes away the fields that have an underscore in their name.
+pub fn drop_underscores(headers: &mut HeaderMap) {
+    let has_one = |name: &&HeaderName| memchr::memchr(b'_', name.as_str().as_bytes()).is_some();
+    let names: Vec<HeaderName> = headers.keys().filter(has_one).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
 }
 
 /// Whether an address is one of `trusted_proxies`.
@@ -237,14 +258,6 @@ fn target_of(parts: &Parts, limit: usize) -> Result<(Arc<str>, Option<Arc<str>>)
             .into(),
     };
     Ok((path, query.map(Arc::from)))
-}
-
-fn drop_underscores(headers: &mut HeaderMap) {
-    let has_one = |name: &&HeaderName| memchr::memchr(b'_', name.as_str().as_bytes()).is_some();
-    let names: Vec<HeaderName> = headers.keys().filter(has_one).cloned().collect();
-    for name in names {
-        headers.remove(name);
-    }
 }
 
 fn join_cookies(headers: &mut HeaderMap) -> Result<(), Rejection> {

@@ -11,6 +11,7 @@
 mod balance;
 mod connect;
 mod health;
+mod multiplex;
 mod pool;
 
 use std::cell::LazyCell;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 pub use crate::tls::{Speaks, Wish};
 pub use connect::{ConnectError, ConnectErrorKind, Connected, Endpoint};
 pub use health::Outcome;
+pub use multiplex::{Multiplex, Opening, Place};
 pub use pool::Pool;
 
 use crate::config::model::{self, Balance, Http2Pool, PassiveHealth, WebSocketOver};

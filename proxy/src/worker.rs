@@ -12,7 +12,7 @@ use crate::admission::AdmissionControl;
 use crate::drain::Drain;
 use crate::snapshot::{ListenerPolicy, Snapshot};
 use crate::telemetry::metrics::{ListenerMetrics, Metrics};
-use crate::upstream::Pool;
+use crate::upstream::{Multiplex, Pool};
 
 /// What all workers share for the life of the process.
 pub struct Shared {
@@ -26,6 +26,7 @@ pub struct Shared {
 pub struct Worker {
     pub shared: Arc<Shared>,
     pub pool: Pool,
+    pub multiplex: Multiplex,
 }
 
 /// One configured listener; its policy changes with a reload, its sockets stay.
@@ -63,6 +64,7 @@ impl Worker {
         Worker {
             shared: Arc::clone(shared),
             pool: Pool::new(),
+            multiplex: Multiplex::new(),
         }
     }
 

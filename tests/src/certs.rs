@@ -120,6 +120,13 @@ impl Identity {
         Arc::new(config.unwrap())
     }
 
+    /// As [`Identity::server`], for any client, with this ALPN.
+    pub fn server_for(&self, alpn: &[&str]) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(&self.server(None));
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+
     pub fn der(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_slice(self.cert.as_bytes()).unwrap()
     }

@@ -1,4 +1,8 @@
-//! HTTP/2 over TLS: the `h2` crate as a client that behaves, and bare frames for one that does not.
+//! HTTP/2: the `h2` crate as a client and a server that behave, and bare frames for a client that does not.
+
+pub mod client;
+pub mod server;
+pub mod stream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,9 +16,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use self::client::Client;
 use crate::certs::Authority;
 use crate::proxy::Proxy;
-use crate::{client, soon};
+use crate::soon;
 
 /// A proxy for `localhost` over TLS, with a client's side of it.
 pub struct Site {
@@ -81,6 +86,11 @@ impl Site {
         sender
     }
 
+    /// A client that opens WebSockets.
+    pub async fn client(&self) -> Client {
+        Client::tls(self.proxy.addr(0), &self.authority).await
+    }
+
     /// A client that has sent its preface and these settings.
     pub async fn connect_raw(&self, settings: &[(u16, u32)]) -> Raw {
         let mut stream = self.tls(&["h2"]).await;
@@ -114,7 +124,7 @@ impl Site {
 
     async fn tls(&self, alpn: &[&str]) -> TlsStream<TcpStream> {
         let config: Arc<ClientConfig> = self.authority.client(alpn);
-        client::tls(self.proxy.addr(0), "localhost", config)
+        crate::client::tls(self.proxy.addr(0), "localhost", config)
             .await
             .unwrap()
     }

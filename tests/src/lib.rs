@@ -8,8 +8,10 @@
 pub mod admin;
 pub mod certs;
 pub mod client;
+pub mod foreign;
 pub mod http2;
 pub mod languages;
+pub mod matrix;
 pub mod modules;
 pub mod plugins;
 pub mod proxy;

@@ -7,38 +7,43 @@
 pub mod deflate;
 pub mod frame;
 pub mod inflate;
+pub mod leg;
 pub mod negotiation;
+pub mod opening;
 pub mod random;
 
 use std::fmt;
 use std::io::Result;
-use std::net::SocketAddr;
-use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio::net::tcp::OwnedReadHalf;
 
 use self::frame::Frame;
 use self::inflate::Inflater;
+use self::leg::{Leg, Wire};
 use self::negotiation::Deflate;
-use crate::upstream::Script;
-use crate::{client, soon, wire};
+use crate::soon;
+use crate::wire::Fields;
 
 /// One end of a leg, past the handshake.
-pub struct Peer {
-    pub sender: OwnedWriteHalf,
-    pub receiver: Receiver,
+pub struct Peer<L: Leg = TcpStream> {
+    pub sender: L::Sender,
+    pub receiver: Receiver<L::Receiver>,
     /// What was agreed on with the proxy.
     pub deflate: Option<Deflate>,
     /// What the other end of the handshake said of extensions: the offers, or the answer.
     pub extensions: String,
+    /// All that it said: the fields of its request, or of its answer.
+    pub fields: Fields,
 }
 
+/// A peer over whatever carries its leg.
+pub type AnyPeer = Peer<Box<dyn Wire>>;
+
 /// The half that listens.
-pub struct Receiver {
-    stream: BufReader<OwnedReadHalf>,
+pub struct Receiver<R = OwnedReadHalf> {
+    stream: BufReader<R>,
     role: Role,
     inflater: Option<Inflater>,
     /// The message that has begun.
@@ -82,76 +87,11 @@ struct Open {
     wire: Vec<u8>,
 }
 
-impl Peer {
-    /// A client that asks for `path` with these extensions; empty: none.
-    ///
-    /// # Errors
-    /// The answer, where it is not a 101.
-    pub async fn connect(
-        proxy: SocketAddr,
-        path: &str,
-        offers: &str,
-    ) -> std::result::Result<Peer, wire::Head> {
-        let mut stream = client::tcp(proxy).await;
-        let offers = match offers {
-            "" => String::new(),
-            offers => format!("Sec-WebSocket-Extensions: {offers}\r\n"),
-        };
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{offers}\r\n"
-        );
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let head = wire::read_head(&mut stream).await.unwrap();
-        if head.status() != 101 {
-            return Err(head);
-        }
-        let accept = derive_accept_key(KEY.as_bytes());
-        assert_eq!(head.get("sec-websocket-accept"), Some(accept.as_str()));
-        let answer = head.fields.all("sec-websocket-extensions").join(", ");
-        let deflate = Deflate::parse(&answer);
-        Ok(Peer::new(stream, Role::Client, deflate, answer))
-    }
-
-    /// The server's end of the proxy's next connection to the upstream. `wish` is how the server would
-    /// like to compress, if that is offered to it.
-    pub async fn accept(script: &Script, wish: Option<Deflate>) -> Peer {
-        let mut stream = script.accept().await;
-        let head = wire::read_head(&mut stream).await.unwrap();
-        let offers = head.fields.all("sec-websocket-extensions").join(", ");
-        let agreed = wish.and_then(|wish| wish.accept(&offers));
-        let accept = derive_accept_key(head.get("sec-websocket-key").unwrap().as_bytes());
-        let mut answer = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Accept: {accept}\r\n"
-        );
-        if let Some((extension, _)) = &agreed {
-            answer += &format!("Sec-WebSocket-Extensions: {extension}\r\n");
-        }
-        answer += "\r\n";
-        stream.write_all(answer.as_bytes()).await.unwrap();
-        let deflate = agreed.map(|(_, deflate)| deflate);
-        Peer::new(stream, Role::Server, deflate, offers)
-    }
-
-    /// Both ends of one tunnel: the client's, the server's.
-    pub async fn pair(
-        proxy: SocketAddr,
-        path: &str,
-        offers: &str,
-        script: &Script,
-        wish: Option<Deflate>,
-    ) -> (Peer, Peer) {
-        let (client, server) = tokio::join!(
-            Peer::connect(proxy, path, offers),
-            Peer::accept(script, wish)
-        );
-        (client.expect("a 101"), server)
-    }
-
+impl<L: Leg> Peer<L> {
     /// Sends raw bytes.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.sender.write_all(bytes).await
+        self.sender.write_all(bytes).await?;
+        self.sender.flush().await
     }
 
     /// Sends a frame, masked where this end is a client.
@@ -183,25 +123,18 @@ impl Peer {
         }
     }
 
-    /// Goes with an RST.
+    /// Goes with an RST, or RST_STREAM.
     pub fn reset(self) {
-        let stream = self
-            .receiver
-            .stream
-            .into_inner()
-            .reunite(self.sender)
-            .unwrap();
-        // No time to linger: the kernel answers with RST.
-        let linger = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-        linger.unwrap();
+        L::cut(self.receiver.stream.into_inner(), self.sender);
     }
 
-    fn new(stream: TcpStream, role: Role, deflate: Option<Deflate>, extensions: String) -> Peer {
+    /// Over a leg on which the handshake is done.
+    fn new(leg: L, role: Role, deflate: Option<Deflate>, fields: Fields) -> Peer<L> {
         let params = deflate.map(|deflate| match role {
             Role::Client => deflate.server,
             Role::Server => deflate.client,
         });
-        let (reading, sender) = stream.into_split();
+        let (reading, sender) = leg.halves();
         Peer {
             sender,
             receiver: Receiver {
@@ -211,7 +144,8 @@ impl Peer {
                 open: None,
             },
             deflate,
-            extensions,
+            extensions: fields.all(opening::EXTENSIONS).join(", "),
+            fields,
         }
     }
 }
@@ -227,7 +161,7 @@ impl fmt::Debug for Message {
     }
 }
 
-impl Receiver {
+impl<R: AsyncRead + Unpin> Receiver<R> {
     /// What comes next.
     ///
     /// # Panics
@@ -312,5 +246,3 @@ fn close_payload(payload: &[u8]) -> Option<(u16, String)> {
     let reason = String::from_utf8(reason.to_vec()).expect("a reason is UTF-8");
     Some((code, reason))
 }
-
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";

@@ -1,44 +1,44 @@
 //! An ordinary request's way to an endpoint and back.
 //!
-//! Another endpoint is tried only while nothing was sent: after a failed connect. A kept-alive
-//! connection that its server closed just as it was used is replaced by a fresh one, if not a byte
-//! was written, or if the request may be repeated (RFC 9110 §9.2.2) and has no body.
+//! [`reach`] chooses the connection; what it speaks decides how the request goes on it. A request is sent
+//! once more where a kept-alive connection was closed by its server just as it was used, if not a byte
+//! was written, or if the request may be repeated (RFC 9110 §9.2.2) and has no body; and where a
+//! server of HTTP/2 says that it has done nothing about it.
 //!
 //! A connection goes back to its pool only when both request and response are complete; an answer
 //! that is complete before its request ends the request too.
 
+mod http2;
+mod reach;
+
+use std::borrow::Cow;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{Method, Response, StatusCode, response};
+use http::{Method, Request, Response, StatusCode, response};
 use http_body::Body as _;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::body::{
     BodyFault, Incoming, RequestBody, ResponseBody, ResponseEnd, UpstreamConnection,
 };
-use crate::error::{Failure, Side};
+use crate::config::model::Protocols;
+use crate::error::Failure;
 use crate::flow::connection::Connection;
 use crate::flow::exchange::Exchange;
-use crate::forward;
 use crate::http1::client::{Fault, HeadFault, Progress, RequestHead, Upload};
 use crate::http1::{Framing, HeadLimits};
+use crate::http2::client::Fault as Http2Fault;
 use crate::snapshot::{Route, Snapshot, UpstreamEntry};
-use crate::stream::Stream;
-use crate::telemetry::metrics::{EndpointMetrics, OpenGuard};
-use crate::upstream::{ConnectError, ConnectErrorKind, Lease, Outcome, PickError, Wish};
+use crate::upstream::{Endpoint, Outcome};
 use crate::worker::Worker;
-
-/// A lease whose use and outcome the metrics show.
-pub(super) struct Leased {
-    lease: Lease,
-    metrics: EndpointMetrics,
-    _counted: OpenGuard,
-}
+use crate::{forward, request};
+pub(super) use http2::failure as http2_failure;
+pub(super) use reach::{Leased, Reached, Unreached, Wanted, lease, reach, reach_endpoint};
 
 /// The lease behind an answer, and where its connection goes once the answer is over.
 pub(super) struct Loan {
@@ -62,7 +62,10 @@ struct Waiting<'a> {
 
 /// Why an attempt brought no answer.
 enum Missed {
-    Fault(Fault<BodyFault>),
+    Http1(Fault<BodyFault>),
+    Http2(Http2Fault),
+    /// The request's own body failed, on its way over HTTP/2.
+    Upload(BodyFault),
     TimedOut,
 }
 
@@ -80,6 +83,16 @@ pub(super) struct Outbound<'a> {
     pub(super) websocket: bool,
 }
 
+/// The body of a request, as the attempts to send it need it.
+enum Load {
+    /// There is none.
+    Nothing,
+    Body(RequestBody),
+    Http1(Upload<RequestBody>),
+    /// What was taken from it cannot be given again.
+    Lost,
+}
+
 /// Sends a prepared request and gives back the answer, its body still to come.
 pub(super) async fn send(
     outbound: Outbound<'_>,
@@ -94,61 +107,88 @@ pub(super) async fn send(
         parts,
         ..
     } = outbound;
-    let (framing, mut upload) = upload(snapshot, exchange, &parts.method, body)?;
-    let request = outbound.head(exchange, framing)?;
-    let patience = route.timeouts.response_head;
+    let (framing, mut load) = load(snapshot, exchange, &parts.method, body)?;
+    let repeatable =
+        matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && framing.is_none();
     let idle_timeout = route.timeouts.idle_timeout;
-
-    let leased = lease(upstream, exchange, &[])?;
-    let now = Instant::now();
-    let mut timer = pin!(sleep_until(now + patience));
-    if let Some(mut pooled) = connection.worker.pool.take(leased.lease.endpoint(), now) {
-        exchange.sent_to(upstream.upstream.name(), leased.lease.endpoint(), now);
-        let mut waiting = Waiting {
+    let mut head = None;
+    let mut leased = lease(upstream, exchange, &[])?;
+    let patience = route.timeouts.response_head;
+    let mut timer = pin!(sleep_until(Instant::now() + patience));
+    let mut wanted = Wanted::Any;
+    let mut again = false;
+    loop {
+        let reached = reach(&outbound, exchange, leased, wanted, timer.as_mut());
+        let (next, reached, started) = reached.await?;
+        let waiting = Waiting {
             timer: timer.as_mut(),
-            started: now,
+            started,
             patience,
         };
-        match attempt(&mut pooled, &request, &mut upload, &mut waiting).await {
-            Ok(answer) => {
-                let loan = Loan::of_pooled(connection, upstream, leased);
-                return take_answer(answer, pooled, upload, loan, idle_timeout, exchange);
-            }
-            Err(missed) => {
-                if !may_send_again(&missed, pooled.progress(), &parts.method, framing) {
-                    return Err(explain(missed, leased));
+        let (missed, then) = match reached {
+            Reached::Http1 {
+                connection: mut upstream_connection,
+                kept,
+            } => {
+                let mut upload = load.http1(framing).ok_or_else(lost)?;
+                let head = match &head {
+                    Some(head) => head,
+                    None => head.insert(outbound.head(exchange, framing)?),
+                };
+                match attempt(&mut upstream_connection, head, &mut upload, waiting).await {
+                    Ok(answer) => {
+                        let loan = Loan::of_pooled(connection, upstream, next);
+                        let body = upstream_connection.into_body(upload);
+                        let body = ResponseBody::upstream(body, idle_timeout);
+                        return take_answer(answer, body, loan, exchange);
+                    }
+                    Err(missed) => {
+                        let progress = upstream_connection.progress();
+                        let may = kept && may_send_again(&missed, progress, repeatable);
+                        load.put_back(upload);
+                        (missed, may.then_some(Wanted::Fresh))
+                    }
                 }
             }
+            Reached::Http2(slot) => {
+                let reused = slot.is_reused();
+                let upload = load.http2().ok_or_else(lost)?;
+                let head = outbound.http2_head(exchange, next.endpoint(), framing)?;
+                // Boxed: a request over HTTP/1.1 does not hold room for it.
+                match Box::pin(http2::attempt(slot, head, upload, waiting)).await {
+                    Ok(answer) => {
+                        let (answer, body) = answer.with_timeout(idle_timeout);
+                        return take_answer(answer, body, Loan::of_closing(next), exchange);
+                    }
+                    Err((missed, upload)) => {
+                        let may_change = next.endpoint().protocols() == Protocols::Auto;
+                        let then = http2::then(&missed, reused && repeatable, may_change);
+                        let whole = load.recover(upload);
+                        (missed, then.filter(|_| whole))
+                    }
+                }
+            }
+        };
+        match then {
+            Some(then) if !again => wanted = then,
+            _ => return Err(explain(missed, next)),
         }
-    }
-
-    let (leased, stream, now) = connect(route, upstream, exchange, leased, timer.as_mut()).await?;
-    let mut fresh = UpstreamConnection::new(stream);
-    let mut waiting = Waiting {
-        timer,
-        started: now,
-        patience,
-    };
-    match attempt(&mut fresh, &request, &mut upload, &mut waiting).await {
-        Ok(answer) => {
-            let loan = Loan::of_pooled(connection, upstream, leased);
-            take_answer(answer, fresh, upload, loan, idle_timeout, exchange)
-        }
-        Err(missed) => Err(explain(missed, leased)),
+        again = true;
+        leased = next;
     }
 }
 
-/// How a request's body goes to the upstream.
-fn upload(
+/// A request's body, and how its end is said.
+fn load(
     snapshot: &Snapshot,
     exchange: &mut Exchange,
     method: &Method,
     body: Incoming,
-) -> Result<(Option<Framing>, Upload<RequestBody>), Failure> {
+) -> Result<(Option<Framing>, Load), Failure> {
     if body.is_end_stream() {
         // Where a body is usual, its absence is said (RFC 9110 §8.6).
         let usual = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
-        return Ok((usual.then_some(Framing::Length(0)), Upload::none()));
+        return Ok((usual.then_some(Framing::Length(0)), Load::Nothing));
     }
     let limit = snapshot.limits.request_body;
     let size = body.size_hint();
@@ -158,67 +198,61 @@ fn upload(
     let framing = size.exact().map_or(Framing::Chunked, Framing::Length);
     let body = RequestBody::new(body, limit, snapshot.timeouts.request_body);
     exchange.counts(body.received());
-    Ok((Some(framing), Upload::of(body, framing)))
+    Ok((Some(framing), Load::Body(body)))
 }
 
-/// Leases an endpoint, leaving out the tried ones.
-pub(super) fn lease(
-    upstream: &UpstreamEntry,
-    exchange: &Exchange,
-    tried: &[usize],
-) -> Result<Leased, Failure> {
-    let client = exchange.admitted_facts()?.client_ip;
-    let lease = upstream.upstream.pick(client, tried).map_err(|error| {
-        let label = match error {
-            PickError::AllDown => "upstream_down",
-            PickError::AllBusy => "upstream_busy",
-        };
-        Failure::unavailable(label)
-    })?;
-    let metrics = upstream.metrics[lease.index()].clone();
-    Ok(Leased {
-        _counted: metrics.lease(),
-        lease,
-        metrics,
-    })
-}
-
-/// Connects to the leased endpoint, or to others while that fails; tells also the time.
-pub(super) async fn connect(
-    route: &Route,
-    upstream: &UpstreamEntry,
-    exchange: &mut Exchange,
-    first: Leased,
-    mut timer: Pin<&mut Sleep>,
-) -> Result<(Leased, Stream, Instant), Failure> {
-    let mut leased = first;
-    let mut tried = Vec::new();
-    loop {
-        let started = Instant::now();
-        exchange.sent_to(upstream.upstream.name(), leased.lease.endpoint(), started);
-        timer.as_mut().reset(started + route.timeouts.connect);
-        let connecting = leased.lease.endpoint().connect(Wish::Http1, timer.as_mut());
-        match connecting.await {
-            Ok(connected) => {
-                let now = Instant::now();
-                leased.metrics.connected(now - started);
-                return Ok((leased, connected.stream, now));
+impl Load {
+    /// For an attempt over HTTP/1.1. Of one that came to nothing without a byte written, what was queued
+    /// goes out first.
+    fn http1(&mut self, framing: Option<Framing>) -> Option<Upload<RequestBody>> {
+        match std::mem::replace(self, Load::Lost) {
+            Load::Nothing => {
+                *self = Load::Nothing;
+                Some(Upload::none())
             }
-            Err(error) => {
-                leased.metrics.connect_error(error.kind.label());
-                if error.kind == ConnectErrorKind::Local {
-                    // No endpoint's fault, and no other endpoint would do better.
-                    return Err(connect_failure(&error));
-                }
-                leased.report(Outcome::Failure);
-                tried.push(leased.lease.index());
-                if tried.len() == MAX_TRIES {
-                    return Err(connect_failure(&error));
-                }
-                leased = lease(upstream, exchange, &tried).map_err(|_| connect_failure(&error))?;
+            Load::Body(body) => Some(Upload::of(body, framing.unwrap_or(Framing::Chunked))),
+            Load::Http1(upload) => Some(upload),
+            Load::Lost => None,
+        }
+    }
+
+    /// For an attempt over HTTP/2, which keeps the body's beginning.
+    fn http2(&mut self) -> Option<http2::Upload<RequestBody>> {
+        let mut body = match std::mem::replace(self, Load::Lost) {
+            Load::Nothing => {
+                *self = Load::Nothing;
+                return Some(http2::Upload::none());
+            }
+            Load::Body(body) => body,
+            Load::Http1(upload) => upload.into_body()?,
+            Load::Lost => return None,
+        };
+        body.keep_beginning();
+        body.rewind().then(|| http2::Upload::of(body))
+    }
+
+    fn put_back(&mut self, upload: Upload<RequestBody>) {
+        if let Load::Lost = self {
+            *self = Load::Http1(upload);
+        }
+    }
+
+    /// Takes the body of an attempt that came to nothing; false if it cannot be sent again.
+    fn recover(&mut self, upload: http2::Upload<RequestBody>) -> bool {
+        match upload.into_body() {
+            None => matches!(self, Load::Nothing),
+            Some(mut body) => {
+                let whole = body.rewind();
+                *self = Load::Body(body);
+                whole
             }
         }
     }
+}
+
+/// The other protocol has begun to send the body.
+fn lost() -> Failure {
+    Failure::bad_gateway("upstream_closed")
 }
 
 impl Outbound<'_> {
@@ -229,25 +263,45 @@ impl Outbound<'_> {
         framing: Option<Framing>,
     ) -> Result<RequestHead, Failure> {
         let facts = exchange.admitted_facts()?;
+        let mut parts = Cow::Borrowed(self.parts);
+        if request::is_grpc(&parts) {
+            // Only servers of HTTP/2 are sure to tell them from fields with a dash.
+            request::drop_underscores(&mut parts.to_mut().headers);
+        }
         let head = if self.route.is_straight() {
             let about = forward::Circumstances {
                 facts,
                 conn: &self.connection.facts,
                 websocket: self.websocket,
             };
-            forward::straight_head(self.parts, self.path, about, framing)
+            forward::straight_head(&parts, self.path, about, framing)
         } else {
-            forward::request_head(self.parts, self.path, facts.query.as_deref(), framing)
+            forward::request_head(&parts, self.path, facts.query.as_deref(), framing)
         };
         head.map_err(|error| Failure::internal("upstream_request").because(error))
     }
-}
 
-impl Leased {
-    /// Tells the endpoint's health, and publishes what came of it.
-    pub(super) fn report(&mut self, outcome: Outcome) {
-        self.lease.report(outcome);
-        self.metrics.set_up(self.lease.endpoint().is_up());
+    /// The head for an endpoint that is spoken to in HTTP/2.
+    pub(super) fn http2_head(
+        &self,
+        exchange: &Exchange,
+        endpoint: &Endpoint,
+        framing: Option<Framing>,
+    ) -> Result<Request<()>, Failure> {
+        let facts = exchange.admitted_facts()?;
+        let failure = |error| Failure::internal("upstream_request").because(error);
+        let mut headers = self.parts.headers.clone();
+        if self.route.is_straight() {
+            forward::prepare_request(&mut headers, facts, &self.connection.facts);
+            forward::upstream_request(&mut headers, facts, self.websocket).map_err(failure)?;
+        }
+        let scheme = match endpoint.uses_tls() {
+            true => "https",
+            false => "http",
+        };
+        let target = (self.path, facts.query.as_deref());
+        forward::http2_request(&self.parts.method, headers, target, scheme, framing)
+            .map_err(failure)
     }
 }
 
@@ -277,55 +331,64 @@ impl Loan {
             self.leased.report(Outcome::Failure);
         }
         if let (Some(shelf), Some(connection)) = (&self.shelf, connection) {
-            let endpoint = self.leased.lease.endpoint();
+            let endpoint = self.leased.endpoint();
             let pool = &shelf.worker.pool;
             pool.put_back(endpoint, connection, shelf.keep_alive, shelf.limit);
         }
     }
 }
 
+impl Waiting<'_> {
+    /// Ready when it has been too long.
+    ///
+    /// The wait counts from the last piece of the body, so that a long upload is not cut; while the
+    /// client itself is what everybody waits for, the body's own deadline counts.
+    fn poll_over(
+        &mut self,
+        last_progress: impl Fn() -> Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let deadline = last_progress().unwrap_or(self.started) + self.patience;
+            if deadline <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+
+    fn begin(&mut self) {
+        let first = self.started + self.patience;
+        if self.timer.deadline() != first {
+            self.timer.as_mut().reset(first);
+        }
+    }
+}
+
 /// Sends on one connection and waits for the answer's head.
-///
-/// The wait counts from the last piece of the body, so that a long upload is not cut; while the
-/// client itself is what everybody waits for, the body's own deadline counts.
 async fn attempt(
     connection: &mut UpstreamConnection,
     request: &RequestHead,
     upload: &mut Upload<RequestBody>,
-    waiting: &mut Waiting<'_>,
+    mut waiting: Waiting<'_>,
 ) -> Result<response::Parts, Missed> {
-    let Waiting {
-        timer,
-        started,
-        patience,
-    } = waiting;
-    let first = *started + *patience;
-    if timer.deadline() != first {
-        timer.as_mut().reset(first);
-    }
+    waiting.begin();
     connection.begin(request, upload);
     poll_fn(|cx| {
         if let Poll::Ready(answered) = connection.poll_answer(upload, RESPONSE_HEAD, cx) {
-            return Poll::Ready(answered.map_err(Missed::Fault));
+            return Poll::Ready(answered.map_err(Missed::Http1));
         }
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            let deadline = upload.last_progress().unwrap_or(*started) + *patience;
-            if deadline <= Instant::now() {
-                return Poll::Ready(Err(Missed::TimedOut));
-            }
-            timer.as_mut().reset(deadline);
-        }
+        let over = waiting.poll_over(|| upload.last_progress(), cx);
+        over.map(|()| Err(Missed::TimedOut))
     })
     .await
 }
 
 fn take_answer(
     mut parts: response::Parts,
-    connection: UpstreamConnection,
-    upload: Upload<RequestBody>,
+    body: ResponseBody,
     mut loan: Loan,
-    idle_timeout: Duration,
     exchange: &mut Exchange,
 ) -> Result<Response<ResponseBody>, Failure> {
     exchange.upstream_answered();
@@ -336,21 +399,13 @@ fn take_answer(
     loan.leased.report(Outcome::Success);
     exchange.lends(loan);
     forward::downstream_response(&mut parts, false);
-    let body = ResponseBody::upstream(connection.into_body(upload), idle_timeout);
     Ok(Response::from_parts(parts, body))
 }
 
 /// Whether a connection that brought no answer may have been closed before the request came: then
 /// another one gets it, unless the first may have acted on it.
-fn may_send_again(
-    missed: &Missed,
-    progress: Progress,
-    method: &Method,
-    framing: Option<Framing>,
-) -> bool {
-    let closed = matches!(missed, Missed::Fault(Fault::Closed | Fault::Io(_)));
-    let repeatable =
-        matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) && framing.is_none();
+fn may_send_again(missed: &Missed, progress: Progress, repeatable: bool) -> bool {
+    let closed = matches!(missed, Missed::Http1(Fault::Closed | Fault::Io(_)));
     closed
         && match progress {
             Progress::Nothing => true,
@@ -362,9 +417,10 @@ fn may_send_again(
 /// Whose fault it was.
 fn explain(missed: Missed, mut leased: Leased) -> Failure {
     let failure = match missed {
-        Missed::Fault(Fault::Upload(fault)) => return fault.into(),
+        Missed::Http1(Fault::Upload(fault)) | Missed::Upload(fault) => return fault.into(),
         Missed::TimedOut => Failure::response_timeout(),
-        Missed::Fault(fault) => upstream_failure(&fault),
+        Missed::Http1(fault) => upstream_failure(&fault),
+        Missed::Http2(fault) => http2::failure(&fault),
     };
     leased.report(Outcome::Failure);
     failure
@@ -380,26 +436,6 @@ pub(super) fn upstream_failure(fault: &Fault<BodyFault>) -> Failure {
     Failure::bad_gateway(label).because(fault)
 }
 
-fn connect_failure(error: &ConnectError) -> Failure {
-    let failure = match error.kind {
-        ConnectErrorKind::Timeout => Failure::connect_timeout(),
-        ConnectErrorKind::Dns => Failure::bad_gateway("connect_dns"),
-        ConnectErrorKind::Refused => Failure::bad_gateway("connect_refused"),
-        ConnectErrorKind::Tls => Failure::bad_gateway("connect_tls"),
-        ConnectErrorKind::Local => Failure::new(
-            Side::Proxy,
-            StatusCode::SERVICE_UNAVAILABLE,
-            "out_of_resources",
-        ),
-        ConnectErrorKind::Unreachable | ConnectErrorKind::Other => {
-            Failure::bad_gateway("connect_failed")
-        }
-    };
-    failure.because(error)
-}
-
-/// Endpoints that one request may be tried on.
-const MAX_TRIES: usize = 3;
 /// What an upstream's head may use.
 pub(super) const RESPONSE_HEAD: HeadLimits = HeadLimits {
     size: 64 * 1024,

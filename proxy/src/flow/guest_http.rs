@@ -12,7 +12,8 @@ use std::{fmt, future::poll_fn};
 
 use bytes::{Bytes, BytesMut};
 use http::header::HOST;
-use http::{HeaderValue, Method, request};
+use http::response::Parts;
+use http::{HeaderValue, Method, Request, request};
 use http_body::Body;
 use http_body_util::Full;
 use sluicegate_plugin_host::{
@@ -21,14 +22,15 @@ use sluicegate_plugin_host::{
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::body::UpstreamConnection;
-use crate::flow::forwarding::RESPONSE_HEAD;
+use crate::flow::forwarding::{RESPONSE_HEAD, Reached, Unreached, Wanted, reach_endpoint};
 use crate::forward;
 use crate::http1::Framing;
 use crate::http1::Violation;
 use crate::http1::client::{Fault, HeadFault, Progress, Upload};
+use crate::http2::client::{self as http2, Slot};
 use crate::snapshot::{Snapshot, UpstreamEntry};
 use crate::telemetry::metrics::EndpointMetrics;
-use crate::upstream::{ConnectErrorKind, Lease, Outcome, Wish};
+use crate::upstream::{ConnectErrorKind, Lease, Outcome};
 use crate::worker::Worker;
 
 /// The way to the upstreams for the guests of one request.
@@ -65,30 +67,42 @@ impl GuestHttp {
         let unreachable = |why: &dyn fmt::Display| OutboundError::Unreachable(why.to_string());
         let deadline = Instant::now() + asked.timeout;
         let mut tried = Vec::new();
+        let mut wanted = Wanted::Any;
         loop {
             let lease = entry.upstream.pick(self.client, &tried);
             let mut lease = lease.map_err(|error| unreachable(&error))?;
             let metrics = &entry.metrics[lease.index()];
             let _counted = metrics.lease();
             let now = Instant::now();
-            if let Some(pooled) = self.worker.pool.take(lease.endpoint(), now) {
-                let attempt = self.attempt(pooled, &asked, entry, &lease);
-                match until(deadline, attempt).await {
-                    Err(Missed::Closed { repeatable: true }) => {}
-                    done => return judged(done, &mut lease, metrics),
-                }
-            }
             // One server that takes no connection leaves time for another.
-            let patience = asked.timeout / MAX_TRIES;
-            let timer = pin!(sleep_until(deadline.min(now + patience)));
-            match lease.endpoint().connect(Wish::Http1, timer).await {
-                Ok(connected) => {
-                    metrics.connected(now.elapsed());
-                    let fresh = UpstreamConnection::new(connected.stream);
-                    let attempt = self.attempt(fresh, &asked, entry, &lease);
-                    return judged(until(deadline, attempt).await, &mut lease, metrics);
+            let patience = (asked.timeout / MAX_TRIES).min(deadline.duration_since(now));
+            let timer = pin!(sleep_until(now + patience));
+            let endpoint = lease.endpoint();
+            let reaching =
+                reach_endpoint(&self.worker, &entry.upstream, endpoint, wanted, patience, timer);
+            match reaching.await {
+                Ok(reached) => {
+                    if reached.is_new() {
+                        metrics.connected(now.elapsed());
+                    }
+                    let attempt = async {
+                        match reached {
+                            Reached::Http1 { connection, kept } => {
+                                self.attempt(connection, kept, &asked, entry, &lease).await
+                            }
+                            // Boxed: a request over HTTP/1.1 does not hold room for it.
+                            Reached::Http2(slot) => {
+                                Box::pin(attempt_http2(slot, &asked, &lease)).await
+                            }
+                        }
+                    };
+                    match until(deadline, attempt).await {
+                        Err(Missed::Again) if wanted == Wanted::Any => wanted = Wanted::Fresh,
+                        done => return judged(done, &mut lease, metrics),
+                    }
                 }
-                Err(error) => {
+                Err(error @ Unreached::Full) => return Err(unreachable(&error)),
+                Err(Unreached::Connect(error)) => {
                     metrics.connect_error(error.kind.label());
                     if error.kind == ConnectErrorKind::Local {
                         // No endpoint's fault, and no other endpoint would do better.
@@ -109,6 +123,7 @@ impl GuestHttp {
     async fn attempt(
         &self,
         mut connection: UpstreamConnection,
+        kept: bool,
         asked: &OutboundRequest,
         entry: &UpstreamEntry,
         lease: &Lease,
@@ -116,18 +131,9 @@ impl GuestHttp {
         let (head, mut upload) = request_of(asked, lease)?;
         connection.begin(&head, &mut upload);
         let answer = poll_fn(|cx| connection.poll_answer(&mut upload, RESPONSE_HEAD, cx)).await;
-        let parts = answer.map_err(|fault| missed(&fault, connection.progress(), asked))?;
+        let parts = answer.map_err(|fault| missed(&fault, connection.progress(), kept, asked))?;
         let mut body = connection.into_body(upload);
-        let mut whole = BytesMut::new();
-        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-            let frame = frame.map_err(|fault| Missed::Broken(fault.to_string()))?;
-            if let Ok(data) = frame.into_data() {
-                if whole.len() + data.len() > asked.max_body {
-                    return Err(Missed::TooLarge);
-                }
-                whole.extend_from_slice(&data);
-            }
-        }
+        let whole = collect(&mut body, asked.max_body).await?;
         if let Some(connection) = body.into_connection() {
             let upstream = &entry.upstream;
             self.worker.pool.put_back(
@@ -137,11 +143,56 @@ impl GuestHttp {
                 upstream.keep_alive_connections(),
             );
         }
-        Ok(OutboundResponse {
-            status: parts.status.as_u16(),
-            headers: parts.headers,
-            body: whole.freeze(),
-        })
+        Ok(response(parts, whole))
+    }
+}
+
+/// As [`GuestHttp::attempt`], on a connection that others use too.
+async fn attempt_http2(
+    mut slot: Slot,
+    asked: &OutboundRequest,
+    lease: &Lease,
+) -> Result<OutboundResponse, Missed> {
+    let head = http2_request_of(asked, lease)?;
+    let reused = slot.is_reused();
+    let missed = |fault| missed_http2(&fault, reused, asked);
+    let mut upload = match asked.body.is_empty() {
+        true => http2::Upload::none(),
+        false => http2::Upload::of(Full::new(asked.body.clone())),
+    };
+    let (mut answer, mut send) = slot.request(head, upload.is_finished()).map_err(missed)?;
+    let answer = poll_fn(|cx| {
+        let _ = upload.poll_send(&mut send, cx);
+        Pin::new(&mut answer).poll(cx)
+    });
+    let (parts, stream) = answer.await.map_err(missed)?;
+    let mut body = http2::ResponseBody::beside(&parts.headers, stream, slot, send, upload);
+    let whole = collect(&mut body, asked.max_body).await?;
+    Ok(response(parts, whole))
+}
+
+async fn collect<B>(body: &mut B, most: usize) -> Result<Bytes, Missed>
+where
+    B: Body<Data = Bytes, Error: fmt::Display> + Unpin,
+{
+    let mut whole = BytesMut::new();
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+        let frame = frame.map_err(|fault| Missed::Broken(fault.to_string()))?;
+        if let Ok(data) = frame.into_data() {
+            if whole.len() + data.len() > most {
+                return Err(Missed::TooLarge);
+            }
+            whole.extend_from_slice(&data);
+        }
+    }
+    Ok(whole.freeze())
+}
+
+fn response(parts: Parts, body: Bytes) -> OutboundResponse {
+    OutboundResponse {
+        status: parts.status.as_u16(),
+        headers: parts.headers,
+        body,
     }
 }
 
@@ -169,10 +220,8 @@ async fn until<T>(
 
 /// Why an attempt brought no answer.
 enum Missed {
-    /// The connection was closed before an answer came.
-    Closed {
-        repeatable: bool,
-    },
+    /// The connection was closed before an answer came, and another one may have the request.
+    Again,
     TimedOut,
     TooLarge,
     Broken(String),
@@ -181,9 +230,7 @@ enum Missed {
 impl From<Missed> for OutboundError {
     fn from(missed: Missed) -> Self {
         match missed {
-            Missed::Closed { .. } => {
-                OutboundError::Broken("the server closed before it answered".to_owned())
-            }
+            Missed::Again => OutboundError::Broken(CLOSED.to_owned()),
             Missed::TimedOut => OutboundError::Timeout,
             Missed::TooLarge => OutboundError::TooLarge,
             Missed::Broken(why) => OutboundError::Broken(why),
@@ -191,12 +238,12 @@ impl From<Missed> for OutboundError {
     }
 }
 
-fn missed<E>(fault: &Fault<E>, progress: Progress, asked: &OutboundRequest) -> Missed {
+fn missed<E>(fault: &Fault<E>, progress: Progress, kept: bool, asked: &OutboundRequest) -> Missed {
     match fault {
         Fault::Closed | Fault::Io(_) if progress < Progress::Answered => {
-            let safe = matches!(asked.method, Method::GET | Method::HEAD | Method::OPTIONS);
-            Missed::Closed {
-                repeatable: progress == Progress::Nothing || safe && asked.body.is_empty(),
+            match kept && (progress == Progress::Nothing || is_repeatable(asked)) {
+                true => Missed::Again,
+                false => Missed::Broken(CLOSED.to_owned()),
             }
         }
         Fault::Closed => Missed::Broken("the answer's head broke off".to_owned()),
@@ -207,36 +254,77 @@ fn missed<E>(fault: &Fault<E>, progress: Progress, asked: &OutboundRequest) -> M
     }
 }
 
+/// The body is at hand as a whole: what the server has not seen may always be sent again.
+fn missed_http2(fault: &http2::Fault, reused: bool, asked: &OutboundRequest) -> Missed {
+    match fault {
+        http2::Fault::Closed(_) if reused && is_repeatable(asked) => Missed::Again,
+        http2::Fault::Closed(_) => Missed::Broken(CLOSED.to_owned()),
+        fault if fault.is_unseen() => Missed::Again,
+        fault => Missed::Broken(fault.to_string()),
+    }
+}
+
+fn is_repeatable(asked: &OutboundRequest) -> bool {
+    matches!(asked.method, Method::GET | Method::HEAD | Method::OPTIONS) && asked.body.is_empty()
+}
+
 /// The head as it goes on the wire, and the body behind it.
 fn request_of(
     asked: &OutboundRequest,
     lease: &Lease,
 ) -> Result<(crate::http1::client::RequestHead, Upload<Full<Bytes>>), Missed> {
-    let broken = |why: &dyn fmt::Display| Missed::Broken(format!("it cannot be sent: {why}"));
-    let mut parts = request::Request::new(()).into_parts().0;
-    parts.method = asked.method.clone();
-    parts.headers = asked.headers.clone();
-    if !parts.headers.contains_key(HOST) {
-        let host = HeaderValue::from_str(lease.endpoint().authority());
-        parts
-            .headers
-            .insert(HOST, host.map_err(|error| broken(&error))?);
-    }
-    let usual = matches!(asked.method, Method::POST | Method::PUT | Method::PATCH);
+    let parts = parts_of(asked, lease)?;
+    let (path, query) = target_of(asked);
+    let head = forward::request_head(&parts, path, query, framing_of(asked));
     let length = asked.body.len() as u64;
-    let framing = (length > 0 || usual).then_some(Framing::Length(length));
-    let (path, query) = match asked.path.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (asked.path.as_str(), None),
-    };
-    let head =
-        forward::request_head(&parts, path, query, framing).map_err(|error| broken(&error))?;
     let upload = match length {
         0 => Upload::none(),
         _ => Upload::of(Full::new(asked.body.clone()), Framing::Length(length)),
     };
-    Ok((head, upload))
+    Ok((head.map_err(|error| unsendable(&error))?, upload))
 }
+
+fn http2_request_of(asked: &OutboundRequest, lease: &Lease) -> Result<Request<()>, Missed> {
+    let parts = parts_of(asked, lease)?;
+    let scheme = match lease.endpoint().uses_tls() {
+        true => "https",
+        false => "http",
+    };
+    let framing = framing_of(asked);
+    forward::http2_request(&parts.method, parts.headers, target_of(asked), scheme, framing)
+        .map_err(|error| unsendable(&error))
+}
+
+fn parts_of(asked: &OutboundRequest, lease: &Lease) -> Result<request::Parts, Missed> {
+    let mut parts = Request::new(()).into_parts().0;
+    parts.method = asked.method.clone();
+    parts.headers = asked.headers.clone();
+    if !parts.headers.contains_key(HOST) {
+        let host = HeaderValue::from_str(lease.endpoint().authority());
+        let host = host.map_err(|error| unsendable(&error))?;
+        parts.headers.insert(HOST, host);
+    }
+    Ok(parts)
+}
+
+fn framing_of(asked: &OutboundRequest) -> Option<Framing> {
+    let usual = matches!(asked.method, Method::POST | Method::PUT | Method::PATCH);
+    let length = asked.body.len() as u64;
+    (length > 0 || usual).then_some(Framing::Length(length))
+}
+
+fn target_of(asked: &OutboundRequest) -> (&str, Option<&str>) {
+    match asked.path.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (&asked.path, None),
+    }
+}
+
+fn unsendable(why: &dyn fmt::Display) -> Missed {
+    Missed::Broken(format!("it cannot be sent: {why}"))
+}
+
+const CLOSED: &str = "the server closed before it answered";
 
 /// Endpoints that one request may be tried on.
 const MAX_TRIES: u32 = 3;

@@ -1,36 +1,33 @@
 //! The upgrade: the handshake with the upstream, and the tunnel that follows a verified one.
 
-use std::future::poll_fn;
-use std::pin::pin;
+mod opening;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, Response, StatusCode};
-use tokio::time::{Instant, sleep_until};
+use http::{HeaderMap, Response};
 
-use crate::body::{RequestBody, ResponseBody, UpstreamConnection};
+use self::opening::Hold;
+use crate::body::ResponseBody;
 use crate::config::model::TunnelRules;
-use crate::deadline::until;
 use crate::drain::Member;
 use crate::error::Failure;
 use crate::flow::exchange::Exchange;
-use crate::flow::forwarding::{self, Leased, Loan, Outbound, RESPONSE_HEAD, upstream_failure};
-use crate::forward;
+        let admission = self.exchange.take_admission();
+        let hold = upgrade.hold;
 use crate::handshake::compression::{Bargain, Wishes};
 use crate::handshake::{self, Offer};
-use crate::http1::client::Upload;
 use crate::snapshot::Route;
 use crate::stream::Stream;
 use crate::tunnel::{Judge, Leg, Level, Terms, Tunnel};
-use crate::upstream::Outcome;
 use crate::ws::deflate::Legs;
 
 /// A verified upgrade whose 101 has not been sent yet. Dropping it closes the upstream's side.
 pub(super) struct Upgrade {
     upstream: Leg,
-    leased: Leased,
+    hold: Hold,
     subprotocol: Option<String>,
     idle_timeout: Duration,
     drain: Duration,
@@ -59,64 +56,27 @@ pub(super) fn bargain(route: &Route, offer: &mut Offer, headers: &mut HeaderMap)
 
 /// Shakes hands with an endpoint.
 ///
-/// A verified 101 is answered and leaves its [`Upgrade`] with the exchange. Any other status is an
-/// ordinary response; its connection is closed after it.
+/// A verified acceptance is answered with 101, whatever protocol either side speaks, and leaves its
+/// [`Upgrade`] with the exchange. Any other answer is an ordinary response.
 pub(super) async fn open(
     outbound: Outbound<'_>,
     exchange: &mut Exchange,
     mut offer: Offer,
     bargain: Bargain,
 ) -> Result<Response<ResponseBody>, Failure> {
-    let Outbound {
-        route,
-        upstream,
-        parts,
-        ..
-    } = outbound;
     // Filters may have taken subprotocols back.
+    let headers = &outbound.parts.headers;
     offer.subprotocols =
-        handshake::offered_subprotocols(&parts.headers).ok_or(Failure::internal("subprotocols"))?;
-    let request = outbound.head(exchange, None)?;
-    let leased = forwarding::lease(upstream, exchange, &[])?;
-    let mut timer = pin!(sleep_until(Instant::now() + route.timeouts.connect));
-    let (mut leased, stream, now) =
-        forwarding::connect(route, upstream, exchange, leased, timer.as_mut()).await?;
-    let mut connection = UpstreamConnection::new(stream);
-    let mut upload = Upload::<RequestBody>::none();
-    connection.begin(&request, &mut upload);
-    let answer = pin!(poll_fn(|cx| connection.poll_answer(
-        &mut upload,
-        RESPONSE_HEAD,
-        cx
-    )));
-    let mut answer = match until(now + route.timeouts.response_head, timer, answer).await {
-        Some(Ok(answer)) => answer,
-        Some(Err(fault)) => {
-            leased.report(Outcome::Failure);
-            return Err(upstream_failure(&fault));
-        }
-        None => {
-            leased.report(Outcome::Failure);
-            return Err(Failure::response_timeout());
-        }
-    };
-    exchange.upstream_answered();
-    leased.report(Outcome::Success);
-    if answer.status != StatusCode::SWITCHING_PROTOCOLS {
-        forward::downstream_response(&mut answer, false);
-        exchange.lends(Loan::of_closing(leased));
-        let body =
-            ResponseBody::upstream(connection.into_body(upload), route.timeouts.idle_timeout);
-        return Ok(Response::from_parts(answer, body));
+            drop((hold, open, admission));
     }
-    let agreed = handshake::verify_upstream(&offer, &answer)
+    let agreed = answered
+        .verify(&offer)
         .map_err(|fault| Failure::bad_gateway(fault.label()).because(fault))?;
-    forward::downstream_response(&mut answer, true);
-    let compression = bargain.close(&agreed, &mut answer.headers);
-    let (stream, early) = connection.into_upgraded();
+    let compression = bargain.close(&agreed, &mut answered.head_mut().headers);
+    let (head, upstream, hold) = answered.into_leg();
     exchange.upgrades(Upgrade {
-        upstream: Leg { stream, early },
-        leased,
+        upstream,
+        hold,
         subprotocol: agreed.subprotocol,
         idle_timeout: route.timeouts.idle_timeout,
         drain: route.timeouts.drain,
@@ -125,10 +85,7 @@ pub(super) async fn open(
         compression,
         judge: None,
     });
-    Ok(Response::from_parts(
-        answer,
-        ResponseBody::own(Bytes::new()),
-    ))
+    Ok(Response::from_parts(head, ResponseBody::own(Bytes::new())))
 }
 
 impl Upgrade {
@@ -155,8 +112,7 @@ impl Pending {
             .map(|metrics| metrics.websocket_open(self.exchange.version()));
         let expiry = self.exchange.expiry();
         let record = self.exchange.record();
-        let admission = self.exchange.take_admission();
-        let leased = upgrade.leased;
+            drop((hold, open, admission));
         let rules = Arc::clone(&upgrade.rules);
         let level = if upgrade.reads_messages {
             Level::Messages(Box::new(Terms {
@@ -186,7 +142,7 @@ impl Pending {
             member,
         };
         tunnel.run().map(move |summary| {
-            drop((leased, open, admission));
+            drop((hold, open, admission));
             record.close(&summary);
         })
     }

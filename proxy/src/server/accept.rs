@@ -74,6 +74,7 @@ async fn work(
         tokio::select! {
             _ = sweep.tick() => {
                 worker.pool.sweep();
+                worker.multiplex.sweep();
                 if tide.has_ebbed(place.load()) {
                     tokio::task::spawn_blocking(memory::give_back);
                 }

@@ -1,4 +1,5 @@
-//! The server behind every proxy: `GET` answers and a WebSocket echo, as cheap as they can be.
+//! The server behind every proxy: `GET` answers and a WebSocket echo, as cheap as they can be, over HTTP/1.1 or,
+//! for who begins with its preface, HTTP/2.
 //!
 //! One thread, one epoll. A frame that arrives whole is unmasked, given its new head in place and
 //! written from the buffer it was read into. It reads nothing more from a connection while an echo
@@ -7,8 +8,11 @@
 //! Runs as a child of the benchmark in a process of its own, and ends when its standard input does,
 //! so that it never outlives the benchmark.
 
+mod http2;
+
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 use aws_lc_rs::digest;
@@ -21,7 +25,9 @@ use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
 
 use crate::failure::{Failure, Result};
+use crate::http2::PREFACE;
 use crate::{frames, heads};
+use http2::Session;
 
 /// Opens a socket for [`serve`] on a port of the kernel's choice.
 ///
@@ -101,9 +107,22 @@ struct Connection {
     /// The start of a frame or a head whose rest is still to come.
     partial: Vec<u8>,
     unsent: Vec<u8>,
-    upgraded: bool,
+    talk: Talk,
     /// Close as soon as everything is written.
     closing: bool,
+}
+
+/// What a connection speaks.
+enum Talk {
+    Http1,
+    WebSocket,
+    Http2(Box<Session>),
+}
+
+/// A frame that was turned into its echo where it lay.
+struct Echo {
+    reply: Range<usize>,
+    opcode: u8,
 }
 
 impl Server {
@@ -142,7 +161,7 @@ impl Server {
                 socket,
                 partial: Vec::new(),
                 unsent: Vec::new(),
-                upgraded: false,
+                talk: Talk::Http1,
                 closing: false,
             });
         }
@@ -215,53 +234,38 @@ impl Connection {
         out.clear();
         let mut taken = 0;
         while !self.closing {
-            if self.upgraded {
-                let Some(head) = frames::masked_head(&bytes[taken..]).map_err(io::Error::other)?
-                else {
-                    break;
-                };
-                let start = taken + head.length;
-                let end = start + head.payload;
-                if end > bytes.len() {
-                    break;
-                }
-                frames::unmask(&mut bytes[start..end], head.mask);
-                let reply_head = frames::head(head.opcode, head.payload, None);
-                // The mask's four bytes are room enough for the new head in front of the payload.
-                let reply_at = start - reply_head.len();
-                bytes[reply_at..start].copy_from_slice(&reply_head);
-                let alone = taken == 0 && end == bytes.len();
-                taken = end;
-                self.closing = head.opcode == frames::CLOSE;
-                if alone {
-                    self.send(&bytes[reply_at..end])?;
-                } else {
-                    out.extend_from_slice(&bytes[reply_at..end]);
-                }
-            } else {
-                let Some(length) = heads::end(&bytes[taken..]) else {
-                    break;
-                };
-                let head = &bytes[taken..taken + length];
-                taken += length;
-                if let Some(key) = heads::field(head, "sec-websocket-key") {
-                    self.upgraded = true;
-                    out.extend_from_slice(SWITCHING);
-                    out.extend_from_slice(accept_for(key).as_bytes());
-                    out.extend_from_slice(b"\r\n\r\n");
-                } else {
-                    self.closing = heads::field(head, "connection")
-                        .is_some_and(|value| value.eq_ignore_ascii_case(b"close"));
-                    let path = head.split(|byte| *byte == b' ').nth(1).unwrap_or(b"");
-                    out.extend_from_slice(if path.ends_with(b"/64k") {
-                        &answers.large
-                    } else if path.starts_with(FILTERED.as_bytes())
-                        && heads::field(head, "x-served-for") != Some(b"bench")
-                    {
-                        NOT_FILTERED
+            let rest = &mut bytes[taken..];
+            match &mut self.talk {
+                Talk::WebSocket => {
+                    let Some(echo) = echo_in_place(rest)? else {
+                        break;
+                    };
+                    self.closing = echo.opcode == frames::CLOSE;
+                    let alone = taken == 0 && echo.reply.end == rest.len();
+                    taken += echo.reply.end;
+                    if alone {
+                        self.send(&bytes[echo.reply])?;
                     } else {
-                        &answers.small
-                    });
+                        out.extend_from_slice(&rest[echo.reply]);
+                    }
+                }
+                Talk::Http2(session) => {
+                    taken += session.answer(rest, out)?;
+                    break;
+                }
+                Talk::Http1 if PREFACE.starts_with(&rest[..rest.len().min(PREFACE.len())]) => {
+                    if rest.len() < PREFACE.len() {
+                        break;
+                    }
+                    taken += PREFACE.len();
+                    self.talk = Talk::Http2(Box::new(Session::begin(out)));
+                }
+                Talk::Http1 => {
+                    let Some(length) = heads::end(rest) else {
+                        break;
+                    };
+                    taken += length;
+                    self.answer_head(&rest[..length], answers, out);
                 }
             }
         }
@@ -269,6 +273,28 @@ impl Connection {
             self.send(out)?;
         }
         Ok(taken)
+    }
+
+    fn answer_head(&mut self, head: &[u8], answers: &Answers, out: &mut Vec<u8>) {
+        if let Some(key) = heads::field(head, "sec-websocket-key") {
+            self.talk = Talk::WebSocket;
+            out.extend_from_slice(SWITCHING);
+            out.extend_from_slice(accept_for(key).as_bytes());
+            out.extend_from_slice(b"\r\n\r\n");
+            return;
+        }
+        self.closing = heads::field(head, "connection")
+            .is_some_and(|value| value.eq_ignore_ascii_case(b"close"));
+        let path = head.split(|byte| *byte == b' ').nth(1).unwrap_or(b"");
+        out.extend_from_slice(if path.ends_with(b"/64k") {
+            &answers.large
+        } else if path.starts_with(FILTERED.as_bytes())
+            && heads::field(head, "x-served-for") != Some(b"bench")
+        {
+            NOT_FILTERED
+        } else {
+            &answers.small
+        });
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -292,6 +318,26 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// Turns the frame at the start of `bytes` into its echo; `None` while it is not whole.
+fn echo_in_place(bytes: &mut [u8]) -> io::Result<Option<Echo>> {
+    let Some(head) = frames::masked_head(bytes).map_err(io::Error::other)? else {
+        return Ok(None);
+    };
+    let (start, end) = (head.length, head.length + head.payload);
+    let Some(payload) = bytes.get_mut(start..end) else {
+        return Ok(None);
+    };
+    frames::unmask(payload, head.mask);
+    let reply_head = frames::head(head.opcode, head.payload, None);
+    // The mask's four bytes are room enough for the new head in front of the payload.
+    let reply_at = start - reply_head.len();
+    bytes[reply_at..start].copy_from_slice(&reply_head);
+    Ok(Some(Echo {
+        reply: reply_at..end,
+        opcode: head.opcode,
+    }))
 }
 
 /// Writes until the socket takes no more; returns how much it took.

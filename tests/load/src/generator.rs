@@ -13,8 +13,10 @@ pub(crate) mod tls;
 mod wire;
 pub(crate) mod ws;
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +25,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use rustls::{ClientConfig, HandshakeKind};
 
 use crate::failure::{Failure, Result};
+use crate::frames::Message;
 use crate::measure::latency::Histogram;
 use wire::{Received, Scratch, Wire};
 
@@ -36,6 +39,15 @@ pub(crate) trait Script {
 
     /// Whether the connection is as the row wants it before anything is measured.
     fn is_settled(&self) -> bool;
+}
+
+/// A script whose connections are held, and speak when they are told.
+pub(crate) trait Held: Script {
+    /// Sends a message, on each WebSocket of the connection. Only while nothing is under way.
+    fn say(&mut self, line: &mut Line<'_>) -> Result<()>;
+
+    /// From now on, messages of another size. Only while nothing is under way.
+    fn change(&mut self, message: &Rc<RefCell<Message>>);
 }
 
 /// What a script waits for.
@@ -196,16 +208,17 @@ impl<S: Script> Generator<S> {
         Ok(std::mem::take(&mut self.tally))
     }
 
-    /// Lets `act` speak on every connection, a batch at a time, each batch until it is settled.
+    /// Lets `act` speak on every connection, `at_once` of them until they are settled, then the next.
     ///
     /// # Errors
     /// When a connection fails, or a batch takes longer than [`BATCH`].
     pub(crate) fn each(
         &mut self,
+        at_once: usize,
         mut act: impl FnMut(&mut S, &mut Line<'_>) -> Result<()>,
     ) -> Result<()> {
         let all: Vec<usize> = (0..self.connections.len()).collect();
-        for batch in all.chunks(AT_ONCE) {
+        for batch in all.chunks(at_once.max(1)) {
             for slot in batch {
                 self.speak(*slot, Instant::now(), &mut act)?;
             }
@@ -489,7 +502,7 @@ impl<S: Script> Connection<S> {
 }
 
 const METRONOME: Token = Token(usize::MAX);
-/// Connections in a batch.
+/// WebSockets in a batch.
 pub(crate) const AT_ONCE: usize = 64;
 /// Longest time to open the connections of a row.
 const OPENING: Duration = Duration::from_secs(60);

@@ -11,6 +11,7 @@ mod failure;
 mod frames;
 mod generator;
 mod heads;
+mod http2;
 mod keeper;
 mod machine;
 mod measure;

@@ -35,6 +35,9 @@ pub(crate) struct Peer {
     module: Option<&'static str>,
     /// Where its filter is.
     pub(crate) door: Door,
+    /// Whether it passes a WebSocket over HTTP/2 on to HTTP/1.1 only with a Sec-WebSocket-Key of the client's,
+    /// which no browser sends there.
+    pub(crate) needs_key: bool,
 }
 
 /// Which rows a peer takes part in.
@@ -48,6 +51,8 @@ pub(crate) enum Role {
     MessageFilter,
     /// Only those of compression.
     Compressor,
+    /// Only those of WebSockets over HTTP/2.
+    Http2,
 }
 
 /// How a connection comes to the filter.
@@ -189,6 +194,7 @@ impl Role {
             Section::Filters => Role::Filter,
             Section::MessageFilters => Role::MessageFilter,
             Section::Compression => Role::Compressor,
+            Section::Http2 => Role::Http2,
             _ => Role::Proxy,
         }
     }
@@ -258,6 +264,7 @@ impl Peer {
             files: &[],
             module: None,
             door: Door::Path,
+            needs_key: false,
         }
     }
 
@@ -271,6 +278,13 @@ impl Peer {
     const fn compressor(name: &'static str, program: Program, template: &'static str) -> Peer {
         Peer {
             role: Role::Compressor,
+            ..Peer::proxy(name, program, template)
+        }
+    }
+
+    const fn http2(name: &'static str, program: Program, template: &'static str) -> Peer {
+        Peer {
+            role: Role::Http2,
             ..Peer::proxy(name, program, template)
         }
     }
@@ -398,6 +412,24 @@ pub(crate) const PEERS: &[Peer] = &[
         Program::Sluicegate,
         include_str!("../peers/sluicegate-terminate.toml"),
     ),
+    Peer::http2(
+        "sluicegate-http2",
+        Program::Sluicegate,
+        include_str!("../peers/sluicegate-http2.toml"),
+    ),
+    Peer::http2(
+        "haproxy-http2",
+        Program::Haproxy,
+        include_str!("../peers/haproxy-http2.cfg"),
+    ),
+    Peer {
+        needs_key: true,
+        ..Peer::http2(
+            "envoy-http2",
+            Program::Envoy,
+            include_str!("../peers/envoy-http2.yaml"),
+        )
+    },
     Peer::compressor("node-ws", Program::Node, include_str!("../peers/server.js")),
     Peer::compressor(
         "python-websockets",

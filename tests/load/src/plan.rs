@@ -1,6 +1,12 @@
 //! The rows of the benchmark: what each does, how it is called, and what sluicegate wants to reach.
 
+mod goals;
+mod rows;
+
 use std::fmt;
+
+use goals::{GOALS, GOALS_OF_FORMS};
+pub(crate) use rows::rows;
 
 /// One row: one kind of work, measured with every peer.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +46,17 @@ pub(crate) enum Work {
     },
     /// HTTP/2 GETs over TLS.
     Http2 { connections: usize, streams: usize },
+    /// The same to a backend over HTTP/2, and to one over HTTP/1.1.
+    Http2ToHttp2 { connections: usize, streams: usize },
+    /// Echoes of WebSockets over HTTP/2, and of as many over HTTP/1.1.
+    Sockets {
+        size: usize,
+        spread: Spread,
+        transport: Transport,
+        onward: Onward,
+    },
+    /// WebSockets over HTTP/2, over TLS, that are held.
+    IdleSockets { spread: Spread },
     /// Connections that are held: after a small echo, after a large one, after they closed.
     Idle {
         connections: usize,
@@ -64,12 +81,30 @@ pub(crate) enum Work {
     FilteredIdle { connections: usize },
 }
 
+/// WebSockets over HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Spread {
+    pub(crate) connections: usize,
+    /// On each connection.
+    pub(crate) each: usize,
+}
+
+/// How WebSockets over HTTP/2 go on from the proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Onward {
+    /// On a connection of HTTP/1.1 for each.
+    Http1,
+    /// Over HTTP/2 without TLS.
+    Http2,
+}
+
 /// Where a row stands in the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Section {
     Messages,
     Lives,
     Requests,
+    Http2,
     Memory,
     Scale,
     Filters,
@@ -121,6 +156,9 @@ pub(crate) enum Figure {
     /// Microseconds of CPU that a filter adds to a unit.
     #[serde(rename = "added_cpu_us")]
     AddedCpu,
+    /// CPU of a unit over HTTP/2 as a multiple of the same over HTTP/1.1.
+    #[serde(rename = "cpu_times_http1")]
+    TimesHttp1,
     /// Units per second.
     #[serde(rename = "rate_per_s")]
     Rate,
@@ -175,6 +213,9 @@ impl Row {
             Work::Echo { .. } | Work::Paced { .. } => Section::Messages,
             Work::Life { .. } => Section::Lives,
             Work::Get { .. } | Work::Http2 { .. } => Section::Requests,
+            Work::Http2ToHttp2 { .. } | Work::Sockets { .. } | Work::IdleSockets { .. } => {
+                Section::Http2
+            }
             Work::Idle { .. } => Section::Memory,
             Work::Crowd { .. } | Work::Burst { .. } | Work::SlowReaders { .. } => Section::Scale,
             Work::Filter { .. } => Section::Filters,
@@ -186,7 +227,10 @@ impl Row {
     /// Whether once is enough: it starts a proxy of its own, which is dear, and it hardly varies.
     pub(crate) fn is_measured_once(&self) -> bool {
         matches!(self.section(), Section::Memory | Section::Scale)
-            || matches!(self.work, Work::FilteredIdle { .. })
+            || matches!(
+                self.work,
+                Work::FilteredIdle { .. } | Work::IdleSockets { .. }
+            )
     }
 
     /// What a plot says of it.
@@ -229,7 +273,10 @@ impl Row {
             Work::Idle { .. } => &[Figure::IdleKib, Figure::AfterLargeKib, Figure::KeptMib],
             Work::Crowd { .. } | Work::Burst { .. } => &[Figure::Cpu, Figure::P99, Figure::HeldMib],
             Work::SlowReaders { .. } => &[Figure::HeldMib, Figure::Cpu],
-            Work::FilteredIdle { .. } => &[Figure::IdleKib, Figure::KeptMib],
+            Work::FilteredIdle { .. } | Work::IdleSockets { .. } => {
+                &[Figure::IdleKib, Figure::KeptMib]
+            }
+            Work::Http2ToHttp2 { .. } | Work::Sockets { .. } => &[Figure::Cpu, Figure::TimesHttp1],
             Work::Filter { .. } | Work::MessageFilter { .. } => &[Figure::AddedCpu],
             Work::Compression { .. } => &[Figure::AddedCpu, Figure::Cpu],
             _ => &[Figure::Cpu],
@@ -243,6 +290,7 @@ impl Row {
             | Work::Paced { connections, .. }
             | Work::Get { connections, .. }
             | Work::Http2 { connections, .. }
+            | Work::Http2ToHttp2 { connections, .. }
             | Work::Idle { connections, .. }
             | Work::Burst { connections, .. }
             | Work::Filter { connections }
@@ -250,10 +298,23 @@ impl Row {
             | Work::Compression { connections, .. }
             | Work::FilteredIdle { connections } => connections,
             Work::Life { at_once, .. } => at_once,
+            Work::Sockets { spread, .. } | Work::IdleSockets { spread } => spread.sockets(),
             Work::Crowd { idle, busy } => idle + busy,
             Work::SlowReaders { busy, slow } => busy + slow,
         };
         2 * connections as u64 + SPARE_DESCRIPTORS
+    }
+}
+
+impl Spread {
+    pub(crate) fn sockets(self) -> usize {
+        self.connections * self.each
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.connections, self.each)
     }
 }
 
@@ -296,9 +357,9 @@ impl fmt::Display for Transport {
 }
 
 impl Figure {
-    /// Whether it is the proxy's doing, so that proxies may be compared by it.
+    /// Whether it is the proxy's doing, and a cost, so that proxies may be compared by it.
     pub(crate) fn is_the_proxys(self) -> bool {
-        self != Figure::GeneratorLate
+        !matches!(self, Figure::GeneratorLate | Figure::TimesHttp1)
     }
 
     pub(crate) fn title(self) -> &'static str {
@@ -310,6 +371,7 @@ impl Figure {
             Figure::P999 => "p99.9 ms",
             Figure::GeneratorLate => "of it the generator's",
             Figure::AddedCpu => "CPU µs added",
+            Figure::TimesHttp1 => "× HTTP/1.1",
             Figure::IdleKib => "KiB each",
             Figure::AfterLargeKib => "KiB each after 16 KiB",
             Figure::HeldMib => "MiB held",
@@ -319,10 +381,11 @@ impl Figure {
 }
 
 impl Section {
-    pub(crate) const ALL: [Section; 8] = [
+    pub(crate) const ALL: [Section; 9] = [
         Section::Messages,
         Section::Lives,
         Section::Requests,
+        Section::Http2,
         Section::Memory,
         Section::Scale,
         Section::Filters,
@@ -335,6 +398,7 @@ impl Section {
             Section::Messages => "Messages",
             Section::Lives => "Lives of a WebSocket",
             Section::Requests => "Requests",
+            Section::Http2 => "WebSockets over HTTP/2, and HTTP/2 to the backend",
             Section::Memory => "Memory",
             Section::Scale => "Scale",
             Section::Filters => "Header filter",
@@ -344,221 +408,8 @@ impl Section {
     }
 }
 
-/// All rows, in the order in which they are run and shown.
-pub(crate) fn rows(extent: Extent) -> Vec<Row> {
-    let smoke = extent == Extent::Smoke;
-    let both = [Transport::Plain, Transport::Tls];
-    let mut rows = Vec::new();
-    let sizes = [(64, "64B"), (1024, "1KiB"), (16 * 1024, "16KiB")];
-    let crowds = if smoke { vec![3] } else { vec![1, 64, 500] };
-    for (size, called) in sizes {
-        for &connections in &crowds {
-            for transport in both {
-                rows.push(Row::new(
-                    format!("echo/{called}/{connections}/{transport}"),
-                    Work::Echo {
-                        size,
-                        connections,
-                        transport,
-                    },
-                ));
-            }
-        }
-    }
-    let (per_second, connections) = if smoke { (1000, 5) } else { (10_000, 500) };
-    for transport in both {
-        rows.push(Row::new(
-            format!("paced/64B/{connections}/{transport}"),
-            Work::Paced {
-                per_second,
-                connections,
-                transport,
-            },
-        ));
-    }
-    let at_once = if smoke { 2 } else { 16 };
-    for transport in [Transport::Plain, Transport::Tls, Transport::TlsResumed] {
-        rows.push(Row::new(
-            format!("life/{transport}"),
-            Work::Life { at_once, transport },
-        ));
-    }
-    let connections = if smoke { 3 } else { 64 };
-    for (body, called, fresh) in [
-        (Body::Small, "get/kept", false),
-        (Body::Small, "get/new", true),
-        (Body::Large, "get/64KiB", false),
-    ] {
-        for transport in both {
-            rows.push(Row::new(
-                format!("{called}/{transport}"),
-                Work::Get {
-                    body,
-                    connections: if fresh { at_once } else { connections },
-                    transport,
-                    fresh,
-                },
-            ));
-        }
-    }
-    rows.push(Row::new(
-        "get/http2/tls".to_owned(),
-        Work::Http2 {
-            connections: if smoke { 2 } else { 8 },
-            streams: if smoke { 2 } else { 8 },
-        },
-    ));
-    let crowds = if smoke { vec![20] } else { vec![2000, 8000] };
-    for &connections in &crowds {
-        for transport in both {
-            rows.push(Row::new(
-                format!("idle/{connections}/{transport}"),
-                Work::Idle {
-                    connections,
-                    transport,
-                },
-            ));
-        }
-    }
-    let crowds = if smoke {
-        vec![(50, 5)]
-    } else {
-        // The smaller one fits a limit of 20,000 descriptors.
-        vec![(9000, 500), (15_000, 500)]
-    };
-    for (idle, busy) in crowds {
-        rows.push(Row::new(
-            format!("scale/{idle}-idle-{busy}-busy"),
-            Work::Crowd { idle, busy },
-        ));
-    }
-    let connections = if smoke { 50 } else { 5000 };
-    for transport in both {
-        rows.push(Row::new(
-            format!("scale/burst-{connections}/{transport}"),
-            Work::Burst {
-                connections,
-                transport,
-            },
-        ));
-    }
-    let (busy, slow) = if smoke { (9, 1) } else { (180, 20) };
-    rows.push(Row::new(
-        format!("scale/{slow}-slow-in-{}", busy + slow),
-        Work::SlowReaders { busy, slow },
-    ));
-    rows.push(Row::new(
-        "filter/headers".to_owned(),
-        Work::Filter {
-            connections: if smoke { 3 } else { 64 },
-        },
-    ));
-    for (size, called) in &sizes[..2] {
-        rows.push(Row::new(
-            format!("messages/{called}"),
-            Work::MessageFilter {
-                size: *size,
-                connections: if smoke { 3 } else { 64 },
-            },
-        ));
-    }
-    for (size, called) in sizes {
-        rows.push(Row::new(
-            format!("deflate/{called}"),
-            Work::Compression {
-                size,
-                connections: if smoke { 3 } else { 64 },
-            },
-        ));
-    }
-    // Fits a limit of 20,000 descriptors.
-    let connections = if smoke { 20 } else { 9700 };
-    rows.push(Row::new(
-        format!("messages/idle-{connections}"),
-        Work::FilteredIdle { connections },
-    ));
-    if smoke {
-        for row in &mut rows {
-            row.goals.clear();
-        }
-    }
-    rows
-}
-
 /// Listeners, pipes, files, pooled connections to the backend.
 const SPARE_DESCRIPTORS: u64 = 500;
-
-/// What sluicegate wants to reach, by row.
-const GOALS: &[(&str, Figure, Bound)] = &[
-    ("echo/64B/500/plain", Figure::Cpu, Bound::Ratio(0.95)),
-    ("echo/64B/500/tls", Figure::Cpu, Bound::Ratio(0.88)),
-    ("echo/64B/64/plain", Figure::Cpu, Bound::Ratio(1.05)),
-    ("echo/1KiB/64/tls", Figure::Cpu, Bound::Ratio(0.65)),
-    ("echo/16KiB/64/plain", Figure::Cpu, Bound::Ratio(0.27)),
-    ("echo/16KiB/64/tls", Figure::Cpu, Bound::Ratio(0.34)),
-    ("paced/64B/500/plain", Figure::P99, Bound::BestPeer),
-    ("paced/64B/500/tls", Figure::P99, Bound::BestPeer),
-    ("life/plain", Figure::Cpu, Bound::Ratio(0.95)),
-    ("life/tls", Figure::Cpu, Bound::Ratio(0.45)),
-    ("life/tls-resumed", Figure::Cpu, Bound::Ratio(0.5)),
-    ("get/kept/plain", Figure::Cpu, Bound::Ratio(1.1)),
-    ("get/kept/tls", Figure::Cpu, Bound::Ratio(0.95)),
-    ("get/http2/tls", Figure::Cpu, Bound::Ratio(1.0)),
-    ("get/new/plain", Figure::Cpu, Bound::Ratio(1.0)),
-    ("get/new/tls", Figure::Cpu, Bound::Ratio(0.45)),
-    ("idle/2000/plain", Figure::IdleKib, Bound::Most(2.0)),
-    ("idle/2000/tls", Figure::IdleKib, Bound::Most(8.0)),
-    ("idle/8000/plain", Figure::IdleKib, Bound::Most(2.0)),
-    ("idle/8000/plain", Figure::KeptMib, Bound::Most(60.0)),
-    ("idle/8000/tls", Figure::IdleKib, Bound::Most(8.0)),
-    ("idle/8000/tls", Figure::KeptMib, Bound::Most(60.0)),
-    ("filter/headers", Figure::AddedCpu, Bound::Most(18.0)),
-];
-/// The same of one form of sluicegate, where a row has several.
-const GOALS_OF_FORMS: &[(&str, &str, Figure, Bound)] = &[
-    (
-        "filter/headers",
-        "sluicegate-wasm-reuse",
-        Figure::AddedCpu,
-        Bound::Most(4.0),
-    ),
-    (
-        "messages/64B",
-        "sluicegate-pass",
-        Figure::AddedCpu,
-        Bound::Most(3.0),
-    ),
-    (
-        "messages/64B",
-        "sluicegate-scan",
-        Figure::AddedCpu,
-        Bound::Most(3.0),
-    ),
-    (
-        "messages/64B",
-        "sluicegate-redact",
-        Figure::AddedCpu,
-        Bound::Most(3.0),
-    ),
-    (
-        "messages/1KiB",
-        "sluicegate-pass",
-        Figure::AddedCpu,
-        Bound::Most(5.0),
-    ),
-    (
-        "messages/1KiB",
-        "sluicegate-scan",
-        Figure::AddedCpu,
-        Bound::Most(5.0),
-    ),
-    (
-        "messages/1KiB",
-        "sluicegate-redact",
-        Figure::AddedCpu,
-        Bound::Most(5.0),
-    ),
-];
 
 #[cfg(test)]
 mod tests {

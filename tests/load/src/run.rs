@@ -7,18 +7,20 @@ mod traffic;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{ClientConfig, HandshakeKind};
 
 use crate::failure::Result;
+use crate::generator::http2::sockets::Opening;
 use crate::generator::tls::{Identity, Sessions};
 use crate::generator::{Tally, Target};
 use crate::measure::processes::CpuReading;
 use crate::measure::series::Series;
 use crate::peers::{Door, Found, Role, Running, Site};
-use crate::plan::{Figure, Row, Transport, Work};
+use crate::plan::{Figure, Onward, Row, Transport, Work};
 
 /// How long and how often.
 #[derive(Debug, Clone, Copy)]
@@ -109,12 +111,21 @@ impl<'a> Contestant<'a> {
         }
     }
 
-    fn http2(&self) -> Target {
+    fn http2(&self, transport: Transport) -> Target {
         Target {
-            address: self.running.tls,
-            tls: Some(Arc::clone(&self.offers.http2)),
+            tls: (transport != Transport::Plain).then(|| Arc::clone(&self.offers.http2)),
             handshake: None,
+            ..self.target(transport)
         }
+    }
+
+    /// What opens WebSockets over HTTP/2, so many on each connection.
+    fn opening(&self, transport: Transport, count: usize, onward: Onward) -> Rc<Opening> {
+        let (path, key) = match onward {
+            Onward::Http1 => ("/ws", self.found.peer.needs_key),
+            Onward::Http2 => (ONWARD, false),
+        };
+        Opening::new(path, transport != Transport::Plain, count, key)
     }
 }
 
@@ -200,6 +211,17 @@ fn measure(work: Work, contestant: &Contestant<'_>, site: &Site, effort: Effort)
             connections,
             streams,
         } => traffic::http2(contestant, effort, connections, streams),
+        Work::Http2ToHttp2 {
+            connections,
+            streams,
+        } => traffic::http2_to_http2(contestant, effort, connections, streams),
+        Work::Sockets {
+            size,
+            spread,
+            transport,
+            onward,
+        } => traffic::sockets(contestant, effort, size, spread, transport, onward),
+        Work::IdleSockets { spread } => crowds::idle_sockets(&fresh()?, effort, spread),
         Work::Filter { connections } => traffic::filter(contestant, effort, connections),
         Work::MessageFilter { size, connections } => {
             traffic::message_filter(contestant, effort, size, connections)
@@ -258,3 +280,6 @@ fn tell(row: &Row, peer: &str, outcome: &Outcome) {
     };
     let _ = writeln!(io::stderr(), "{:<24} {peer:<15} {said}", row.id);
 }
+
+/// The path from which every proxy of [`Role::Http2`] goes on over HTTP/2.
+const ONWARD: &str = "/onward/";

@@ -58,6 +58,11 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
         }
     }
 
+    /// The body, without what was taken from it; `None` where its end was.
+    pub fn into_body(self) -> Option<B> {
+        self.body
+    }
+
     /// Everything has gone out.
     pub fn is_finished(&self) -> bool {
         self.finished

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::{Generator, Target, http1, ws};
+use super::{Generator, Held, Target, http1, http2, ws};
 use crate::backend;
 use crate::frames::Message;
 
@@ -74,11 +74,11 @@ fn echoes_on_demand_change_their_size_and_may_be_read_late() {
     let mut generator = Generator::new(backend.target.clone(), make).unwrap();
     generator.open(3, 3).unwrap();
     generator
-        .each(|echo, line| echo.send(line.now, line))
+        .each(2, |echo, line| echo.send(line.now, line))
         .unwrap();
     assert_eq!(generator.take_tally().units, 3);
     generator
-        .each(|echo, _| {
+        .each(1, |echo, _| {
             echo.change(&large);
             Ok(())
         })
@@ -121,6 +121,46 @@ fn lives_and_fresh_requests_take_a_new_connection_each() {
     let mut requests = backend.get(&exchange);
     requests.open(2, 2).unwrap();
     assert!(requests.run(SHORT).unwrap().units > 2);
+}
+
+#[test]
+fn sockets_over_http2_echo_beside_each_other() {
+    let backend = Backend::start();
+    let opening = http2::sockets::Opening::new("/ws", false, 7, false);
+    for size in [64, 16 * 1024, 300_000] {
+        let (message, opening) = (message(size), Rc::clone(&opening));
+        let make = move || http2::sockets::Sockets::endless(&opening, &message);
+        let mut generator = Generator::new(backend.target.clone(), make).unwrap();
+        generator.open(3, 2).unwrap();
+        assert!(generator.run(SHORT).unwrap().units > 21, "{size} bytes");
+    }
+
+    let (small, large) = (message(64), message(100_000));
+    let make = move || http2::sockets::Sockets::on_demand(&opening, &small);
+    let mut generator = Generator::new(backend.target.clone(), make).unwrap();
+    generator.open(3, 2).unwrap();
+    for _ in 0..2 {
+        generator
+            .each(2, |sockets, line| sockets.say(line))
+            .unwrap();
+        assert_eq!(generator.take_tally().units, 21);
+        generator
+            .each(2, |sockets, _| {
+                sockets.change(&large);
+                Ok(())
+            })
+            .unwrap();
+    }
+}
+
+#[test]
+fn requests_over_http2_are_answered() {
+    let backend = Backend::start();
+    let exchange = http2::requests::Exchange::new("/", backend::small_body(), 4);
+    let make = move || http2::requests::Streams::new(&exchange);
+    let mut generator = Generator::new(backend.target.clone(), make).unwrap();
+    generator.open(2, 2).unwrap();
+    assert!(generator.run(SHORT).unwrap().units > 8);
 }
 
 #[test]

@@ -54,7 +54,10 @@ impl Wire {
         }
         let begin = |config: &Arc<ClientConfig>| {
             let name = tls::server_name()?;
-            ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)
+            let tls = ClientConnection::new(Arc::clone(config), name);
+            let mut tls = tls.map_err(io::Error::other)?;
+            tls.set_buffer_limit(Some(MOST_UNSENT));
+            Ok(tls)
         };
         let tls = tls.map(begin).transpose()?;
         Ok(Wire {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::{Line, Next, Script};
+use super::{Held, Line, Next, Script};
 use crate::failure::{Failure, Result};
 use crate::frames::{self, Message};
 use crate::heads;
@@ -136,9 +136,14 @@ impl Echo {
         self.under_way.push_back(due);
         line.send(self.message.borrow_mut().numbered(number))
     }
+}
 
-    /// From now on, messages of another size. Only while nothing is under way.
-    pub(crate) fn change(&mut self, message: &Rc<RefCell<Message>>) {
+impl Held for Echo {
+    fn say(&mut self, line: &mut Line<'_>) -> Result<()> {
+        self.send(line.now, line)
+    }
+
+    fn change(&mut self, message: &Rc<RefCell<Message>>) {
         self.message = Rc::clone(message);
     }
 }

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use super::{Contestant, Effort, Sample, sample};
 use crate::failure::Result;
 use crate::frames::Message;
-use crate::generator::{AT_ONCE, Generator, Target, ws};
+use crate::generator::http2::sockets::Sockets;
+use crate::generator::{AT_ONCE, Generator, Held, Target, ws};
 use crate::measure::processes::{CpuReading, memory};
-use crate::plan::{Figure, Transport};
+use crate::plan::{Figure, Onward, Spread, Transport};
 
 /// Memory of idle connections beyond that of a proxy that has served one: after an echo of 64 bytes
 /// on each, after one of 16 KiB on each, and what remains when all have closed.
@@ -25,9 +26,12 @@ pub(super) fn idle(
     hold(
         contestant,
         effort,
-        connections,
         contestant.target(transport),
-        |echo| echo,
+        Spread {
+            connections,
+            each: 1,
+        },
+        ws::Echo::on_demand,
     )
 }
 
@@ -40,37 +44,59 @@ pub(super) fn filtered_idle(
     hold(
         contestant,
         effort,
-        connections,
         contestant.filtered(true),
-        ws::Echo::filtered,
+        Spread {
+            connections,
+            each: 1,
+        },
+        |message| ws::Echo::on_demand(message).filtered(),
     )
 }
 
-fn hold(
+/// The same with WebSockets over HTTP/2, over TLS; the memory is that of a socket.
+pub(super) fn idle_sockets(
     contestant: &Contestant<'_>,
     effort: Effort,
-    connections: usize,
+    spread: Spread,
+) -> Result<Sample> {
+    let transport = Transport::Tls;
+    let opening = contestant.opening(transport, spread.each, Onward::Http1);
+    hold(
+        contestant,
+        effort,
+        contestant.http2(transport),
+        spread,
+        move |message| Sockets::on_demand(&opening, message),
+    )
+}
+
+/// Holds WebSockets that `make` makes, so many of them on each connection.
+fn hold<S: Held>(
+    contestant: &Contestant<'_>,
+    effort: Effort,
     target: Target,
-    change: fn(ws::Echo) -> ws::Echo,
+    spread: Spread,
+    make: impl Fn(&Rc<RefCell<Message>>) -> S + Clone + 'static,
 ) -> Result<Sample> {
     let process = contestant.process();
     let (small, large) = (message(SMALL), message(LARGE));
     // What a first connection costs once, code that is mapped and buffers that all share, is no
     // connection's own.
-    first_connection(target.clone(), change)?;
+    first_connection(target.clone(), make.clone())?;
     thread::sleep(effort.rest);
     let empty = memory(process)?;
     let more = |now: u64| now.saturating_sub(empty) as f64;
 
-    let mut generator = Generator::new(target, move || change(ws::Echo::on_demand(&small)))?;
-    generator.open(connections, AT_ONCE)?;
-    generator.each(|echo, line| echo.send(line.now, line))?;
+    let at_once = AT_ONCE / spread.each;
+    let mut generator = Generator::new(target, move || make(&small))?;
+    generator.open(spread.connections, at_once)?;
+    generator.each(at_once, S::say)?;
     thread::sleep(effort.rest);
     let idle = more(memory(process)?);
 
-    generator.each(|echo, line| {
-        echo.change(&large);
-        echo.send(line.now, line)
+    generator.each(at_once, |held, line| {
+        held.change(&large);
+        held.say(line)
     })?;
     thread::sleep(effort.rest);
     let after_large = more(memory(process)?);
@@ -79,7 +105,7 @@ fn hold(
     // Some give memory back at once, some when they next look after it.
     thread::sleep(effort.rest * 6);
     let kept = more(memory(process)?);
-    let each = connections as f64 * 1024.0;
+    let each = spread.sockets() as f64 * 1024.0;
     Ok(BTreeMap::from([
         (Figure::IdleKib, idle / each),
         (Figure::AfterLargeKib, after_large / each),
@@ -88,11 +114,14 @@ fn hold(
 }
 
 /// One connection that echoes a large message and goes.
-fn first_connection(target: Target, change: fn(ws::Echo) -> ws::Echo) -> Result<()> {
+fn first_connection<S: Held>(
+    target: Target,
+    make: impl Fn(&Rc<RefCell<Message>>) -> S + 'static,
+) -> Result<()> {
     let large = message(LARGE);
-    let mut generator = Generator::new(target, move || change(ws::Echo::on_demand(&large)))?;
-    generator.open(1, AT_ONCE)?;
-    generator.each(|echo, line| echo.send(line.now, line))
+    let mut generator = Generator::new(target, move || make(&large))?;
+    generator.open(1, 1)?;
+    generator.each(1, S::say)
 }
 
 /// Echoes on the busy connections while the idle ones are there.
@@ -113,7 +142,7 @@ pub(super) fn crowd(
     workers.open(busy, AT_ONCE)?;
     let sample = beside(&mut workers, process, empty, effort)?;
     // Nobody was dropped to make room: each idle one still echoes.
-    sleepers.each(|echo, line| echo.send(line.now, line))?;
+    sleepers.each(AT_ONCE, Held::say)?;
     Ok(sample)
 }
 

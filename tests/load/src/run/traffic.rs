@@ -4,13 +4,21 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::{Contestant, Effort, Sample, sample};
+use super::{Contestant, Effort, ONWARD, Sample, sample};
 use crate::backend;
 use crate::failure::Result;
 use crate::frames::Message;
-use crate::generator::{AT_ONCE, Generator, Script, deflate, http1, http2 as h2, ws};
+use crate::generator::http2::requests::{Exchange, Streams};
+use crate::generator::http2::sockets::Sockets;
+use crate::generator::{AT_ONCE, Generator, Script, deflate, http1, ws};
 use crate::measure::processes::CpuReading;
-use crate::plan::{Body, Figure, Transport};
+use crate::plan::{Body, Figure, Onward, Spread, Transport};
+
+/// CPU of a unit, in microseconds.
+struct Turns {
+    without: f64,
+    with: f64,
+}
 
 /// Echo round trips, one after the other on each connection.
 pub(super) fn echo(
@@ -86,9 +94,56 @@ pub(super) fn http2(
     connections: usize,
     streams: usize,
 ) -> Result<Sample> {
-    let exchange = h2::Exchange::new(backend::small_body(), streams);
-    let generator = Generator::new(contestant.http2(), move || h2::Streams::new(&exchange))?;
+    http2_get("/", contestant, effort, connections, streams)
+}
+
+/// HTTP/2 GETs that go on over HTTP/2, and as many that go on over HTTP/1.1, by turns on the same proxy.
+pub(super) fn http2_to_http2(
+    contestant: &Contestant<'_>,
+    effort: Effort,
+    connections: usize,
+    streams: usize,
+) -> Result<Sample> {
+    let turns = by_turns(effort, |onward, turn| {
+        let path = if onward { ONWARD } else { "/" };
+        http2_get(path, contestant, turn, connections, streams)
+    })?;
+    Ok(turns.times_http1())
+}
+
+fn http2_get(
+    path: &str,
+    contestant: &Contestant<'_>,
+    effort: Effort,
+    connections: usize,
+    streams: usize,
+) -> Result<Sample> {
+    let exchange = Exchange::new(path, backend::small_body(), streams);
+    let target = contestant.http2(Transport::Tls);
+    let generator = Generator::new(target, move || Streams::new(&exchange))?;
     saturate(generator, connections, contestant.process(), effort)
+}
+
+/// Echoes of WebSockets over HTTP/2, and of as many over HTTP/1.1 all the way, by turns on the same proxy.
+pub(super) fn sockets(
+    contestant: &Contestant<'_>,
+    effort: Effort,
+    size: usize,
+    spread: Spread,
+    transport: Transport,
+    onward: Onward,
+) -> Result<Sample> {
+    let turns = by_turns(effort, |over_http2, turn| {
+        if !over_http2 {
+            return echo(contestant, turn, size, spread.sockets(), transport);
+        }
+        let message = Rc::new(RefCell::new(Message::new(size)));
+        let opening = contestant.opening(transport, spread.each, onward);
+        let target = contestant.http2(transport);
+        let generator = Generator::new(target, move || Sockets::endless(&opening, &message))?;
+        saturate(generator, spread.connections, contestant.process(), turn)
+    })?;
+    Ok(turns.times_http1())
 }
 
 /// GETs with and without a filter, by turns on the same proxy, so that what disturbs one disturbs
@@ -98,7 +153,7 @@ pub(super) fn filter(
     effort: Effort,
     connections: usize,
 ) -> Result<Sample> {
-    by_turns(effort, |filtered, turn| {
+    let turns = by_turns(effort, |filtered, turn| {
         let (path, field) = match filtered {
             true => (backend::FILTERED, Some(("x-frame-options", "DENY"))),
             false => ("/", None),
@@ -107,7 +162,8 @@ pub(super) fn filter(
         let target = contestant.target(Transport::Plain);
         let generator = Generator::new(target, move || http1::Get::new(&exchange))?;
         saturate(generator, connections, contestant.process(), turn)
-    })
+    })?;
+    Ok(turns.added())
 }
 
 /// Echoes of text with and without a message filter, by turns as above.
@@ -117,7 +173,7 @@ pub(super) fn message_filter(
     size: usize,
     connections: usize,
 ) -> Result<Sample> {
-    by_turns(effort, |filtered, turn| {
+    let turns = by_turns(effort, |filtered, turn| {
         let message = Rc::new(RefCell::new(Message::text(size)));
         let target = contestant.filtered(filtered);
         let generator = Generator::new(target, move || match filtered {
@@ -125,7 +181,8 @@ pub(super) fn message_filter(
             false => ws::Echo::endless(&message),
         })?;
         saturate(generator, connections, contestant.process(), turn)
-    })
+    })?;
+    Ok(turns.added())
 }
 
 /// Echoes of text that is compressed on its way, and of text that is not, by turns as above.
@@ -135,7 +192,7 @@ pub(super) fn compression(
     size: usize,
     connections: usize,
 ) -> Result<Sample> {
-    by_turns(effort, |compressed, turn| {
+    let turns = by_turns(effort, |compressed, turn| {
         let target = contestant.target(Transport::Plain);
         if compressed {
             let generator = Generator::new(target, move || deflate::Echo::endless(size))?;
@@ -144,29 +201,47 @@ pub(super) fn compression(
         let message = Rc::new(RefCell::new(Message::text(size)));
         let generator = Generator::new(target, move || ws::Echo::endless(&message))?;
         saturate(generator, connections, contestant.process(), turn)
-    })
+    })?;
+    Ok(turns.added())
 }
 
-/// What something adds to a unit: `measure` is asked without and with it by turns.
+/// CPU of a unit without something and with it: `measure` is asked for each by turns.
 fn by_turns(
     effort: Effort,
     mut measure: impl FnMut(bool, Effort) -> Result<Sample>,
-) -> Result<Sample> {
+) -> Result<Turns> {
     let turn = Effort {
-        time: effort.time / FILTER_TURNS,
-        warm_up: effort.warm_up / FILTER_TURNS,
+        time: effort.time / TURNS,
+        warm_up: effort.warm_up / TURNS,
         ..effort
     };
-    let (mut with, mut without) = (0.0, 0.0);
-    for _ in 0..FILTER_TURNS {
-        without += measure(false, turn)?[&Figure::Cpu];
-        with += measure(true, turn)?[&Figure::Cpu];
+    let mut turns = Turns {
+        without: 0.0,
+        with: 0.0,
+    };
+    for _ in 0..TURNS {
+        turns.without += measure(false, turn)?[&Figure::Cpu] / f64::from(TURNS);
+        turns.with += measure(true, turn)?[&Figure::Cpu] / f64::from(TURNS);
     }
-    let turns = f64::from(FILTER_TURNS);
-    Ok(BTreeMap::from([
-        (Figure::AddedCpu, (with - without) / turns),
-        (Figure::Cpu, with / turns),
-    ]))
+    Ok(turns)
+}
+
+impl Turns {
+    /// What it adds.
+    fn added(self) -> Sample {
+        BTreeMap::from([
+            (Figure::AddedCpu, self.with - self.without),
+            (Figure::Cpu, self.with),
+        ])
+    }
+
+    /// What it multiplies.
+    fn times_http1(self) -> Sample {
+        BTreeMap::from([
+            (Figure::Cpu, self.with),
+            (Figure::TimesHttp1, self.with / self.without),
+        ])
+    }
 }
 
 fn saturate<S: Script>(
@@ -184,4 +259,4 @@ fn saturate<S: Script>(
 }
 
 const PACED_SIZE: usize = 64;
-const FILTER_TURNS: u32 = 2;
+const TURNS: u32 = 2;
