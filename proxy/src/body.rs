@@ -219,9 +219,10 @@ impl RequestBody {
     /// Bytes that are still to be given again.
     fn kept_back(&self) -> u64 {
         match &self.beginning {
-            Beginning::Kept { pieces, given, .. } => {
-                pieces[*given..].iter().map(|piece| piece.len() as u64).sum()
-            }
+            Beginning::Kept { pieces, given, .. } => pieces[*given..]
+                .iter()
+                .map(|piece| piece.len() as u64)
+                .sum(),
             Beginning::Untouched | Beginning::Lost => 0,
         }
     }

@@ -171,7 +171,9 @@ pub fn http2_request(
     let uri = Uri::builder()
         .scheme(scheme)
         .authority(host.as_bytes())
-        .path_and_query(PathAndQuery::from_maybe_shared(target).map_err(|_| BadUpstreamRequest("target"))?)
+        .path_and_query(
+            PathAndQuery::from_maybe_shared(target).map_err(|_| BadUpstreamRequest("target"))?,
+        )
         .build()
         .map_err(|_| BadUpstreamRequest("host"))?;
     let mut request = Request::new(());

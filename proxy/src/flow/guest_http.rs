@@ -78,8 +78,14 @@ impl GuestHttp {
             let patience = (asked.timeout / MAX_TRIES).min(deadline.duration_since(now));
             let timer = pin!(sleep_until(now + patience));
             let endpoint = lease.endpoint();
-            let reaching =
-                reach_endpoint(&self.worker, &entry.upstream, endpoint, wanted, patience, timer);
+            let reaching = reach_endpoint(
+                &self.worker,
+                &entry.upstream,
+                endpoint,
+                wanted,
+                patience,
+                timer,
+            );
             match reaching.await {
                 Ok(reached) => {
                     if reached.is_new() {
@@ -291,8 +297,14 @@ fn http2_request_of(asked: &OutboundRequest, lease: &Lease) -> Result<Request<()
         false => "http",
     };
     let framing = framing_of(asked);
-    forward::http2_request(&parts.method, parts.headers, target_of(asked), scheme, framing)
-        .map_err(|error| unsendable(&error))
+    forward::http2_request(
+        &parts.method,
+        parts.headers,
+        target_of(asked),
+        scheme,
+        framing,
+    )
+    .map_err(|error| unsendable(&error))
 }
 
 fn parts_of(asked: &OutboundRequest, lease: &Lease) -> Result<request::Parts, Missed> {

@@ -15,8 +15,7 @@ use crate::config::model::TunnelRules;
 use crate::drain::Member;
 use crate::error::Failure;
 use crate::flow::exchange::Exchange;
-        let admission = self.exchange.take_admission();
-        let hold = upgrade.hold;
+use crate::flow::forwarding::Outbound;
 use crate::handshake::compression::{Bargain, Wishes};
 use crate::handshake::{self, Offer};
 use crate::snapshot::Route;
@@ -67,7 +66,11 @@ pub(super) async fn open(
     // Filters may have taken subprotocols back.
     let headers = &outbound.parts.headers;
     offer.subprotocols =
-            drop((hold, open, admission));
+        handshake::offered_subprotocols(headers).ok_or(Failure::internal("subprotocols"))?;
+    let route = outbound.route;
+    let mut answered = opening::shake_hands(&outbound, exchange).await?;
+    if !answered.accepts() {
+        return Ok(answered.into_response(exchange, route.timeouts.idle_timeout));
     }
     let agreed = answered
         .verify(&offer)
@@ -112,7 +115,8 @@ impl Pending {
             .map(|metrics| metrics.websocket_open(self.exchange.version()));
         let expiry = self.exchange.expiry();
         let record = self.exchange.record();
-            drop((hold, open, admission));
+        let admission = self.exchange.take_admission();
+        let hold = upgrade.hold;
         let rules = Arc::clone(&upgrade.rules);
         let level = if upgrade.reads_messages {
             Level::Messages(Box::new(Terms {

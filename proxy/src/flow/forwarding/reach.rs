@@ -112,8 +112,14 @@ pub(in crate::flow) async fn reach(
         exchange.sent_to(upstream.upstream.name(), endpoint, started);
         let patience = route.timeouts.connect;
         let endpoints = &upstream.upstream;
-        let reaching =
-            reach_endpoint(worker, endpoints, endpoint, wanted, patience, timer.as_mut());
+        let reaching = reach_endpoint(
+            worker,
+            endpoints,
+            endpoint,
+            wanted,
+            patience,
+            timer.as_mut(),
+        );
         match reaching.await {
             Ok(reached) => {
                 let now = Instant::now();

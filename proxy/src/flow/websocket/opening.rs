@@ -192,7 +192,10 @@ impl Answered {
                 send: _,
                 recv,
                 slot,
-            } => ResponseBody::upstream(client::ResponseBody::new(recv, slot), idle_timeout),
+            } => {
+                let body = client::ResponseBody::new(&self.head.headers, recv, slot);
+                ResponseBody::upstream(body, idle_timeout)
+            }
         };
         Response::from_parts(self.head, body)
     }

@@ -130,7 +130,10 @@ async fn a_body_goes_out_while_its_answer_comes_back() {
     let whole = body.collect().await.unwrap();
     assert_eq!(whole.trailers().unwrap()["x-end"], "request");
     assert_eq!(whole.to_bytes(), sent);
-    assert!(client.idle_for(Instant::now()).is_some(), "the slot is back");
+    assert!(
+        client.idle_for(Instant::now()).is_some(),
+        "the slot is back"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,13 +168,19 @@ async fn heads_that_break_the_rules_are_refused() {
         ("blank before", with(&[("a", " b")])),
         ("blank behind", with(&[("a", "b\t")])),
         ("length", with(&[("content-length", "1x")])),
-        ("lengths", with(&[("content-length", "1"), ("content-length", "2")])),
+        (
+            "lengths",
+            with(&[("content-length", "1"), ("content-length", "2")]),
+        ),
     ] {
         let fault = fault_of(|respond| {
             respond.send_response(head, true).unwrap();
         })
         .await;
-        assert!(matches!(fault, Fault::Head(_) | Fault::Protocol(_)), "{what}: {fault:?}");
+        assert!(
+            matches!(fault, Fault::Head(_) | Fault::Protocol(_)),
+            "{what}: {fault:?}"
+        );
         assert!(!fault.is_unseen());
     }
     let interim = |status: u16| Response::builder().status(status).body(()).unwrap();
@@ -181,12 +190,18 @@ async fn heads_that_break_the_rules_are_refused() {
         }
     })
     .await;
-    assert!(matches!(fault, Fault::Head(HeadFault::Interims)), "{fault:?}");
+    assert!(
+        matches!(fault, Fault::Head(HeadFault::Interims)),
+        "{fault:?}"
+    );
     let fault = fault_of(|respond| {
         respond.send_informational(interim(101)).unwrap();
     })
     .await;
-    assert!(matches!(fault, Fault::Head(HeadFault::Switching)), "{fault:?}");
+    assert!(
+        matches!(fault, Fault::Head(HeadFault::Switching)),
+        "{fault:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -215,7 +230,11 @@ async fn interim_answers_are_left_out_and_one_length_is_said() {
 
 #[tokio::test(start_paused = true)]
 async fn a_whole_answer_is_whole_though_the_server_wants_no_more() {
-    for (whole, reason) in [(true, Reason::NO_ERROR), (false, Reason::NO_ERROR), (false, Reason::CANCEL)] {
+    for (whole, reason) in [
+        (true, Reason::NO_ERROR),
+        (false, Reason::NO_ERROR),
+        (false, Reason::CANCEL),
+    ] {
         let (mut client, mut requests) = pair(&server::Builder::new(), 1).await;
         let mut slot = client.take().unwrap();
         let (answer, send) = slot.request(post(), false).unwrap();
@@ -305,7 +324,10 @@ async fn a_cut_connection_leaves_it_open_what_was_seen() {
     let (answer, _send) = slot.request(get(), true).unwrap();
     serving.await.unwrap();
     let fault = answer.await.unwrap_err();
-    assert!(matches!(fault, Fault::Closed(_)) && !fault.is_unseen(), "{fault:?}");
+    assert!(
+        matches!(fault, Fault::Closed(_)) && !fault.is_unseen(),
+        "{fault:?}"
+    );
     assert!(!client.is_good());
     let fault = slot.request(get(), true).unwrap_err();
     assert!(fault.is_unseen(), "{fault:?}");
@@ -326,13 +348,22 @@ async fn a_connection_without_use_closes_by_itself() {
 }
 
 /// A server of bare frames, which says its settings and tells of each PING; it answers them if `lives`.
-async fn bare(lives: bool) -> (Client, mpsc::UnboundedReceiver<Instant>, tokio::task::JoinHandle<()>) {
+async fn bare(
+    lives: bool,
+) -> (
+    Client,
+    mpsc::UnboundedReceiver<Instant>,
+    tokio::task::JoinHandle<()>,
+) {
     let (ours, mut theirs) = duplex(1 << 16);
     let (tell, pings) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let mut preface = [0; 24];
         theirs.read_exact(&mut preface).await.unwrap();
-        theirs.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        theirs
+            .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
+            .await
+            .unwrap();
         while let Some((kind, flags, mut frame)) = read_frame(&mut theirs).await {
             const PING: u8 = 6;
             if kind == PING && flags == 0 {
@@ -369,7 +400,10 @@ async fn a_vanished_server_is_found_by_its_silence() {
     assert!(pings.recv().await.is_some());
     driver.await.unwrap();
     let waited = start.elapsed();
-    assert!(waited >= PING_TIMEOUT && waited <= 2 * SILENCE + PING_TIMEOUT, "{waited:?}");
+    assert!(
+        waited >= PING_TIMEOUT && waited <= 2 * SILENCE + PING_TIMEOUT,
+        "{waited:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -384,7 +418,10 @@ async fn a_long_silence_is_not_filled_with_pings() {
         times.push(at - start);
     }
     assert!((3..=4).contains(&times.len()), "{times:?}");
-    assert!(times.is_sorted_by(|a, b| *a + Duration::from_secs(300) < *b), "{times:?}");
+    assert!(
+        times.is_sorted_by(|a, b| *a + Duration::from_secs(300) < *b),
+        "{times:?}"
+    );
     assert!(client.is_good());
 }
 
@@ -396,7 +433,10 @@ async fn after_a_rest_the_server_has_to_prove_itself() {
         assert!(!first.is_reused() && first.prove().await, "it is new");
         drop(first);
         advance(REST / 2).await;
-        assert!(client.take().unwrap().prove().await, "it was used a moment ago");
+        assert!(
+            client.take().unwrap().prove().await,
+            "it was used a moment ago"
+        );
         advance(REST).await;
         let (second, third) = (client.take().unwrap(), client.take().unwrap());
         assert!(second.is_reused());

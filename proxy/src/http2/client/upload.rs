@@ -26,7 +26,10 @@ enum Next {
     /// The body's next frame.
     Frame,
     /// A piece of it; `last`: nothing comes behind it.
-    Piece { data: Bytes, last: bool },
+    Piece {
+        data: Bytes,
+        last: bool,
+    },
     Trailers(HeaderMap),
     /// Everything is out, or the server wants no more of it.
     Nothing,
