@@ -178,6 +178,11 @@ impl Asked {
             .unwrap();
     }
 
+    /// The request with its body to come, and the way to answer it bit by bit.
+    pub fn into_parts(self) -> (Request<RecvStream>, SendResponse<Bytes>) {
+        (self.head.map(|()| self.incoming), self.answer)
+    }
+
     /// RST_STREAM.
     pub fn reset(mut self, reason: Reason) {
         self.answer.send_reset(reason);
