@@ -4,11 +4,13 @@ use std::fs::OpenOptions;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use http::{Response, StatusCode};
 use serde_json::Value;
 use sluicegate_tests::certs::Authority;
+use sluicegate_tests::http2::server::{Manner, Server};
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::{Script, Upstream};
-use sluicegate_tests::{client, plugins, soon};
+use sluicegate_tests::{client, http2, plugins, soon};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
@@ -147,6 +149,73 @@ async fn a_websocket_is_logged_when_it_opens_and_when_it_closes() {
         }
         assert!(millis(&closed, "duration_ms") > 0.0);
     }
+}
+
+/// What is sent over HTTP/2 is logged as it is, and counted apart.
+#[tokio::test]
+async fn both_ends_of_http2_are_told() {
+    let server = Server::new(Manner {
+        tls: None,
+        websocket: true,
+        streams: None,
+    })
+    .await;
+    let config = format!(
+        r#"
+        [[listener]]
+        bind = "127.0.0.1:0"
+        http2 = true
+        [admin]
+        bind = "127.0.0.1:0"
+        [log]
+        access = "json"
+        [[route]]
+        name = "it"
+        path = "/it"
+        to = "h2c://{}"
+        "#,
+        server.addr
+    );
+    let proxy = Proxy::start(&config).await;
+    let downstream = http2::client::Client::plain(proxy.addr(0)).await;
+    let open = r#"sluicegate_websockets_open{route="it",http_version="2"}"#;
+    let refused = r#"sluicegate_requests_total{route="it",method="CONNECT",status="4xx"}"#;
+
+    let ok = || Response::new(());
+    let accepting = async { server.asked().await.accept(ok()) };
+    let (opening, up) = tokio::join!(downstream.open("/it/ws", &[]), accepting);
+    let (head, down) = opening.unwrap();
+    assert_eq!(head.status(), 200);
+    let opened = proxy.access_event("ws.open", |_| true).await;
+    proxy.until_metric(open, 1.0).await;
+    drop((down, up));
+    let closed = proxy.access_event("ws.close", |_| true).await;
+    proxy.until_metric(open, 0.0).await;
+    assert_eq!(opened["status"], 200);
+    for event in [opened, closed] {
+        assert_eq!(event["method"], "CONNECT", "{event}");
+        assert_eq!(event["protocol"], "HTTP/2", "{event}");
+        assert_eq!(event["upstream_protocol"], "HTTP/2", "{event}");
+    }
+
+    let mut no = ok();
+    *no.status_mut() = StatusCode::FORBIDDEN;
+    let refusing = async { server.asked().await.respond(no, "no") };
+    let (opening, ()) = tokio::join!(downstream.open("/it/no", &[]), refusing);
+    assert_eq!(opening.unwrap().0.status(), 403);
+    let answering = async { server.asked().await.respond(ok(), "yes") };
+    let (answer, ()) = tokio::join!(downstream.get("/it/page"), answering);
+    assert_eq!(answer.unwrap().head.status(), 200);
+    for (path, method, status) in [("/it/no", "CONNECT", 403), ("/it/page", "GET", 200)] {
+        let event = proxy
+            .access_event("request", |event| event["path"] == path)
+            .await;
+        assert_eq!(event["method"], method, "{event}");
+        assert_eq!(event["status"], status, "{event}");
+        assert_eq!(event["protocol"], "HTTP/2", "{event}");
+        assert_eq!(event["upstream_protocol"], "HTTP/2", "{event}");
+    }
+    proxy.until_metric(refused, 1.0).await;
 }
 
 #[tokio::test]
