@@ -1,11 +1,11 @@
 //! HTTP/2 for both sides of the proxy, on the `h2` crate driven directly: connections, and what goes over
 //! their streams.
 //!
-//! [`server`] speaks with clients, [`client`] with upstreams. [`body`] takes bodies off streams and puts them on; a [`Duplex`] is a
-//! stream as bytes in both directions, for what a tunnel carries. Frames, HPACK, flow control and what a
-//! peer may not do to any of them are `h2`'s; here are the limits that it gets, and what it leaves to its
-//! user. Generic over the connection's stream: it knows neither where its bytes come from nor what a
-//! request is for.
+//! [`server`] speaks with clients, [`client`] with upstreams. [`body`] takes bodies off streams and puts
+//! them on; a [`Duplex`] is a stream as bytes in both directions, for what a tunnel carries. Frames, HPACK,
+//! flow control and what a peer may not do to any of them are `h2`'s; here are the limits that it gets, and
+//! what it leaves to its user. Generic over the connection's stream: it knows neither where its bytes come
+//! from nor what a request is for.
 //!
 //! Flow control is the back-pressure: credit goes back when bytes are taken, never before. A connection
 //! has credit for all its streams at once, so one that nobody reads takes nothing from the others.
@@ -34,7 +34,7 @@ fn connection_window(streams: u32) -> u32 {
 const STREAM_WINDOW: u32 = 128 * 1024;
 /// Bytes that are kept of one stream for a peer that does not take them.
 const SEND_BUFFER: usize = 64 * 1024;
-/// Bytes of one DATA frame: with its head it fills a TLS record.
+/// Bytes of one DATA frame: with its head it fills a TLS record (RFC 8446 §5.1).
 const PIECE: usize = 16 * 1024 - 9;
 /// RFC 9113 §6.9.1.
 const MAX_WINDOW: u32 = (1 << 31) - 1;

@@ -226,7 +226,7 @@ async fn a_malformed_request_is_refused_and_others_are_served() {
             "two hosts",
             with(&[("host", "localhost"), ("host", "localhost")]),
         ),
-        ("extended CONNECT", {
+        ("a WebSocket whose stream has ended", {
             let mut fields = instead(":method", "CONNECT");
             fields.insert(0, (":protocol", "websocket"));
             fields

@@ -21,6 +21,8 @@ use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
+use super::PIECE;
+
 /// A body as it comes.
 #[derive(Debug)]
 pub struct Received {
@@ -189,7 +191,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
 
     /// Waits until the peer takes something.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendFault<B::Error>>> {
-        let wanted = self.piece.len().min(FRAME);
+        let wanted = self.piece.len().min(PIECE);
         self.stream.reserve_capacity(wanted);
         while self.stream.capacity() == 0 {
             match self.stream.poll_capacity(cx) {
@@ -211,7 +213,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
 
     /// Sends as much of the piece as there is room for; true if that was the body's last.
     fn send_piece(&mut self) -> Result<bool, SendFault<B::Error>> {
-        let room = self.stream.capacity().min(FRAME);
+        let room = self.stream.capacity().min(PIECE);
         if self.piece.len() > room {
             let data = self.piece.split_to(room);
             let sent = self.stream.send_data(data, false);
@@ -230,6 +232,3 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
         sent.map_err(|_| SendFault::Left)
     }
 }
-
-/// With its head, a DATA frame of this size fills one TLS record (RFC 8446 §5.1).
-const FRAME: usize = 16 * 1024 - 9;

@@ -17,6 +17,8 @@ use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
+use super::PIECE;
+
 /// Both directions of an HTTP/2 stream whose heads have been exchanged.
 #[derive(Debug)]
 pub struct Duplex {
@@ -189,10 +191,6 @@ impl AsRef<[u8]> for Queued {
 fn broken(error: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
-
-/// A frame of it is one TLS record together with its head.
-const PIECE: usize = 16 * 1024 - FRAME_HEAD;
-const FRAME_HEAD: usize = 9;
 
 #[cfg(test)]
 pub(crate) mod tests;

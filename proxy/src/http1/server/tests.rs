@@ -67,6 +67,7 @@ async fn serve_all(stream: DuplexStream) -> Served {
                 served.cut = true;
                 break;
             }
+            Err(Fault::Http2) => unreachable!("it was not asked to tell"),
             Err(Fault::Refused(violation)) => {
                 served.violation = Some(violation);
                 *response.status_mut() = StatusCode::BAD_REQUEST;
