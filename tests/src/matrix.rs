@@ -279,7 +279,7 @@ pub const LISTENERS: &str = r#"
     bind = "127.0.0.1:0"
     http2 = true
     [[listener]]
-    bind = "127.0.0.1:0"
+    bind = "127.0.0.2:0"
     tls = { cert = "localhost.crt", key = "localhost.key" }
     [admin]
     bind = "127.0.0.1:0"

@@ -43,7 +43,8 @@ pub(super) struct Answered {
 /// What an upstream's leg keeps from others as long as it lives.
 pub(super) struct Hold {
     _leased: Leased,
-    _slot: Option<Slot>,
+    /// Boxed: a tunnel to a server of HTTP/1.1 does not hold room for it.
+    _slot: Option<Box<Slot>>,
 }
 
 /// What a handshake went over.
@@ -166,7 +167,7 @@ impl Answered {
             Over::Http2 { send, recv, slot } => {
                 let stream = Stream::Http2(Box::new(Duplex::client(send, recv)));
                 let early = Bytes::new();
-                (Leg { stream, early }, Some(slot))
+                (Leg { stream, early }, Some(Box::new(slot)))
             }
         };
         let hold = Hold {
