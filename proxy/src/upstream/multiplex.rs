@@ -200,3 +200,6 @@ impl Held {
 fn key(endpoint: &Arc<Endpoint>) -> usize {
     Arc::as_ptr(endpoint).addr()
 }
+
+#[cfg(test)]
+mod tests;
