@@ -14,12 +14,10 @@
 
 pub mod body;
 pub mod client;
-mod counted;
 mod duplex;
 mod pulse;
 pub mod server;
 
-pub use counted::Counted;
 pub use duplex::Duplex;
 
 #[cfg(test)]

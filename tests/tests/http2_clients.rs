@@ -4,8 +4,8 @@ use serde_json::Value;
 use sluicegate_tests::certs::Authority;
 use sluicegate_tests::foreign::{self, Server};
 use sluicegate_tests::proxy::{Proxy, source_root};
-use sluicegate_tests::soon;
 use sluicegate_tests::upstream::Upstream;
+use sluicegate_tests::{free_port, soon};
 use tempfile::TempDir;
 
 /// Port and, with TLS, the authority's certificate: how a script is told where to go.
@@ -57,12 +57,13 @@ impl Site {
 /// Two listeners that speak HTTP/2, and `more`; the authority lies beside as `ca.crt`.
 async fn start(dir: TempDir, authority: &Authority, more: &str) -> Proxy {
     std::fs::write(dir.path().join("ca.crt"), &authority.pem).unwrap();
+    let plain = free_port();
     let config = format!(
         r#"
         [log]
         access = "json"
         [[listener]]
-        bind = "127.0.0.1:0"
+        bind = "127.0.0.1:{plain}"
         http2 = true
         [[listener]]
         bind = "127.0.0.1:0"

@@ -6,15 +6,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt, TryStreamExt, stream};
+use http::Response;
 use sluicegate_tests::certs::Authority;
+use sluicegate_tests::http2::server::{Arrival, Manner, Server};
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::{Script, Upstream};
-use sluicegate_tests::{client, free_port, raise_descriptor_limit, soon, until};
+use sluicegate_tests::{client, free_port, http2, raise_descriptor_limit, soon, until};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 /// A plain listener and an admin listener, and whatever else the test wants.
 fn config(rest: &str) -> String {
@@ -107,6 +110,68 @@ async fn requests_under_way_go_on_and_new_ones_see_the_new_configuration() {
         .await
         .unwrap();
     assert_eq!(added, 1);
+}
+
+/// Old connections end with what they carry; what is new goes as the new configuration says.
+#[tokio::test]
+async fn what_both_sides_speak_changes_with_a_reload() {
+    let server = Server::new(Manner {
+        tls: None,
+        websocket: true,
+        streams: None,
+    })
+    .await;
+    let text = |client: bool, http: u8| {
+        format!(
+            r#"
+            [[listener]]
+            bind = "127.0.0.1:0"
+            http2 = {client}
+            [admin]
+            bind = "127.0.0.1:0"
+            [upstream.it]
+            servers = ["{}"]
+            http = "{http}"
+            [[route]]
+            to = "it"
+            "#,
+            server.addr
+        )
+    };
+    let proxy = Proxy::start(&text(false, 2)).await;
+    let ok = || Response::new(());
+    let accepting = async { server.asked().await.accept(ok()) };
+    let (mut down, up) = tokio::join!(open(&proxy, "/"), accepting);
+    let mut up = WebSocketStream::from_raw_socket(up, Role::Server, None).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let refused = client::exchange(proxy.addr(0), preface).await;
+    assert!(refused.starts_with(b"HTTP/1.1 "), "{refused:?}");
+
+    proxy.rewrite_config(&text(true, 1));
+    assert!(proxy.reload().await);
+    let riding = http2::client::Client::plain(proxy.addr(0)).await;
+    let answering = async {
+        let Arrival::Http1(mut wire) = server.next().await else {
+            panic!("over HTTP/2");
+        };
+        client::read_request_head(&mut wire).await;
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nh1";
+        wire.write_all(answer).await.unwrap();
+        wire
+    };
+    let (answer, _kept) = tokio::join!(riding.get("/"), answering);
+    assert_eq!(answer.unwrap().body, b"h1");
+
+    proxy.rewrite_config(&text(true, 2));
+    assert!(proxy.reload().await);
+    let answering = async { server.asked().await.respond(ok(), "h2") };
+    let (answer, ()) = tokio::join!(riding.get("/"), answering);
+    assert_eq!(answer.unwrap().body, b"h2");
+    assert_eq!(server.connections(), 2);
+
+    down.send("still".into()).await.unwrap();
+    let heard = soon("a message", up.next()).await.unwrap().unwrap();
+    assert_eq!(heard.to_text().unwrap(), "still");
 }
 
 #[tokio::test]

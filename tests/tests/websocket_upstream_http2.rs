@@ -77,11 +77,14 @@ async fn open(proxy: &Proxy, server: &Server) -> (AnyPeer, AnyPeer, usize) {
 }
 
 async fn echo(client: &mut AnyPeer, server: &mut AnyPeer) {
-    for (from, to) in [(&mut *client, &mut *server), (server, client)] {
-        from.say(Frame::new(frame::TEXT, "there?")).await.unwrap();
-        let heard = to.next().await;
-        assert!(matches!(heard, Heard::Message(message) if message.data == b"there?"));
-    }
+    pass(client, server).await;
+    pass(server, client).await;
+}
+
+async fn pass(from: &mut AnyPeer, to: &mut AnyPeer) {
+    from.say(Frame::new(frame::TEXT, "there?")).await.unwrap();
+    let heard = to.next().await;
+    assert!(matches!(heard, Heard::Message(message) if message.data == b"there?"));
 }
 
 /// The closing handshake, up to the end of both streams.
@@ -214,7 +217,8 @@ async fn sockets_share_a_connection_up_to_the_limit_of_streams() {
 #[tokio::test]
 async fn a_place_is_given_back_when_its_socket_ends() {
     let server = Server::new(H2C).await;
-    let more = "http2 = { streams = 1, connections = 1 }\n[timeouts]\nconnect = '300ms'";
+    let more =
+        "websocket = 'h2'\nhttp2 = { streams = 1, connections = 1 }\n[timeouts]\nconnect = '300ms'";
     let proxy = start(&server, more).await;
     for reset in [false, true] {
         let (client, end, connection) = open(&proxy, &server).await;

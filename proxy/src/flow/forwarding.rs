@@ -152,18 +152,19 @@ pub(super) async fn send(
             }
             Reached::Http2(slot) => {
                 let reused = slot.is_reused();
-                let upload = load.http2().ok_or_else(lost)?;
+                let body = load.http2().ok_or_else(lost)?;
                 let head = outbound.http2_head(exchange, next.endpoint(), framing)?;
+                let attempt = http2::attempt(slot, head, body, idle_timeout, waiting);
                 // Boxed: a request over HTTP/1.1 does not hold room for it.
-                match Box::pin(http2::attempt(slot, head, upload, waiting)).await {
+                match Box::pin(attempt).await {
                     Ok(answer) => {
                         let (answer, body) = answer.with_timeout(idle_timeout);
                         return take_answer(answer, body, Loan::of_closing(next), exchange);
                     }
-                    Err((missed, upload)) => {
+                    Err((missed, body)) => {
                         let may_change = next.endpoint().protocols() == Protocols::Auto;
                         let then = http2::then(&missed, reused && repeatable, may_change);
-                        let whole = load.recover(upload);
+                        let whole = load.recover(body);
                         (missed, then.filter(|_| whole))
                     }
                 }
@@ -217,18 +218,18 @@ impl Load {
     }
 
     /// For an attempt over HTTP/2, which keeps the body's beginning.
-    fn http2(&mut self) -> Option<http2::Upload<RequestBody>> {
+    fn http2(&mut self) -> Option<Option<RequestBody>> {
         let mut body = match std::mem::replace(self, Load::Lost) {
             Load::Nothing => {
                 *self = Load::Nothing;
-                return Some(http2::Upload::none());
+                return Some(None);
             }
             Load::Body(body) => body,
             Load::Http1(upload) => upload.into_body()?,
             Load::Lost => return None,
         };
         body.keep_beginning();
-        body.rewind().then(|| http2::Upload::of(body))
+        body.rewind().then_some(Some(body))
     }
 
     fn put_back(&mut self, upload: Upload<RequestBody>) {
@@ -238,15 +239,13 @@ impl Load {
     }
 
     /// Takes the body of an attempt that came to nothing; false if it cannot be sent again.
-    fn recover(&mut self, upload: http2::Upload<RequestBody>) -> bool {
-        match upload.into_body() {
-            None => matches!(self, Load::Nothing),
-            Some(mut body) => {
-                let whole = body.rewind();
-                *self = Load::Body(body);
-                whole
-            }
-        }
+    fn recover(&mut self, body: Option<RequestBody>) -> bool {
+        let Some(mut body) = body else {
+            return matches!(self, Load::Nothing);
+        };
+        let whole = body.rewind();
+        *self = Load::Body(body);
+        whole
     }
 }
 

@@ -162,17 +162,21 @@ async fn attempt_http2(
     let head = http2_request_of(asked, lease)?;
     let reused = slot.is_reused();
     let missed = |fault| missed_http2(&fault, reused, asked);
-    let mut upload = match asked.body.is_empty() {
-        true => http2::Upload::none(),
-        false => http2::Upload::of(Full::new(asked.body.clone())),
-    };
-    let (mut answer, mut send) = slot.request(head, upload.is_finished()).map_err(missed)?;
+    let (mut answer, send) = slot.request(head, asked.body.is_empty()).map_err(missed)?;
+    let rest = (!asked.body.is_empty()).then(|| Full::new(asked.body.clone()));
+    let mut upload = rest.map(|rest| http2::Upload::new(send, rest, asked.timeout));
     let answer = poll_fn(|cx| {
-        let _ = upload.poll_send(&mut send, cx);
+        if let Some(upload) = &mut upload {
+            let _ = upload.poll_send(cx);
+        }
         Pin::new(&mut answer).poll(cx)
     });
     let (parts, stream) = answer.await.map_err(missed)?;
-    let mut body = http2::ResponseBody::beside(&parts.headers, stream, slot, send, upload);
+    let headers = &parts.headers;
+    let mut body = match upload.filter(|upload| !upload.is_finished()) {
+        Some(upload) => http2::ResponseBody::beside(headers, stream, slot, upload),
+        None => http2::ResponseBody::new(headers, stream, slot),
+    };
     let whole = collect(&mut body, asked.max_body).await?;
     Ok(response(parts, whole))
 }

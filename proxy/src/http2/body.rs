@@ -41,6 +41,8 @@ pub struct Sending<B> {
     body: B,
     /// A piece of it that waits for room.
     piece: Bytes,
+    /// How many have gone out, wrapping.
+    pieces: u32,
     /// The peer may take nothing for so long.
     patience: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
@@ -145,9 +147,29 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
             stream,
             body,
             piece: Bytes::new(),
+            pieces: 0,
             patience,
             waiting: None,
         }
+    }
+
+    /// Whether, after a poll that was not ready, the body is to bring the next piece.
+    pub(super) fn waits_for_body(&self) -> bool {
+        self.piece.is_empty()
+    }
+
+    /// How many pieces have gone out, wrapping.
+    pub(super) fn pieces(&self) -> u32 {
+        self.pieces
+    }
+
+    pub(super) fn body_mut(&mut self) -> &mut B {
+        &mut self.body
+    }
+
+    /// The body, without what was taken from it.
+    pub(super) fn into_body(self) -> B {
+        self.body
     }
 
     /// Puts the body on its stream and ends that; ready when `h2` has all of it.
@@ -213,6 +235,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
 
     /// Sends as much of the piece as there is room for; true if that was the body's last.
     fn send_piece(&mut self) -> Result<bool, SendFault<B::Error>> {
+        self.pieces = self.pieces.wrapping_add(1);
         let room = self.stream.capacity().min(PIECE);
         if self.piece.len() > room {
             let data = self.piece.split_to(room);

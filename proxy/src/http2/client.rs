@@ -2,7 +2,7 @@
 //!
 //! [`connect`] gives a [`Client`], whose [`Slot`]s are counted places for one request each, and a
 //! future that drives the connection until it ends. [`Slot::request`] opens a stream: an [`Answer`] is
-//! its head to come, [`ResponseBody`] what follows, [`Upload`] the request's own body.
+//! its head to come, [`ResponseBody`] what follows, [`Upload`] the request's own body on its way out.
 //!
 //! It distrusts an answer as much as HTTP/1's client does: what breaks the rules is a [`Fault`]. A
 //! fault tells whether the server has seen the request, which decides who may send it again.
@@ -40,7 +40,8 @@ pub use body::ResponseBody;
 pub use fault::{Fault, HeadFault};
 pub use upload::Upload;
 
-use super::{Counted, SEND_BUFFER, STREAM_WINDOW, connection_window};
+use super::pulse::Counted;
+use super::{SEND_BUFFER, STREAM_WINDOW, connection_window};
 use liveness::Liveness;
 
 /// A connection to an upstream, as long as it takes new requests.
@@ -113,7 +114,7 @@ pub async fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (stream, read) = Counted::new(stream);
+    let (stream, moves) = Counted::new(stream, Bytes::new());
     let (send, mut connection) = Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(connection_window(streams))
@@ -143,7 +144,7 @@ where
         used: AtomicBool::new(false),
         rests_since: AtomicU64::new(0),
         given_up: AtomicBool::new(false),
-        liveness: Liveness::new(read),
+        liveness: Liveness::new(moves),
         freed,
     });
     let pings = connection.ping_pong();

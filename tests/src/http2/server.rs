@@ -178,6 +178,11 @@ impl Asked {
             .unwrap();
     }
 
+    /// The request with its body to come, and the way to answer it bit by bit.
+    pub fn into_parts(self) -> (Request<RecvStream>, SendResponse<Bytes>) {
+        (self.head.map(|()| self.incoming), self.answer)
+    }
+
     /// Waits until the proxy takes the request back, and tells with which reason.
     pub async fn taken_back(mut self) -> Reason {
         let reset = std::future::poll_fn(|cx| self.answer.poll_reset(cx));

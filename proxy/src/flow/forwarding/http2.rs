@@ -12,9 +12,7 @@ use http::{Request, response};
 use super::{Missed, Waiting, Wanted};
 use crate::body::{RequestBody, ResponseBody};
 use crate::error::Failure;
-use crate::http2::client::{self, Fault, Slot};
-
-pub(super) use crate::http2::client::Upload;
+use crate::http2::client::{self, Fault, Slot, Upload};
 
 /// An answer whose body is still to come.
 pub(super) struct Answered {
@@ -26,49 +24,54 @@ pub(super) struct Answered {
 
 /// Sends on a stream and waits for the answer's head; gives the body back if there is none.
 ///
-/// What is left of the request then goes on beside the answer, and may take its time: calls of gRPC are open
-/// in both directions for as long as they like.
+/// What is left of the request then goes on beside the answer, and may take its time: calls of gRPC are
+/// open in both directions for as long as they like. Only a server that takes nothing of it for as long as
+/// `stall` gets no more.
 pub(super) async fn attempt(
     mut slot: Slot,
     head: Request<()>,
-    mut upload: Upload<RequestBody>,
+    body: Option<RequestBody>,
+    stall: Duration,
     mut waiting: Waiting<'_>,
-) -> Result<Answered, (Missed, Upload<RequestBody>)> {
+) -> Result<Answered, (Missed, Option<RequestBody>)> {
     waiting.begin();
-    let (mut answer, mut send) = match slot.request(head, upload.is_finished()) {
+    let (mut answer, send) = match slot.request(head, body.is_none()) {
         Ok(opened) => opened,
-        Err(fault) => return Err((Missed::Http2(fault), upload)),
+        Err(fault) => return Err((Missed::Http2(fault), body)),
     };
+    let mut upload = body.map(|body| Upload::new(send, body, stall));
     let answered = poll_fn(|cx| {
-        if let Poll::Ready(Err(fault)) = upload.poll_send(&mut send, cx) {
+        if let Some(upload) = &mut upload
+            && let Poll::Ready(Err(fault)) = upload.poll_send(cx)
+        {
             return Poll::Ready(Err(Missed::Upload(fault)));
         }
         if let Poll::Ready(answered) = Pin::new(&mut answer).poll(cx) {
             return Poll::Ready(answered.map_err(Missed::Http2));
         }
-        let over = waiting.poll_over(|| upload.last_progress(), cx);
+        let last_progress = || upload.as_ref().and_then(Upload::last_progress);
+        let over = waiting.poll_over(last_progress, cx);
         over.map(|()| Err(Missed::TimedOut))
     })
     .await;
     let (parts, stream) = match answered {
         Ok(answered) => answered,
-        Err(missed) => return Err((missed, upload)),
+        Err(missed) => return Err((missed, upload.map(Upload::into_body))),
     };
     let headers = &parts.headers;
-    if upload.is_finished() {
+    let Some(mut upload) = upload.filter(|upload| !upload.is_finished()) else {
         let body = client::ResponseBody::new(headers, stream, slot);
         return Ok(Answered {
             parts,
             body,
             beside: None,
         });
-    }
-    let beside = upload.body_mut().map(|body| {
-        body.forget_beginning();
-        body.wait_without_limit();
-        body.received()
-    });
-    let body = client::ResponseBody::beside(headers, stream, slot, send, upload);
+    };
+    let body = upload.body_mut();
+    body.forget_beginning();
+    body.wait_without_limit();
+    let beside = Some(body.received());
+    let body = client::ResponseBody::beside(headers, stream, slot, upload);
     Ok(Answered {
         parts,
         body,

@@ -6,18 +6,19 @@
 //! tried before it is used again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use h2::{Ping, PingPong};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
+use crate::http2::pulse::Moves;
+
 /// What is known of a server's life.
 #[derive(Debug)]
 pub(super) struct Liveness {
-    /// Bytes that came.
-    read: Arc<AtomicU64>,
+    moves: Arc<Moves>,
     doubted: AtomicBool,
     /// Told that somebody waits for a proof.
     asked: Notify,
@@ -26,9 +27,9 @@ pub(super) struct Liveness {
 }
 
 impl Liveness {
-    pub(super) fn new(read: Arc<AtomicU64>) -> Liveness {
+    pub(super) fn new(moves: Arc<Moves>) -> Liveness {
         Liveness {
-            read,
+            moves,
             doubted: AtomicBool::new(false),
             asked: Notify::new(),
             told: Notify::new(),
@@ -64,7 +65,7 @@ impl Liveness {
             let asked = timeout(SILENCE, self.asked.notified()).await.is_ok()
                 && self.doubted.load(Ordering::Relaxed);
             let Some(live) = streams() else { return };
-            let read = self.read.load(Ordering::Relaxed);
+            let read = self.moves.reads();
             if read != seen {
                 seen = read;
                 pinged = None;
@@ -83,7 +84,7 @@ impl Liveness {
             }
             pinged = Some(Instant::now());
             // What came is the pong: no sign of the streams' life.
-            seen = self.read.load(Ordering::Relaxed);
+            seen = self.moves.reads();
             self.tell();
         }
     }

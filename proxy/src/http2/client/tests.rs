@@ -17,6 +17,8 @@ use tokio::time::{advance, sleep};
 use super::liveness::{PING_TIMEOUT, SILENCE};
 use super::*;
 
+const STALL: Duration = Duration::from_secs(60);
+
 type Requested = (Request<RecvStream>, SendResponse<Bytes>);
 
 /// A client, and the requests that reach its server.
@@ -136,7 +138,6 @@ async fn a_body_goes_out_while_its_answer_comes_back() {
         trailers.insert("x-end", HeaderValue::from_static("request"));
         Some(Ok::<_, Infallible>(trailers))
     });
-    let mut upload = Upload::of(Box::pin(body));
     tokio::spawn(async move {
         let (request, mut respond) = requests.recv().await.unwrap();
         let mut body = request.into_body();
@@ -149,15 +150,16 @@ async fn a_body_goes_out_while_its_answer_comes_back() {
         let trailers = body.trailers().await.unwrap().unwrap();
         send.send_trailers(trailers).unwrap();
     });
-    let (mut answer, mut send) = slot.request(post(), false).unwrap();
+    let (mut answer, send) = slot.request(post(), false).unwrap();
+    let mut upload = Upload::new(send, Box::pin(body), STALL);
     let (parts, stream) = poll_fn(|cx| {
-        let _ = upload.poll_send(&mut send, cx);
+        let _ = upload.poll_send(cx);
         Pin::new(&mut answer).poll(cx)
     })
     .await
     .unwrap();
     assert!(!upload.is_finished(), "the windows hold it back");
-    let body = ResponseBody::beside(&parts.headers, stream, slot, send, upload);
+    let body = ResponseBody::beside(&parts.headers, stream, slot, upload);
     let whole = body.collect().await.unwrap();
     assert_eq!(whole.trailers().unwrap()["x-end"], "request");
     assert_eq!(whole.to_bytes(), sent);
@@ -275,7 +277,8 @@ async fn a_whole_answer_is_whole_though_the_server_wants_no_more() {
         let (parts, stream) = answer.await.unwrap();
         body.send_reset(reason);
         let pending = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
-        let body = ResponseBody::beside(&parts.headers, stream, slot, send, Upload::of(pending));
+        let upload = Upload::new(send, pending, STALL);
+        let body = ResponseBody::beside(&parts.headers, stream, slot, upload);
         let collected = body.collect().await;
         assert_eq!(collected.is_ok(), whole, "{reason}");
     }
@@ -291,8 +294,8 @@ async fn a_request_that_breaks_off_is_not_taken_for_whole() {
     let (parts, stream) = answer.await.unwrap();
     let (tell, mut pieces) = mpsc::unbounded_channel::<Result<Frame<Bytes>, io::Error>>();
     let body = StreamBody::new(stream::poll_fn(move |cx| pieces.poll_recv(cx)));
-    let upload = Upload::of(body);
-    let _body = ResponseBody::beside(&parts.headers, stream, slot, send, upload);
+    let upload = Upload::new(send, body, STALL);
+    let _body = ResponseBody::beside(&parts.headers, stream, slot, upload);
     tell.send(Ok(Frame::data("half".into()))).unwrap();
     let mut received = request.into_body();
     assert_eq!(received.data().await.unwrap().unwrap(), "half");

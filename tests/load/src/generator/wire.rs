@@ -55,11 +55,12 @@ impl Wire {
         let begin = |config: &Arc<ClientConfig>| {
             let name = tls::server_name()?;
             let tls = ClientConnection::new(Arc::clone(config), name);
-            let mut tls = tls.map_err(io::Error::other)?;
-            tls.set_buffer_limit(Some(MOST_UNSENT));
-            Ok(tls)
+            tls.map_err(io::Error::other)
         };
-        let tls = tls.map(begin).transpose()?;
+        let mut tls = tls.map(begin).transpose()?;
+        if let Some(tls) = &mut tls {
+            tls.set_buffer_limit(Some(MOST_UNSENT));
+        }
         Ok(Wire {
             socket: TcpStream::from_std(socket.into()),
             tls: tls.map(Box::new),
