@@ -115,14 +115,20 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (stream, moves) = Counted::new(stream, Bytes::new());
+    let window = connection_window(streams);
     let (send, mut connection) = Builder::new()
         .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(connection_window(streams))
+        .initial_connection_window_size(window)
+        .data_frame_budget(FRAME_COST * window as usize)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(HEAD_SIZE)
         // None until the server has said how many.
         .initial_max_send_streams(0)
         .enable_push(false)
+        // Streams that we gave up, as their clients left, do not count against the server when it still
+        // answers them: many would end the connection of all the others.
+        .max_concurrent_reset_streams(RESETS)
+        .max_local_error_reset_streams(None)
         .handshake::<_, Bytes>(stream)
         .await?;
     poll_fn(|cx| {
@@ -369,6 +375,11 @@ const HEAD_SIZE: u32 = 64 * 1024;
 const FIELDS: usize = 200;
 /// 1xx answers before the one that counts.
 const INTERIMS: u32 = 16;
+/// What keeping a window full of frames may cost beside their bytes, in windows: as much as frames of 64
+/// bytes do. With less, some clients that do not read would end the connection of all the others.
+const FRAME_COST: usize = 4;
+/// Streams that we reset a moment ago and still know.
+const RESETS: usize = 1000;
 /// After such a rest a connection is tried before it is used.
 const REST: Duration = Duration::from_secs(30);
 

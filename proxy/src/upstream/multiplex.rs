@@ -203,3 +203,6 @@ impl Held {
 fn key(endpoint: &Arc<Endpoint>) -> usize {
     Arc::as_ptr(endpoint).addr()
 }
+
+#[cfg(test)]
+mod tests;

@@ -346,6 +346,61 @@ async fn goaway_ends_new_streams_but_not_those_that_live() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn clients_that_leave_do_not_end_a_connection() {
+    let mut last = 0;
+    let (mut client, _driver) = bare(move |kind, frame| {
+        const RST_STREAM: u8 = 3;
+        let stream = &frame[5..9];
+        let number = u32::from_be_bytes(stream.try_into().unwrap());
+        if kind != RST_STREAM || number <= last {
+            return Vec::new();
+        }
+        // An answer that has crossed the reset: HEADERS with END_STREAM, `:status: 200`.
+        last = number;
+        [&[0, 0, 1, 1, 0x5], stream, &[0x88]].concat()
+    })
+    .await;
+    for _ in 0..30 {
+        let slots: Vec<Slot> = std::iter::from_fn(|| client.take(false)).collect();
+        let begun: Vec<_> = slots
+            .into_iter()
+            .map(|mut slot| (slot.request(get(), true).unwrap(), slot))
+            .collect();
+        assert_eq!(begun.len(), 100);
+        sleep(Duration::from_millis(1)).await;
+        drop(begun);
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert!(client.is_good());
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_nobody_reads_leave_the_others_alone() {
+    let (mut client, mut requests) = pair(&server::Builder::new(), 41).await;
+    let mut stalled = Vec::new();
+    for _ in 0..40 {
+        let mut slot = client.take(false).unwrap();
+        let (answer, _send) = slot.request(get(), true).unwrap();
+        let (_, mut respond) = requests.recv().await.unwrap();
+        let mut send = respond.send_response(ok(), false).unwrap();
+        send.reserve_capacity(STREAM_WINDOW as usize);
+        let frame = Bytes::from_static(&[b'x'; 64]);
+        while send.capacity() >= frame.len() {
+            send.send_data(frame.clone(), false).unwrap();
+        }
+        stalled.push((answer.await.unwrap(), slot, send));
+    }
+    let mut slot = client.take(false).unwrap();
+    let (answer, _send) = slot.request(get(), true).unwrap();
+    let (_, mut respond) = requests.recv().await.unwrap();
+    let mut send = respond.send_response(ok(), false).unwrap();
+    send.send_data("for me".into(), true).unwrap();
+    let (parts, stream) = answer.await.unwrap();
+    let body = ResponseBody::new(&parts.headers, stream, slot);
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "for me");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cut_connection_leaves_it_open_what_was_seen() {
     let (ours, theirs) = duplex(1 << 16);
     let serving = tokio::spawn(async move {
@@ -381,16 +436,12 @@ async fn a_connection_without_use_closes_by_itself() {
     assert!(serving.await.unwrap(), "in order");
 }
 
-/// A server of bare frames, which says its settings and tells of each PING; it answers them if `lives`.
+/// A server of bare frames, which says its settings, and to each frame what `react` makes of its kind and
+/// bytes.
 async fn bare(
-    lives: bool,
-) -> (
-    Client,
-    mpsc::UnboundedReceiver<Instant>,
-    tokio::task::JoinHandle<()>,
-) {
+    mut react: impl FnMut(u8, &[u8]) -> Vec<u8> + Send + 'static,
+) -> (Client, tokio::task::JoinHandle<()>) {
     let (ours, mut theirs) = duplex(1 << 16);
-    let (tell, pings) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let mut preface = [0; 24];
         theirs.read_exact(&mut preface).await.unwrap();
@@ -398,35 +449,54 @@ async fn bare(
             .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
             .await
             .unwrap();
-        while let Some((kind, flags, mut frame)) = read_frame(&mut theirs).await {
-            const PING: u8 = 6;
-            if kind == PING && flags == 0 {
-                let _ = tell.send(Instant::now());
-                if lives {
-                    frame[4] = 1;
-                    theirs.write_all(&frame).await.unwrap();
-                }
+        while let Some(frame) = read_frame(&mut theirs).await {
+            let said = react(frame[3], &frame);
+            if theirs.write_all(&said).await.is_err() {
+                return;
             }
         }
     });
-    let (client, driver) = connect(ours, 10, Waiters::default()).await.unwrap();
-    (client, pings, tokio::spawn(driver))
+    let (client, driver) = connect(ours, 100, Waiters::default()).await.unwrap();
+    (client, tokio::spawn(driver))
 }
 
-/// Kind, flags and all the bytes of a frame.
-async fn read_frame(stream: &mut DuplexStream) -> Option<(u8, u8, BytesMut)> {
+/// As [`bare`], of a server that answers pings if it `lives`; tells when they came.
+async fn pinged(
+    lives: bool,
+) -> (
+    Client,
+    mpsc::UnboundedReceiver<Instant>,
+    tokio::task::JoinHandle<()>,
+) {
+    let (tell, pings) = mpsc::unbounded_channel();
+    let (client, driver) = bare(move |kind, frame| {
+        const PING: u8 = 6;
+        if kind != PING || frame[4] != 0 {
+            return Vec::new();
+        }
+        let _ = tell.send(Instant::now());
+        let mut pong = frame.to_vec();
+        pong[4] = 1;
+        if lives { pong } else { Vec::new() }
+    })
+    .await;
+    (client, pings, driver)
+}
+
+/// All the bytes of a frame.
+async fn read_frame(stream: &mut DuplexStream) -> Option<BytesMut> {
     let mut frame = BytesMut::zeroed(9);
     stream.read_exact(&mut frame).await.ok()?;
     let len = usize::from(frame[0]) << 16 | usize::from(frame[1]) << 8 | usize::from(frame[2]);
     frame.resize(9 + len, 0);
     stream.read_exact(&mut frame[9..]).await.ok()?;
-    Some((frame[3], frame[4], frame))
+    Some(frame)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_vanished_server_is_found_by_its_silence() {
     let start = Instant::now();
-    let (mut client, mut pings, driver) = bare(false).await;
+    let (mut client, mut pings, driver) = pinged(false).await;
     let mut slot = client.take(false).unwrap();
     let (answer, _send) = slot.request(get(), true).unwrap();
     let fault = answer.await.unwrap_err();
@@ -443,7 +513,7 @@ async fn a_vanished_server_is_found_by_its_silence() {
 #[tokio::test(start_paused = true)]
 async fn a_long_silence_is_not_filled_with_pings() {
     let start = Instant::now();
-    let (mut client, mut pings, _driver) = bare(true).await;
+    let (mut client, mut pings, _driver) = pinged(true).await;
     let mut slot = client.take(false).unwrap();
     let (_answer, _send) = slot.request(get(), true).unwrap();
     sleep(Duration::from_secs(1000)).await;
@@ -462,7 +532,7 @@ async fn a_long_silence_is_not_filled_with_pings() {
 #[tokio::test(start_paused = true)]
 async fn after_a_rest_the_server_has_to_prove_itself() {
     for lives in [true, false] {
-        let (mut client, mut pings, _driver) = bare(lives).await;
+        let (mut client, mut pings, _driver) = pinged(lives).await;
         let first = client.take(false).unwrap();
         assert!(!first.is_reused() && first.prove().await, "it is new");
         drop(first);
