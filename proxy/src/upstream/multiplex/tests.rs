@@ -27,7 +27,7 @@ fn endpoint() -> Arc<Endpoint> {
 }
 
 fn find<'a>(multiplex: &'a Multiplex, endpoint: &'a Arc<Endpoint>) -> Place<'a> {
-    multiplex.find(endpoint, LIMITS, Instant::now())
+    multiplex.find(endpoint, false, LIMITS, Instant::now())
 }
 
 fn slot(place: Place<'_>) -> Slot {
