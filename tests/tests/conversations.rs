@@ -16,10 +16,10 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use sluicegate_tests::http2::client::Client;
-use sluicegate_tests::http2::server::{Manner, Server};
+use sluicegate_tests::http2::server::{Arrival, Manner, Server};
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::websocket::frame::{self, Frame};
-use sluicegate_tests::websocket::leg::{Leg, Wire};
+use sluicegate_tests::websocket::leg::Wire;
 use sluicegate_tests::websocket::negotiation::{Deflate, Params};
 use sluicegate_tests::websocket::opening::Wish;
 use sluicegate_tests::websocket::random::Random;
@@ -257,7 +257,12 @@ impl Conversation {
             deflate: self.wish,
             subprotocol: None,
         };
-        let answering = async { AnyPeer::answer(server.next().await, wish).await };
+        let answering = async {
+            let arrival = server.next().await;
+            let of_http2 = matches!(arrival, Arrival::Http2(_));
+            assert_eq!(of_http2, matches!(door, Door::Http2(_)));
+            AnyPeer::answer(arrival, wish).await
+        };
         let (client, server) = tokio::join!(asking, answering);
         (client.expect("a WebSocket"), server)
     }
@@ -289,14 +294,14 @@ impl Conversation {
         );
         match self.closer {
             Role::Client => {
-                self.close::<Box<dyn Wire>>(
+                self.close(
                     (&mut to_proxy, &mut from_proxy),
                     (&mut to_server, &mut at_server),
                 )
                 .await;
             }
             Role::Server => {
-                self.close::<Box<dyn Wire>>(
+                self.close(
                     (&mut to_server, &mut at_server),
                     (&mut to_proxy, &mut from_proxy),
                 )
@@ -395,11 +400,11 @@ impl Conversation {
     }
 
     /// The closing handshake.
-    async fn close<L: Leg>(
-        &self,
-        one: (&mut L::Sender, &mut Receiver<L::Receiver>),
-        other: (&mut L::Sender, &mut Receiver<L::Receiver>),
-    ) {
+    async fn close<S, R>(&self, one: (&mut S, &mut Receiver<R>), other: (&mut S, &mut Receiver<R>))
+    where
+        S: AsyncWrite + Unpin,
+        R: AsyncRead + Unpin,
+    {
         let frame = |role: Role| {
             let close = Frame::new(frame::CLOSE, self.close.clone());
             match role {
