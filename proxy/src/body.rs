@@ -169,7 +169,7 @@ impl RequestBody {
         }
     }
 
-    /// From now on what is taken is kept, up to [`BEGINNING`] bytes, so that [`RequestBody::rewind`] can
+    /// From now on what is taken is kept, up to 64 KiB, so that [`RequestBody::rewind`] can
     /// give it again.
     pub fn keep_beginning(&mut self) {
         if let Beginning::Untouched = self.beginning {

@@ -1,7 +1,5 @@
 //! HTTP/2 to upstreams: what goes over it, how connections are shared, and what happens when they end.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures_util::future::join_all;
 use h2::{Reason, RecvStream};
@@ -12,7 +10,7 @@ use sluicegate_tests::http2::server::{Arrival, Asked, Manner, Server};
 use sluicegate_tests::http2::{Answer, exchange};
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::Upstream;
-use sluicegate_tests::{client, soon};
+use sluicegate_tests::{client, soon, until};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
@@ -119,6 +117,18 @@ async fn respond(server: &Server) -> usize {
     let path = asked.head.uri().path().to_owned();
     say(asked, &path);
     connection
+}
+
+/// Sends requests until one comes on a second connection.
+async fn move_on(site: &Site, server: &Server) {
+    loop {
+        let request = site.get("/next");
+        let connection = respond(server).await;
+        assert_eq!(done(request).await.0, 200);
+        if connection == 1 {
+            return;
+        }
+    }
 }
 
 /// Answers with a body, whose length is told.
@@ -284,15 +294,7 @@ async fn goaway_moves_new_requests_and_leaves_old_ones() {
     let (_request, mut answer) = server.asked().await.into_parts();
     let mut send = answer.send_response(ok(), false).unwrap();
     server.leave(0);
-    // The proxy may need a moment to see it; from then on nothing comes on the old connection.
-    loop {
-        let request = site.get("/next");
-        let connection = respond(&server).await;
-        assert_eq!(done(request).await.0, 200);
-        if connection == 1 {
-            break;
-        }
-    }
+    move_on(&site, &server).await;
     send.send_data("as ever".into(), true).unwrap();
     let (status, _body) = done(first).await;
     assert_eq!(status, 200);
@@ -343,31 +345,33 @@ async fn a_cut_connection_repeats_only_what_may_be_repeated() {
 }
 
 #[tokio::test]
-async fn connections_end_by_rest_and_by_age() {
-    for keys in ["keep_alive = \"1s\"", "http2 = { max_age = \"1s\" }"] {
-        let server = Server::new(PLAIN).await;
-        let site = Site::before(&server, keys, "").await;
-        let held = keys.contains("max_age").then(|| site.get("/held"));
-        let held = match held {
-            Some(request) => Some((request, server.asked().await)),
-            None => {
-                let request = site.get("/");
-                respond(&server).await;
-                done(request).await;
-                None
-            }
-        };
-        // The same timer decides what the proxy does, so this one is no guess: a second has passed.
-        tokio::time::sleep(Duration::from_millis(1100)).await;
-        let request = site.get("/");
-        assert_eq!(respond(&server).await, 1, "{keys}");
-        assert_eq!(done(request).await.0, 200);
-        // A stream outlives its connection's age.
-        if let Some((request, asked)) = held {
-            say(asked, "old");
-            assert_eq!(done(request).await, (200, "old".to_owned()));
-        }
-    }
+async fn an_old_connection_takes_no_new_streams() {
+    let server = Server::new(PLAIN).await;
+    let site = Site::before(&server, "http2 = { max_age = \"1s\" }", "").await;
+    let held = site.get("/held");
+    let asked = server.asked().await;
+    move_on(&site, &server).await;
+    say(asked, "old");
+    assert_eq!(done(held).await, (200, "old".to_owned()));
+}
+
+#[tokio::test]
+async fn a_connection_at_rest_is_closed() {
+    let server = Server::new(PLAIN).await;
+    let site = Site::before(&server, "keep_alive = \"1s\"", "").await;
+    let before = site.proxy.descriptors();
+    let request = site.get("/");
+    let asked = server.asked().await;
+    assert!(site.proxy.descriptors() > before);
+    say(asked, "");
+    done(request).await;
+    until("the connection's end", || async {
+        (site.proxy.descriptors() <= before).then_some(())
+    })
+    .await;
+    let request = site.get("/");
+    assert_eq!(respond(&server).await, 1);
+    assert_eq!(done(request).await.0, 200);
 }
 
 #[tokio::test]
