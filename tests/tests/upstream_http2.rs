@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use futures_util::future::join_all;
 use h2::{Reason, RecvStream};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Response};
 use sluicegate_tests::certs::Authority;
 use sluicegate_tests::http2::client::Client;
 use sluicegate_tests::http2::server::{Arrival, Asked, Manner, Server};
-use sluicegate_tests::http2::{Answer, exchange};
+use sluicegate_tests::http2::{Answer, exchange, request};
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::Upstream;
 use sluicegate_tests::{client, soon, until};
@@ -531,23 +531,18 @@ async fn both_directions_stay_open_for_as_long_as_they_like() {
 async fn the_end_of_a_call_is_told_in_trailers_or_in_the_head_alone() {
     let server = Server::new(PLAIN).await;
     let site = Site::before(&server, "", "").await;
-    let client = site.http2().await;
-    let calling = |client: &Client| {
-        let mut call = client.request("POST", "/package.Service/Unary");
-        let kind = HeaderValue::from_static("application/grpc");
-        call.headers_mut().insert("content-type", kind);
-        call
-    };
     let stream = client::tls(
         site.proxy.addr(1),
         "localhost",
         site.authority.client(&["h2"]),
     );
-    let (mut sender, connection) = h2::client::handshake(stream.await.unwrap()).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream.await.unwrap()).await.unwrap();
     tokio::spawn(connection);
     for trailers_only in [true, false] {
         let mut sending = sender.clone();
-        let call: Request<()> = calling(&client);
+        let mut call = request("POST", "/package.Service/Unary");
+        let kind = HeaderValue::from_static("application/grpc");
+        call.headers_mut().insert("content-type", kind);
         let request =
             tokio::spawn(async move { exchange(&mut sending, call, &[b"ping"], None).await });
         let (asked, mut answer) = server.asked().await.into_parts();
@@ -587,7 +582,6 @@ async fn the_end_of_a_call_is_told_in_trailers_or_in_the_head_alone() {
             assert_eq!(trailers.len(), 2);
         }
     }
-    let _ = &mut sender;
 }
 
 #[tokio::test]
