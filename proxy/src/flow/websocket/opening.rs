@@ -95,7 +95,9 @@ pub(super) async fn shake_hands(
         let (lease, reached, now) = reaching.await?;
         leased = lease;
         let shaken = match reached {
-            Reached::Http1 { .. } if over == WebSocketOver::Http2 => Err(Missed::without_http2()),
+            Reached::Http1 { .. } if over == WebSocketOver::Http2 => {
+                Err(Missed::without_http2("the server speaks HTTP/1.1"))
+            }
             Reached::Http1 { connection, .. } => {
                 upgrade(outbound, exchange, connection, now, timer.as_mut()).await
             }
@@ -105,7 +107,9 @@ pub(super) async fn shake_hands(
                     connect_extended(outbound, exchange, &leased, slot, now, timer.as_mut());
                 Box::pin(connecting).await
             }
-            Reached::Http2(_) => Err(Missed::without_http2()),
+            Reached::Http2(_) => Err(Missed::without_http2(
+                "the server does not announce WebSockets over HTTP/2",
+            )),
         };
         let missed = match shaken {
             Ok((head, over)) => {
@@ -253,9 +257,9 @@ async fn connect_extended(
 
 impl Missed {
     /// The endpoint does not do what `websocket = "h2"` says of it.
-    fn without_http2() -> Missed {
+    fn without_http2(why: &str) -> Missed {
         Missed {
-            failure: Failure::bad_gateway("websocket_http2"),
+            failure: Failure::bad_gateway("websocket_http2").because(why),
             remedy: Remedy::Http1,
         }
     }
