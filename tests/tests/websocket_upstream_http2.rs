@@ -187,13 +187,13 @@ async fn websockets_ride_on_http2_where_the_server_takes_them() {
 }
 
 #[tokio::test]
-async fn sockets_share_a_connection_up_to_the_limit_of_streams() {
+async fn sockets_share_a_connection_up_to_half_of_its_streams() {
     for (manner, more, each) in [
-        (H2C, "", 100),
-        (H2C, "http2 = { streams = 3 }", 3),
+        (H2C, "", 50),
+        (H2C, "http2 = { streams = 3 }", 2),
         (
             Manner {
-                streams: Some(2),
+                streams: Some(4),
                 ..H2C
             },
             "",
@@ -212,6 +212,63 @@ async fn sockets_share_a_connection_up_to_the_limit_of_streams() {
             echo(client, server).await;
         }
     }
+}
+
+#[tokio::test]
+async fn requests_find_room_beside_all_the_sockets_there_may_be() {
+    let server = Server::new(H2C).await;
+    let more = "http2 = { streams = 4, connections = 1 }\n[timeouts]\nconnect = '300ms'";
+    let proxy = start(&server, more).await;
+    let mut sockets = vec![open(&proxy, &server).await, open(&proxy, &server).await];
+    let refused = ask(&proxy).await;
+    assert_eq!(refused.err().map(|head| head.status()), Some(503));
+    let client = Client::plain(proxy.addr(0)).await;
+    let answering = async {
+        // Both are under way at once.
+        let asked = [server.asked().await, server.asked().await];
+        for asked in asked {
+            asked.respond(Response::new(()), "found");
+        }
+    };
+    let (one, two, ()) = tokio::join!(client.get("/1"), client.get("/2"), answering);
+    for answer in [one, two] {
+        assert_eq!(answer.unwrap().body, b"found");
+    }
+    for (client, server, _) in &mut sockets {
+        echo(client, server).await;
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_socket_that_finds_no_room_has_a_connection_of_its_own_where_it_may() {
+    let authority = Authority::new("test authority");
+    let identity = authority.issue(&["localhost"]);
+    let server = Server::new(Manner {
+        tls: Some(identity.server_for(&["h2", "http/1.1"])),
+        websocket: true,
+        streams: None,
+    })
+    .await;
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("authority.pem"), &authority.pem).unwrap();
+    let upstream = format!(
+        "servers = ['https://localhost:{}']\nhttp = 'auto'\ntls = {{ ca = 'authority.pem' }}\n\
+         http2 = {{ streams = 2, connections = 1 }}",
+        server.addr.port()
+    );
+    let proxy = Proxy::start_in(dir, &config(&upstream)).await;
+    let _first = open(&proxy, &server).await;
+    for _ in 0..2 {
+        let answering = async {
+            let arrival = server.next().await;
+            assert!(matches!(arrival, Arrival::Http1(_)));
+            AnyPeer::answer(arrival, Wish::default()).await
+        };
+        let (client, mut server) = tokio::join!(ask(&proxy), answering);
+        echo(&mut client.expect("a WebSocket"), &mut server).await;
+    }
+    assert_eq!(server.connections(), 1);
 }
 
 #[tokio::test]
@@ -281,8 +338,10 @@ async fn what_a_server_may_have_acted_on_is_not_sent_again() {
     let answering = async {
         let asked = server.asked().await;
         server.cut(asked.connection);
+        // Dropped now it would be reset, and the connection cut later.
+        asked
     };
-    let (client, ()) = tokio::join!(ask(&proxy), answering);
+    let (client, _asked) = tokio::join!(ask(&proxy), answering);
     assert_eq!(client.err().map(|head| head.status()), Some(502));
     assert!(!server.was_contacted().await);
     let (mut client, mut end, connection) = open(&proxy, &server).await;
@@ -331,7 +390,7 @@ async fn sockets_go_on_when_their_server_leaves_and_new_ones_go_elsewhere() {
 #[tokio::test]
 async fn a_connection_that_breaks_ends_its_sockets_and_no_others() {
     let server = Server::new(H2C).await;
-    let proxy = start(&server, "http2 = { streams = 2 }").await;
+    let proxy = start(&server, "http2 = { streams = 4 }").await;
     let mut sockets = Vec::new();
     for _ in 0..4 {
         sockets.push(open(&proxy, &server).await);

@@ -276,6 +276,63 @@ fn downstream_responses() {
 }
 
 #[test]
+fn a_head_for_http2_says_nothing_of_a_connection() {
+    let check =
+        |fields: &[(&str, &str)], target, framing, expect: Result<(&str, &[&str]), &str>| {
+            let request = http2_request(&Method::GET, headers(fields), target, "https", framing);
+            let got = request.map(|request| (request.uri().to_string(), lines(request.headers())));
+            let expect = expect
+                .map(|(uri, lines)| {
+                    (
+                        uri.to_owned(),
+                        lines.iter().map(|&line| line.to_owned()).collect(),
+                    )
+                })
+                .map_err(|_| ());
+            assert_eq!(got.map_err(|_| ()), expect, "{fields:?}");
+        };
+    check(
+        &[
+            ("host", "a.test:8080"),
+            ("connection", "te"),
+            ("te", "trailers"),
+            ("content-length", "7"),
+            ("cookie", "a=1; b=2"),
+        ],
+        ("/a%20b", Some("c=d")),
+        Some(Framing::Length(3)),
+        Ok((
+            "https://a.test:8080/a%20b?c=d",
+            &["content-length: 3", "cookie: a=1; b=2", "te: trailers"],
+        )),
+    );
+    check(
+        &[
+            ("host", "my_service"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("my_key", "passes"),
+            ("x_real_ip", "poses"),
+            ("x_client_cert_subject", "poses"),
+            ("content_length", "poses"),
+            ("sec_websocket_key", "poses"),
+        ],
+        ("/", None),
+        Some(Framing::Chunked),
+        Ok(("https://my_service/", &["my_key: passes"])),
+    );
+    check(
+        &[("host", "[::1]:1")],
+        ("*", None),
+        None,
+        Ok(("https://[::1]:1*", &[])),
+    );
+    check(&[], ("/", None), None, Err("no host"));
+    check(&[("host", "a b")], ("/", None), None, Err("no authority"));
+    check(&[("host", "a")], ("/a b", None), None, Err("no target"));
+}
+
+#[test]
 fn trailers() {
     let mut trailers = headers(&[
         ("grpc-status", "0"),
@@ -291,9 +348,14 @@ fn trailers() {
         ("transfer-encoding", "chunked"),
         ("connection", "close"),
         ("sec-websocket-key", "k"),
+        ("my_key", "of an answer"),
     ]);
+    let mut of_request = trailers.clone();
     clean_trailers(&mut trailers);
-    assert_eq!(lines(&trailers), ["grpc-status: 0", "x-checksum: 1"]);
+    let cleaned = ["grpc-status: 0", "my_key: of an answer", "x-checksum: 1"];
+    assert_eq!(lines(&trailers), cleaned);
+    clean_request_trailers(&mut of_request);
+    assert_eq!(lines(&of_request), ["grpc-status: 0", "x-checksum: 1"]);
 }
 
 fn template(parts: &[TemplatePart]) -> Template {

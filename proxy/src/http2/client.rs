@@ -33,6 +33,7 @@ use http::response::Parts;
 use http::{HeaderMap, Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::Instant;
 
 pub use body::ResponseBody;
@@ -59,6 +60,8 @@ pub struct Slot {
     shared: Arc<Shared>,
     /// The connection has served others before.
     reused: bool,
+    /// It is a tunnel's.
+    tunnel: bool,
 }
 
 /// The head of an answer that is to come. Dropping it resets the stream, unless it has come.
@@ -69,12 +72,21 @@ pub struct Answer {
     interims: u32,
 }
 
+/// Those who wait for a slot of some connection: a request, or a tunnel.
+#[derive(Debug, Clone, Default)]
+pub struct Waiters {
+    requests: Arc<Notify>,
+    tunnels: Arc<Notify>,
+}
+
 /// What the slots of one connection and its driver share.
 #[derive(Debug)]
 struct Shared {
     born: Instant,
     /// Slots given out.
     open: AtomicUsize,
+    /// Those of them that tunnels have.
+    tunnels: AtomicUsize,
     /// How many there may be, if the server allows as many.
     streams: usize,
     /// Some slot was given out once.
@@ -85,32 +97,38 @@ struct Shared {
     given_up: AtomicBool,
     liveness: Liveness,
     /// Told of each slot that comes back.
-    freed: Arc<Notify>,
+    freed: Waiters,
 }
 
 /// Opens HTTP/2 on a connection, and gives it back once the server's settings are known.
 ///
-/// `streams` is how many may be open at once, if the server allows as many; at least one. `freed` is told of
-/// each slot that comes back. The second part drives the connection and must be spawned.
+/// `streams` is how many may be open at once, if the server allows as many; at least one. `freed` is told
+/// of each slot that comes back. The second part drives the connection and must be spawned.
 ///
 /// Waits without a limit: the caller sets the deadline.
 pub async fn connect<S>(
     stream: S,
     streams: u32,
-    freed: Arc<Notify>,
+    freed: Waiters,
 ) -> Result<(Client, impl Future<Output = ()> + use<S>), Fault>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (stream, moves) = Counted::new(stream, Bytes::new());
+    let window = connection_window(streams);
     let (send, mut connection) = Builder::new()
         .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(connection_window(streams))
+        .initial_connection_window_size(window)
+        .data_frame_budget(FRAME_COST * window as usize)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(HEAD_SIZE)
         // None until the server has said how many.
         .initial_max_send_streams(0)
         .enable_push(false)
+        // Streams that we gave up, as their clients left, do not count against the server when it still
+        // answers them: many would end the connection of all the others.
+        .max_concurrent_reset_streams(RESETS)
+        .max_local_error_reset_streams(None)
         .handshake::<_, Bytes>(stream)
         .await?;
     poll_fn(|cx| {
@@ -127,6 +145,7 @@ where
     let shared = Arc::new(Shared {
         born: Instant::now(),
         open: AtomicUsize::new(0),
+        tunnels: AtomicUsize::new(0),
         streams: usize::try_from(streams).unwrap_or(usize::MAX),
         used: AtomicBool::new(false),
         rests_since: AtomicU64::new(0),
@@ -159,14 +178,17 @@ where
 
 impl Client {
     /// A slot, if there is room for one more and the server still takes requests.
-    pub fn take(&mut self) -> Option<Slot> {
+    ///
+    /// A `tunnel` may keep it for days: half of the room is not for tunnels, so that requests find some.
+    pub fn take(&mut self, tunnel: bool) -> Option<Slot> {
         if !self.is_good() {
             return None;
         }
         let shared = &self.shared;
         let room = shared.streams.min(self.send.current_max_send_streams());
         let open = shared.open.load(Ordering::Relaxed);
-        if open >= room {
+        let tunnels = shared.tunnels.load(Ordering::Relaxed);
+        if open >= room || tunnel && tunnels >= room.div_ceil(2) {
             return None;
         }
         let reused = shared.used.swap(true, Ordering::Relaxed);
@@ -174,10 +196,14 @@ impl Client {
             shared.liveness.doubt();
         }
         shared.open.store(open + 1, Ordering::Relaxed);
+        if tunnel {
+            shared.tunnels.store(tunnels + 1, Ordering::Relaxed);
+        }
         Some(Slot {
             send: self.send.clone(),
             shared: Arc::clone(shared),
             reused,
+            tunnel,
         })
     }
 
@@ -215,8 +241,8 @@ impl Slot {
 
     /// Waits, after the connection's long rest, until the server has shown that it is still there.
     ///
-    /// False if it does not do so in time or has left; then the connection is used no more. At once where there is
-    /// no doubt.
+    /// False if it does not do so in time or has left; then the connection is used no more. Ready at once
+    /// where there is no doubt.
     pub async fn prove(&self) -> bool {
         self.shared.liveness.proven().await;
         !self.shared.given_up.load(Ordering::Relaxed)
@@ -246,12 +272,38 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let shared = &self.shared;
+        if self.tunnel {
+            shared.tunnels.fetch_sub(1, Ordering::Relaxed);
+        }
         if shared.open.fetch_sub(1, Ordering::Relaxed) == 1 {
             let age = Instant::now().saturating_duration_since(shared.born);
             let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
             shared.rests_since.store(age, Ordering::Relaxed);
         }
-        shared.freed.notify_one();
+        shared.freed.wake_one();
+    }
+}
+
+impl Waiters {
+    /// Waits until there may be a slot.
+    pub fn wait(&self, tunnel: bool) -> OwnedNotified {
+        let waiters = match tunnel {
+            true => &self.tunnels,
+            false => &self.requests,
+        };
+        Arc::clone(waiters).notified_owned()
+    }
+
+    /// There may be room for one: of each kind, as one of them may not be allowed to take it.
+    pub fn wake_one(&self) {
+        self.requests.notify_one();
+        self.tunnels.notify_one();
+    }
+
+    /// There is room for many.
+    pub fn wake_all(&self) {
+        self.requests.notify_waiters();
+        self.tunnels.notify_waiters();
     }
 }
 
@@ -323,6 +375,11 @@ const HEAD_SIZE: u32 = 64 * 1024;
 const FIELDS: usize = 200;
 /// 1xx answers before the one that counts.
 const INTERIMS: u32 = 16;
+/// What keeping a window full of frames may cost beside their bytes, in windows: as much as frames of 64
+/// bytes do. With less, some clients that do not read would end the connection of all the others.
+const FRAME_COST: usize = 4;
+/// Streams that we reset a moment ago and still know.
+const RESETS: usize = 1000;
 /// After such a rest a connection is tried before it is used.
 const REST: Duration = Duration::from_secs(30);
 

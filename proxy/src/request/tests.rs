@@ -376,3 +376,40 @@ fn request_ids() {
         assert_ne!(made, id(peer, told));
     }
 }
+
+#[test]
+fn only_metadata_of_grpc_has_underscores() {
+    for (line, version, kind, kept) in [
+        ("POST https://a/", Version::HTTP_2, "application/grpc", true),
+        (
+            "POST https://a/",
+            Version::HTTP_2,
+            "application/grpc+proto",
+            true,
+        ),
+        (
+            "POST https://a/",
+            Version::HTTP_2,
+            "application/grpc; x=y",
+            true,
+        ),
+        (
+            "POST https://a/",
+            Version::HTTP_2,
+            "application/grpc-web",
+            false,
+        ),
+        ("POST https://a/", Version::HTTP_2, "text/plain", false),
+        ("GET https://a/", Version::HTTP_2, "application/grpc", false),
+        ("POST /", Version::HTTP_11, "application/grpc", false),
+    ] {
+        let fields = [("host", "a"), ("content-type", kind), ("my_key", "1")];
+        let mut parts = request(line, version, &fields);
+        admit_from("192.0.2.1:5", &mut parts).unwrap();
+        assert_eq!(
+            parts.headers.contains_key("my_key"),
+            kept,
+            "{line} {version:?} {kind}"
+        );
+    }
+}

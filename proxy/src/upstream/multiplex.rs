@@ -11,13 +11,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::Instant;
 
 use super::connect::Endpoint;
 use crate::config::model::Http2Pool;
-use crate::http2::client::{Client, Slot};
+use crate::http2::client::{Client, Slot, Waiters};
 
 /// One worker's HTTP/2 connections.
 #[derive(Debug, Default)]
@@ -46,8 +45,9 @@ pub enum Place<'a> {
 pub struct Opening<'a> {
     multiplex: &'a Multiplex,
     endpoint: &'a Arc<Endpoint>,
-    changed: Arc<Notify>,
+    changed: Waiters,
     expects_http1: bool,
+    tunnel: bool,
 }
 
 #[derive(Debug)]
@@ -60,7 +60,7 @@ struct Shelf {
     /// When it was last asked by ALPN the server chose HTTP/1.1.
     http1: bool,
     /// Told of what waiting requests may want to know.
-    changed: Arc<Notify>,
+    changed: Waiters,
 }
 
 #[derive(Debug)]
@@ -75,10 +75,12 @@ impl Multiplex {
         Multiplex::default()
     }
 
-    /// A place for one more stream to `endpoint`, or how to come by one.
+    /// A place for one more stream to `endpoint`, or how to come by one. Tunnels may have half of each
+    /// connection.
     pub fn find<'a>(
         &'a self,
         endpoint: &'a Arc<Endpoint>,
+        tunnel: bool,
         limits: Http2Pool,
         now: Instant,
     ) -> Place<'a> {
@@ -88,13 +90,14 @@ impl Multiplex {
             held: Vec::new(),
             opening: false,
             http1: false,
-            changed: Arc::default(),
+            changed: Waiters::default(),
         });
         shelf.held.retain_mut(|held| held.is_good(now));
-        if let Some(slot) = shelf.held.iter_mut().find_map(|held| held.client.take()) {
+        let mut clients = shelf.held.iter_mut().map(|held| &mut held.client);
+        if let Some(slot) = clients.find_map(|client| client.take(tunnel)) {
             return Place::Slot(slot);
         }
-        let waiting = || Arc::clone(&shelf.changed).notified_owned();
+        let waiting = || shelf.changed.wait(tunnel);
         if !shelf.http1 {
             if shelf.opening {
                 return Place::Opening(waiting());
@@ -107,8 +110,9 @@ impl Multiplex {
         Place::Open(Opening {
             multiplex: self,
             endpoint,
-            changed: Arc::clone(&shelf.changed),
+            changed: shelf.changed.clone(),
             expects_http1: shelf.http1,
+            tunnel,
         })
     }
 
@@ -140,8 +144,8 @@ impl Multiplex {
 
 impl Opening<'_> {
     /// Who is told of slots that come back.
-    pub fn changed(&self) -> Arc<Notify> {
-        Arc::clone(&self.changed)
+    pub fn changed(&self) -> Waiters {
+        self.changed.clone()
     }
 
     /// The server is known to choose HTTP/1.1.
@@ -151,7 +155,7 @@ impl Opening<'_> {
 
     /// Shares the connection that was opened, and gives its first slot; `None` if it takes no stream.
     pub fn add(self, mut client: Client, limits: Http2Pool, keep_alive: Duration) -> Option<Slot> {
-        let slot = client.take()?;
+        let slot = client.take(self.tunnel)?;
         if let Some(shelf) = self.multiplex.lock().get_mut(&key(self.endpoint)) {
             shelf.http1 = false;
             shelf.held.push(Held {
@@ -160,8 +164,7 @@ impl Opening<'_> {
                 max_age: limits.max_age,
             });
         }
-        // There is room for many.
-        self.changed.notify_waiters();
+        self.changed.wake_all();
         Some(slot)
     }
 
@@ -170,7 +173,7 @@ impl Opening<'_> {
         if let Some(shelf) = self.multiplex.lock().get_mut(&key(self.endpoint)) {
             shelf.http1 = true;
         }
-        self.changed.notify_waiters();
+        self.changed.wake_all();
     }
 }
 
@@ -182,7 +185,7 @@ impl Drop for Opening<'_> {
         if let Some(shelf) = self.multiplex.lock().get_mut(&key(self.endpoint)) {
             shelf.opening = false;
         }
-        self.changed.notify_one();
+        self.changed.wake_one();
     }
 }
 
@@ -200,3 +203,6 @@ impl Held {
 fn key(endpoint: &Arc<Endpoint>) -> usize {
     Arc::as_ptr(endpoint).addr()
 }
+
+#[cfg(test)]
+mod tests;

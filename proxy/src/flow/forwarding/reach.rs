@@ -48,6 +48,9 @@ pub(in crate::flow) enum Wanted {
     Any,
     /// What the endpoint speaks, but no HTTP/1.1 connection that served others.
     Fresh,
+    /// As [`Wanted::Fresh`], for a tunnel. It waits for no room on shared connections where an HTTP/1.1
+    /// connection would do as well: `or_http1`, and a server that speaks both.
+    Tunnel { or_http1: bool },
     /// HTTP/1.1, whatever else the endpoint speaks, on a connection that served nobody.
     FreshHttp1,
 }
@@ -195,11 +198,15 @@ async fn multiplexed(
 ) -> Result<Reached, Unreached> {
     let deadline = timer.deadline();
     let late = || Unreached::Connect(late(endpoint));
+    let tunnel = matches!(wanted, Wanted::Tunnel { .. });
+    let may_change =
+        wanted == Wanted::Tunnel { or_http1: true } && endpoint.protocols() == Protocols::Auto;
+    let limits = upstream.http2();
     loop {
-        match worker
+        let found = worker
             .multiplex
-            .find(endpoint, upstream.http2(), Instant::now())
-        {
+            .find(endpoint, tunnel, limits, Instant::now());
+        match found {
             Place::Slot(slot) => {
                 let proven = until(deadline, timer.as_mut(), pin!(slot.prove())).await;
                 match proven {
@@ -212,6 +219,12 @@ async fn multiplexed(
             Place::Opening(changed) => {
                 let waited = until(deadline, timer.as_mut(), pin!(changed)).await;
                 waited.ok_or_else(late)?;
+            }
+            Place::Full(_) if may_change => {
+                let connected = endpoint.connect(Wish::Http1, timer).await;
+                return connected
+                    .map(|connected| Reached::fresh_http1(connected.stream))
+                    .map_err(Unreached::Connect);
             }
             Place::Full(changed) => {
                 let waited = until(deadline, timer.as_mut(), pin!(changed)).await;

@@ -83,7 +83,9 @@ pub(super) async fn shake_hands(
     let over = outbound.upstream.upstream.websocket();
     let mut wanted = match over {
         WebSocketOver::Http1 => Wanted::FreshHttp1,
-        WebSocketOver::Auto | WebSocketOver::Http2 => Wanted::Fresh,
+        WebSocketOver::Auto | WebSocketOver::Http2 => Wanted::Tunnel {
+            or_http1: over == WebSocketOver::Auto,
+        },
     };
     let mut leased = forwarding::lease(outbound.upstream, exchange, &[])?;
     let connect = outbound.route.timeouts.connect;

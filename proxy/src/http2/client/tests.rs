@@ -35,7 +35,7 @@ async fn pair(
             let _ = tell.send(request);
         }
     });
-    let (client, driver) = connect(ours, streams, Arc::default()).await.unwrap();
+    let (client, driver) = connect(ours, streams, Waiters::default()).await.unwrap();
     tokio::spawn(driver);
     (client, requests)
 }
@@ -55,7 +55,7 @@ fn ok() -> Response<()> {
 /// The fault of a GET that a server treats so.
 async fn fault_of(answer: impl FnOnce(&mut SendResponse<Bytes>)) -> Fault {
     let (mut client, mut requests) = pair(&server::Builder::new(), 1).await;
-    let mut slot = client.take().unwrap();
+    let mut slot = client.take(false).unwrap();
     let (response, _send) = slot.request(get(), true).unwrap();
     let (_, mut respond) = requests.recv().await.unwrap();
     answer(&mut respond);
@@ -70,18 +70,49 @@ async fn slots_are_as_many_as_both_sides_allow() {
             settings.max_concurrent_streams(most);
         }
         let (mut client, _requests) = pair(&settings, ours).await;
-        let mut slots: Vec<Slot> = std::iter::from_fn(|| client.take()).collect();
+        let mut slots: Vec<Slot> = std::iter::from_fn(|| client.take(false)).collect();
         assert_eq!(slots.len(), expect, "{theirs:?} and {ours}");
         assert_eq!(client.idle_for(Instant::now()), None);
-        let freed = Arc::clone(&client.shared.freed);
+        let freed = client.shared.freed.wait(false);
         slots.pop();
-        freed.notified().await;
-        assert!(client.take().is_some(), "one came back");
+        freed.await;
+        assert!(client.take(false).is_some(), "one came back");
         drop(slots);
         advance(Duration::from_secs(7)).await;
         let idle = client.idle_for(Instant::now());
         assert_eq!(idle, Some(Duration::from_secs(7)));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tunnels_leave_half_of_the_room_to_requests() {
+    for (streams, tunnels) in [(1, 1), (2, 1), (5, 3), (8, 4)] {
+        let (mut client, _requests) = pair(&server::Builder::new(), streams).await;
+        let held: Vec<Slot> = std::iter::from_fn(|| client.take(true)).collect();
+        assert_eq!(held.len(), tunnels, "{streams}");
+        let mut requests: Vec<Slot> = std::iter::from_fn(|| client.take(false)).collect();
+        assert_eq!(held.len() + requests.len(), streams as usize);
+        // A request's place that comes back is none for a tunnel, a tunnel's is.
+        requests.pop();
+        assert!(client.take(true).is_none());
+        drop(held);
+        assert!(client.take(true).is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_comes_back_wakes_one_of_each_kind() {
+    let waiters = Waiters::default();
+    let [first, second] = [(); 2].map(|()| waiters.wait(false));
+    let tunnel = waiters.wait(true);
+    let (first, second) = (tokio::spawn(first), tokio::spawn(second));
+    tokio::task::yield_now().await;
+    waiters.wake_one();
+    tunnel.await;
+    first.await.unwrap();
+    assert!(!second.is_finished());
+    waiters.wake_all();
+    second.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,14 +123,14 @@ async fn a_server_that_announces_websockets_is_known_at_once() {
             settings.enable_connect_protocol();
         }
         let (mut client, _requests) = pair(&settings, 1).await;
-        assert_eq!(client.take().unwrap().speaks_websocket(), announces);
+        assert_eq!(client.take(false).unwrap().speaks_websocket(), announces);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_goes_out_while_its_answer_comes_back() {
     let (mut client, mut requests) = pair(&server::Builder::new(), 1).await;
-    let mut slot = client.take().unwrap();
+    let mut slot = client.take(false).unwrap();
     // More than all windows and buffers between.
     let sent: Bytes = (0..1 << 20).map(|n: u32| n.to_le_bytes()[1]).collect();
     let body = Full::new(sent.clone()).with_trailers(async {
@@ -209,7 +240,7 @@ async fn heads_that_break_the_rules_are_refused() {
 #[tokio::test(start_paused = true)]
 async fn interim_answers_are_left_out_and_one_length_is_said() {
     let (mut client, mut requests) = pair(&server::Builder::new(), 1).await;
-    let mut slot = client.take().unwrap();
+    let mut slot = client.take(false).unwrap();
     let (answer, _send) = slot.request(get(), true).unwrap();
     let (_, mut respond) = requests.recv().await.unwrap();
     let early = Response::builder().status(103).body(()).unwrap();
@@ -238,7 +269,7 @@ async fn a_whole_answer_is_whole_though_the_server_wants_no_more() {
         (false, Reason::CANCEL),
     ] {
         let (mut client, mut requests) = pair(&server::Builder::new(), 1).await;
-        let mut slot = client.take().unwrap();
+        let mut slot = client.take(false).unwrap();
         let (answer, send) = slot.request(post(), false).unwrap();
         let (_, mut respond) = requests.recv().await.unwrap();
         let mut body = respond.send_response(ok(), false).unwrap();
@@ -256,7 +287,7 @@ async fn a_whole_answer_is_whole_though_the_server_wants_no_more() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_breaks_off_is_not_taken_for_whole() {
     let (mut client, mut requests) = pair(&server::Builder::new(), 1).await;
-    let mut slot = client.take().unwrap();
+    let mut slot = client.take(false).unwrap();
     let (answer, send) = slot.request(post(), false).unwrap();
     let (request, mut respond) = requests.recv().await.unwrap();
     let _send = respond.send_response(ok(), false).unwrap();
@@ -293,17 +324,17 @@ async fn goaway_ends_new_streams_but_not_those_that_live() {
             }
         }
     });
-    let (mut client, driver) = connect(ours, 10, Arc::default()).await.unwrap();
+    let (mut client, driver) = connect(ours, 10, Waiters::default()).await.unwrap();
     let driver = tokio::spawn(driver);
-    let mut slot = client.take().unwrap();
+    let mut slot = client.take(false).unwrap();
     let (answer, _send) = slot.request(get(), true).unwrap();
     let (_, mut respond): Requested = requests.recv().await.unwrap();
-    let mut late = client.take().unwrap();
+    let mut late = client.take(false).unwrap();
     leave.notify_one();
     while client.is_good() {
         tokio::task::yield_now().await;
     }
-    assert!(client.take().is_none());
+    assert!(client.take(false).is_none());
     let fault = late.request(get(), true).unwrap_err();
     assert!(matches!(fault, Fault::GoneAway) && fault.is_unseen());
     let mut send = respond.send_response(ok(), false).unwrap();
@@ -315,15 +346,70 @@ async fn goaway_ends_new_streams_but_not_those_that_live() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn clients_that_leave_do_not_end_a_connection() {
+    let mut last = 0;
+    let (mut client, _driver) = bare(move |kind, frame| {
+        const RST_STREAM: u8 = 3;
+        let stream = &frame[5..9];
+        let number = u32::from_be_bytes(stream.try_into().unwrap());
+        if kind != RST_STREAM || number <= last {
+            return Vec::new();
+        }
+        // An answer that has crossed the reset: HEADERS with END_STREAM, `:status: 200`.
+        last = number;
+        [&[0, 0, 1, 1, 0x5], stream, &[0x88]].concat()
+    })
+    .await;
+    for _ in 0..30 {
+        let slots: Vec<Slot> = std::iter::from_fn(|| client.take(false)).collect();
+        let begun: Vec<_> = slots
+            .into_iter()
+            .map(|mut slot| (slot.request(get(), true).unwrap(), slot))
+            .collect();
+        assert_eq!(begun.len(), 100);
+        sleep(Duration::from_millis(1)).await;
+        drop(begun);
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert!(client.is_good());
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_nobody_reads_leave_the_others_alone() {
+    let (mut client, mut requests) = pair(&server::Builder::new(), 41).await;
+    let mut stalled = Vec::new();
+    for _ in 0..40 {
+        let mut slot = client.take(false).unwrap();
+        let (answer, _send) = slot.request(get(), true).unwrap();
+        let (_, mut respond) = requests.recv().await.unwrap();
+        let mut send = respond.send_response(ok(), false).unwrap();
+        send.reserve_capacity(STREAM_WINDOW as usize);
+        let frame = Bytes::from_static(&[b'x'; 64]);
+        while send.capacity() >= frame.len() {
+            send.send_data(frame.clone(), false).unwrap();
+        }
+        stalled.push((answer.await.unwrap(), slot, send));
+    }
+    let mut slot = client.take(false).unwrap();
+    let (answer, _send) = slot.request(get(), true).unwrap();
+    let (_, mut respond) = requests.recv().await.unwrap();
+    let mut send = respond.send_response(ok(), false).unwrap();
+    send.send_data("for me".into(), true).unwrap();
+    let (parts, stream) = answer.await.unwrap();
+    let body = ResponseBody::new(&parts.headers, stream, slot);
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "for me");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cut_connection_leaves_it_open_what_was_seen() {
     let (ours, theirs) = duplex(1 << 16);
     let serving = tokio::spawn(async move {
         let mut server: server::Connection<_, Bytes> = server::handshake(theirs).await.unwrap();
         server.accept().await.unwrap().unwrap();
     });
-    let (mut client, driver) = connect(ours, 10, Arc::default()).await.unwrap();
+    let (mut client, driver) = connect(ours, 10, Waiters::default()).await.unwrap();
     tokio::spawn(driver);
-    let mut slot = client.take().unwrap();
+    let mut slot = client.take(false).unwrap();
     let (answer, _send) = slot.request(get(), true).unwrap();
     serving.await.unwrap();
     let fault = answer.await.unwrap_err();
@@ -343,23 +429,19 @@ async fn a_connection_without_use_closes_by_itself() {
         let mut server: server::Connection<_, Bytes> = server::handshake(theirs).await.unwrap();
         server.accept().await.is_none()
     });
-    let (client, driver) = connect(ours, 10, Arc::default()).await.unwrap();
+    let (client, driver) = connect(ours, 10, Waiters::default()).await.unwrap();
     let driver = tokio::spawn(driver);
     drop(client);
     driver.await.unwrap();
     assert!(serving.await.unwrap(), "in order");
 }
 
-/// A server of bare frames, which says its settings and tells of each PING; it answers them if `lives`.
+/// A server of bare frames, which says its settings, and to each frame what `react` makes of its kind and
+/// bytes.
 async fn bare(
-    lives: bool,
-) -> (
-    Client,
-    mpsc::UnboundedReceiver<Instant>,
-    tokio::task::JoinHandle<()>,
-) {
+    mut react: impl FnMut(u8, &[u8]) -> Vec<u8> + Send + 'static,
+) -> (Client, tokio::task::JoinHandle<()>) {
     let (ours, mut theirs) = duplex(1 << 16);
-    let (tell, pings) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let mut preface = [0; 24];
         theirs.read_exact(&mut preface).await.unwrap();
@@ -367,36 +449,55 @@ async fn bare(
             .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
             .await
             .unwrap();
-        while let Some((kind, flags, mut frame)) = read_frame(&mut theirs).await {
-            const PING: u8 = 6;
-            if kind == PING && flags == 0 {
-                let _ = tell.send(Instant::now());
-                if lives {
-                    frame[4] = 1;
-                    theirs.write_all(&frame).await.unwrap();
-                }
+        while let Some(frame) = read_frame(&mut theirs).await {
+            let said = react(frame[3], &frame);
+            if theirs.write_all(&said).await.is_err() {
+                return;
             }
         }
     });
-    let (client, driver) = connect(ours, 10, Arc::default()).await.unwrap();
-    (client, pings, tokio::spawn(driver))
+    let (client, driver) = connect(ours, 100, Waiters::default()).await.unwrap();
+    (client, tokio::spawn(driver))
 }
 
-/// Kind, flags and all the bytes of a frame.
-async fn read_frame(stream: &mut DuplexStream) -> Option<(u8, u8, BytesMut)> {
+/// As [`bare`], of a server that answers pings if it `lives`; tells when they came.
+async fn pinged(
+    lives: bool,
+) -> (
+    Client,
+    mpsc::UnboundedReceiver<Instant>,
+    tokio::task::JoinHandle<()>,
+) {
+    let (tell, pings) = mpsc::unbounded_channel();
+    let (client, driver) = bare(move |kind, frame| {
+        const PING: u8 = 6;
+        if kind != PING || frame[4] != 0 {
+            return Vec::new();
+        }
+        let _ = tell.send(Instant::now());
+        let mut pong = frame.to_vec();
+        pong[4] = 1;
+        if lives { pong } else { Vec::new() }
+    })
+    .await;
+    (client, pings, driver)
+}
+
+/// All the bytes of a frame.
+async fn read_frame(stream: &mut DuplexStream) -> Option<BytesMut> {
     let mut frame = BytesMut::zeroed(9);
     stream.read_exact(&mut frame).await.ok()?;
     let len = usize::from(frame[0]) << 16 | usize::from(frame[1]) << 8 | usize::from(frame[2]);
     frame.resize(9 + len, 0);
     stream.read_exact(&mut frame[9..]).await.ok()?;
-    Some((frame[3], frame[4], frame))
+    Some(frame)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_vanished_server_is_found_by_its_silence() {
     let start = Instant::now();
-    let (mut client, mut pings, driver) = bare(false).await;
-    let mut slot = client.take().unwrap();
+    let (mut client, mut pings, driver) = pinged(false).await;
+    let mut slot = client.take(false).unwrap();
     let (answer, _send) = slot.request(get(), true).unwrap();
     let fault = answer.await.unwrap_err();
     assert!(matches!(fault, Fault::Closed(_)), "{fault:?}");
@@ -412,8 +513,8 @@ async fn a_vanished_server_is_found_by_its_silence() {
 #[tokio::test(start_paused = true)]
 async fn a_long_silence_is_not_filled_with_pings() {
     let start = Instant::now();
-    let (mut client, mut pings, _driver) = bare(true).await;
-    let mut slot = client.take().unwrap();
+    let (mut client, mut pings, _driver) = pinged(true).await;
+    let mut slot = client.take(false).unwrap();
     let (_answer, _send) = slot.request(get(), true).unwrap();
     sleep(Duration::from_secs(1000)).await;
     let mut times = Vec::new();
@@ -431,23 +532,23 @@ async fn a_long_silence_is_not_filled_with_pings() {
 #[tokio::test(start_paused = true)]
 async fn after_a_rest_the_server_has_to_prove_itself() {
     for lives in [true, false] {
-        let (mut client, mut pings, _driver) = bare(lives).await;
-        let first = client.take().unwrap();
+        let (mut client, mut pings, _driver) = pinged(lives).await;
+        let first = client.take(false).unwrap();
         assert!(!first.is_reused() && first.prove().await, "it is new");
         drop(first);
         advance(REST / 2).await;
         assert!(
-            client.take().unwrap().prove().await,
+            client.take(false).unwrap().prove().await,
             "it was used a moment ago"
         );
         advance(REST).await;
-        let (second, third) = (client.take().unwrap(), client.take().unwrap());
+        let (second, third) = (client.take(false).unwrap(), client.take(false).unwrap());
         assert!(second.is_reused());
         let before = Instant::now();
         assert_eq!(tokio::join!(second.prove(), third.prove()), (lives, lives));
         assert!(before.elapsed() <= Duration::from_secs(3));
         assert!(pings.try_recv().is_ok());
         assert!(pings.try_recv().is_err(), "one ping was enough");
-        assert_eq!(client.take().is_some(), lives);
+        assert_eq!(client.take(false).is_some(), lives);
     }
 }
