@@ -22,7 +22,8 @@ use crate::deadline::until;
 use crate::error::Failure;
 use crate::flow::exchange::Exchange;
 use crate::flow::forwarding::{
-    self, Leased, Loan, Outbound, RESPONSE_HEAD, Reached, Wanted, http2_failure, upstream_failure,
+    self, Leased, Loan, Outbound, RESPONSE_HEAD, Reached, Used, Wanted, http2_failure,
+    upstream_failure,
 };
 use crate::forward;
 use crate::handshake::{self, Agreed, HandshakeFault, Offer};
@@ -42,7 +43,7 @@ pub(super) struct Answered {
 
 /// What an upstream's leg keeps from others as long as it lives.
 pub(super) struct Hold {
-    _leased: Leased,
+    _used: Used,
     /// Boxed: a tunnel to a server of HTTP/1.1 does not hold room for it.
     _slot: Option<Box<Slot>>,
 }
@@ -177,7 +178,7 @@ impl Answered {
             }
         };
         let hold = Hold {
-            _leased: self.leased,
+            _used: self.leased.into_use(),
             _slot: slot,
         };
         (self.head, leg, hold)
