@@ -351,6 +351,53 @@ async fn what_a_server_may_have_acted_on_is_not_sent_again() {
 }
 
 #[tokio::test]
+async fn who_resets_handshakes_or_has_no_websockets_is_not_put_out() {
+    let resets = Server::new(H2C).await;
+    let without = Server::new(Manner {
+        websocket: false,
+        ..H2C
+    })
+    .await;
+    // With the health rules of who says nothing.
+    let proxy = Proxy::start(&format!(
+        r#"
+        [[listener]]
+        bind = "127.0.0.1:0"
+        [[route]]
+        to = "resets"
+        [[route]]
+        path = "/without/"
+        to = "without"
+        [upstream.resets]
+        servers = ["h2c://{}"]
+        [upstream.without]
+        servers = ["h2c://{}"]
+        "#,
+        resets.addr, without.addr
+    ))
+    .await;
+    for _ in 0..10 {
+        let answering = async { resets.asked().await.reset(Reason::INTERNAL_ERROR) };
+        let (refused, ()) = tokio::join!(ask(&proxy), answering);
+        assert_eq!(refused.err().map(|head| head.status()), Some(502));
+
+        let asking = async {
+            let stream: Box<dyn Wire> = Box::new(client::tcp(proxy.addr(0)).await);
+            Peer::ask(stream, "/without/", &[]).await
+        };
+        // It hangs up on what it takes for no HTTP/2.
+        let answering = async { assert!(matches!(without.next().await, Arrival::Http1(_))) };
+        let (refused, ()) = tokio::join!(asking, answering);
+        assert_eq!(refused.err().map(|head| head.status()), Some(502));
+        proxy
+            .log_line("what was tried", |line| {
+                line.contains("no WebSocket over HTTP/2, and over HTTP/1.1")
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_wants_http1_gets_it() {
     let server = Server::new(H2C).await;
     let proxy = start(&server, "").await;
