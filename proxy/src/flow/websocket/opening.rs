@@ -49,6 +49,10 @@ pub(super) struct Hold {
 }
 
 /// What a handshake went over.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and neither outlives the handshake"
+)]
 enum Over {
     Http1 {
         connection: UpstreamConnection,
