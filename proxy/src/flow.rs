@@ -415,3 +415,32 @@ fn redirect_to_https(
     response.headers_mut().insert(LOCATION, location);
     Ok(response)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_output<A, B, C, D, E, F, T>(_: impl Fn(A, B, C, D, E, F) -> T) -> usize {
+        size_of::<T>()
+    }
+
+    fn size_of_tunnel<A, B, C, D, T>(_: impl Fn(A, B, C, D) -> T) -> usize {
+        size_of::<T>()
+    }
+
+    /// A task is 104 bytes more than its future, and takes memory in steps of 128.
+    #[test]
+    fn an_idle_tunnel_is_small() {
+        const STEPS: usize = 6 * 128;
+        for (what, size) in [
+            ("of its own connection", size_of_output(serve_connection)),
+            // With what counts it among the connection's.
+            (
+                "on a stream",
+                size_of_tunnel(Pending::run) + size_of::<Arc<Member>>(),
+            ),
+        ] {
+            assert!(size + 104 <= STEPS, "a task {what} has {size} bytes");
+        }
+    }
+}
