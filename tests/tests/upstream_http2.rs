@@ -27,6 +27,9 @@ const PLAIN: Manner = Manner {
     streams: None,
 };
 
+/// However often it fails.
+const NEVER_OUT: &str = "health = { fails = 60000 }";
+
 impl Site {
     async fn new(upstream: &str, more: &str) -> Site {
         Site::with(Authority::new("test authority"), upstream, more).await
@@ -48,7 +51,6 @@ impl Site {
             [log]
             access = "json"
             [upstream.it]
-            health = {{ fails = 60000 }}
             {upstream}
             [[route]]
             to = "it"
@@ -61,8 +63,11 @@ impl Site {
 
     /// With one server, in plain.
     async fn before(server: &Server, upstream: &str, more: &str) -> Site {
-        let servers = format!("servers = [\"h2c://{}\"]\n{upstream}", server.addr);
-        Site::new(&servers, more).await
+        let keys = format!(
+            "servers = [\"h2c://{}\"]\n{NEVER_OUT}\n{upstream}",
+            server.addr
+        );
+        Site::new(&keys, more).await
     }
 
     /// A GET over HTTP/1.1 on a connection of its own: status and body.
@@ -682,6 +687,64 @@ async fn faults_of_the_server_are_told() {
         assert_eq!(line["status"], 200, "{path}");
         assert_eq!(line["error_kind"], "response_broken", "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_gives_up_a_request_is_well() {
+    let server = Server::new(PLAIN).await;
+    // With the health that is the default.
+    let keys = format!("servers = [\"h2c://{}\"]", server.addr);
+    let site = Site::new(&keys, "response_head = \"1s\"").await;
+    let client = site.http2().await;
+    for _ in 0..4 {
+        // Before the head, and behind it.
+        let request = site.get("/");
+        server.asked().await.reset(Reason::INTERNAL_ERROR);
+        assert_eq!(done(request).await.0, 502);
+
+        let request = client.begin(client.request("POST", "/")).await.unwrap();
+        let (_asked, mut answer) = server.asked().await.into_parts();
+        let mut send = answer.send_response(ok(), false).unwrap();
+        let (_, mut stream) = request.answered().await.unwrap();
+        send.send_reset(Reason::INTERNAL_ERROR);
+        let mut rest = Vec::new();
+        let reading = stream.incoming.read_to_end(&mut rest);
+        soon("the end of it", reading).await.unwrap_err();
+    }
+    // And calls that take longer than anybody waits.
+    let mut calls = Vec::new();
+    for _ in 0..4 {
+        let mut call = client.request("POST", "/package.Service/Slow");
+        let kind = HeaderValue::from_static("application/grpc");
+        call.headers_mut().insert("content-type", kind);
+        let mut opening = client.begin(call).await.unwrap();
+        opening.outgoing.finish_with(b"question");
+        calls.push((opening, server.asked().await));
+    }
+    for (opening, _asked) in calls {
+        let (head, _stream) = soon("a timeout", opening.answered()).await.unwrap();
+        assert_eq!(head.status(), 504);
+    }
+    let request = site.get("/");
+    respond(&server).await;
+    assert_eq!(done(request).await.0, 200);
+}
+
+#[tokio::test]
+async fn open_connections_are_counted() {
+    let server = Server::new(PLAIN).await;
+    let site = Site::before(&server, "", "[admin]\nbind = \"127.0.0.3:0\"").await;
+    let series = format!(
+        "sluicegate_upstream_http2_connections{{upstream=\"it\",endpoint=\"{}\"}}",
+        server.addr
+    );
+    site.proxy.until_metric(&series, 0.0).await;
+    let request = site.get("/");
+    respond(&server).await;
+    done(request).await;
+    assert_eq!(site.proxy.metric(&series).await, Some(1.0));
+    server.cut(0);
+    site.proxy.until_metric(&series, 0.0).await;
 }
 
 #[tokio::test]
