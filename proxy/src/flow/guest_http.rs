@@ -101,7 +101,7 @@ impl GuestHttp {
                     };
                     match until(deadline, attempt).await {
                         Err(Missed::Again { .. }) if wanted == Wanted::Any => {
-                            wanted = Wanted::Fresh
+                            wanted = Wanted::Fresh;
                         }
                         done => return judged(done, &mut lease, metrics),
                     }
