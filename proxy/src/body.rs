@@ -1,8 +1,9 @@
 //! Bodies on their way through: streamed, counted, limited, never collected; their trailers cleaned.
 //!
 //! A [`RequestBody`] enforces the size limit and the wait between two pieces, and fails as what went
-//! wrong. It can keep its beginning, for a request that a server gives back unseen. A [`ResponseBody`] carries whatever must happen when the last byte is out (or the client
-//! has gone): the upstream connection goes back to its pool, the access log gets its line.
+//! wrong. It can keep its beginning, for a request that a server gives back unseen. A [`ResponseBody`]
+//! carries whatever must happen when the last byte is out (or the client has gone): the upstream
+//! connection goes back to its pool, the access log gets its line.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -236,7 +237,7 @@ impl RequestBody {
                     given,
                 },
                 Some(data),
-            ) if *size + data.len() <= BEGINNING => {
+            ) if *size + data.len() <= BEGINNING && pieces.len() < BEGINNING_PIECES => {
                 pieces.push(data.clone());
                 *size += data.len();
                 *given = pieces.len();
@@ -531,3 +532,5 @@ fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
 
 /// Bytes of a request's body that are kept, so that it can be sent again.
 const BEGINNING: usize = 64 * 1024;
+/// And how many pieces they may be, as each holds on to a buffer.
+const BEGINNING_PIECES: usize = 64;

@@ -4,7 +4,8 @@
 //! true, and so that a client's Connection list cannot strip what they add), filters,
 //! [`upstream_request`], the route's edits with [`apply_edits`], [`request_head`] or, for HTTP/2,
 //! [`http2_request`]. Where a route has neither filters nor edits, nobody looks at the fields in
-//! between, and [`straight_head`] does all of it at once, for HTTP/1.1. Of a response: [`downstream_response`] first, then response filters, then edits.
+//! between, and [`straight_head`] does all of it at once, for HTTP/1.1. Of a response:
+//! [`downstream_response`] first, then response filters, then edits.
 //!
 //! Nothing here reads a body. Content-Length and Transfer-Encoding belong to the HTTP library; no
 //! filter and no edit may set a field of [`is_protected`].
@@ -144,8 +145,8 @@ pub fn request_head(
 /// The same for an HTTP/2 server, of prepared fields: `:authority` is what Host says, and nothing of a
 /// connection is left. `scheme` is that of the connection.
 ///
-/// Of the fields with an underscore, which only a gRPC request still has, those stay behind that some servers would take for one
-/// of ours.
+/// Of the fields with an underscore, which only a gRPC request still has, those stay behind that some
+/// servers would take for one of ours.
 pub fn http2_request(
     method: &Method,
     mut headers: HeaderMap,

@@ -48,6 +48,8 @@ pub struct Receiver<R = OwnedReadHalf> {
     inflater: Option<Inflater>,
     /// The message that has begun.
     open: Option<Open>,
+    /// How the stream ended, where that was in no good order.
+    pub broken: Option<std::io::Error>,
 }
 
 /// Which end of its leg a peer is.
@@ -65,7 +67,7 @@ pub enum Heard {
     Pong(Vec<u8>),
     /// With its code and reason, if it has them.
     Close(Option<(u16, String)>),
-    /// The stream ended, in good order or not.
+    /// The stream ended, in good order or not ([`Receiver::broken`]).
     End,
 }
 
@@ -142,6 +144,7 @@ impl<L: Leg> Peer<L> {
                 role,
                 inflater: params.map(Inflater::new),
                 open: None,
+                broken: None,
             },
             deflate,
             extensions: fields.all(opening::EXTENSIONS).join(", "),
@@ -173,9 +176,13 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
     /// As [`Receiver::next`], however long it takes.
     pub async fn read(&mut self) -> Heard {
         loop {
-            // However the stream ends.
-            let Ok(Some((frame, wire))) = frame::read(&mut self.stream).await else {
-                return Heard::End;
+            let (frame, wire) = match frame::read(&mut self.stream).await {
+                Ok(Some(read)) => read,
+                Ok(None) => return Heard::End,
+                Err(error) => {
+                    self.broken = Some(error);
+                    return Heard::End;
+                }
             };
             let from_client = self.role == Role::Server;
             assert_eq!(frame.mask.is_some(), from_client, "masked? {frame:?}");

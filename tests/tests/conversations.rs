@@ -1,6 +1,7 @@
 //! An oracle for whole conversations: two ends of our own say to each other what a number decides, through
 //! each filter and each way with compression, in any fragmentation and any chunking of the stream, and what
-//! each of them hears must be what a model of the filter says.
+//! each of them hears must be what a model of the filter says. Over HTTP/2 they say it again, on streams of one
+//! connection on either side.
 //!
 //! A number makes the same conversation everywhere; a failure names it. `SLUICEGATE_CONVERSATIONS` runs
 //! others than the usual ones: `17` one, `1000..20000` a range.
@@ -8,20 +9,23 @@
 #[path = "conversations/speech.rs"]
 mod speech;
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use sluicegate_tests::plugins;
+use sluicegate_tests::http2::client::Client;
+use sluicegate_tests::http2::server::{Arrival, Manner, Server};
 use sluicegate_tests::proxy::Proxy;
-use sluicegate_tests::upstream::Script;
 use sluicegate_tests::websocket::frame::{self, Frame};
+use sluicegate_tests::websocket::leg::Wire;
 use sluicegate_tests::websocket::negotiation::{Deflate, Params};
+use sluicegate_tests::websocket::opening::Wish;
 use sluicegate_tests::websocket::random::Random;
-use sluicegate_tests::websocket::{Heard, Message, Peer, Receiver, Role};
-use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::OwnedWriteHalf;
+use sluicegate_tests::websocket::{AnyPeer, Heard, Message, Peer, Receiver, Role};
+use sluicegate_tests::{client, plugins};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use speech::{Speech, text};
 
@@ -94,19 +98,45 @@ struct Tallies {
     terminate: Tally,
 }
 
+/// Where clients come in.
+enum Door {
+    /// Each on a connection of its own.
+    Http1(SocketAddr),
+    /// All on this one.
+    Http2(Client),
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_heard_is_what_a_model_says() {
+    hold_all("http", async |address| Door::Http1(address)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_http2_it_is_the_same() {
+    hold_all("h2c", async |address| {
+        Door::Http2(Client::plain(address).await)
+    })
+    .await;
+}
+
+/// `scheme` is the servers'.
+async fn hold_all(scheme: &str, door: impl AsyncFnOnce(SocketAddr) -> Door) {
     let numbers = numbers();
     let mut lanes = Vec::new();
     for _ in 0..LANES {
-        lanes.push(Arc::new(Script::new().await));
+        let manner = Manner {
+            tls: None,
+            websocket: true,
+            streams: None,
+        };
+        lanes.push(Server::new(manner).await);
     }
     let wasm = tokio::task::spawn_blocking(|| plugins::wasm("sluicegate-conversation-guest"));
-    let config = config(&lanes, &wasm.await.unwrap());
+    let config = config(scheme, &lanes, &wasm.await.unwrap());
     let proxy = Proxy::start(&config).await;
-    let address = proxy.addr(0);
-    let running = lanes.into_iter().enumerate().map(|(lane, script)| {
-        let numbers = numbers.clone();
+    let door = Arc::new(door(proxy.addr(0)).await);
+    let running = lanes.into_iter().enumerate().map(|(lane, server)| {
+        let (numbers, door) = (numbers.clone(), Arc::clone(&door));
         tokio::spawn(async move {
             let (mut failed, mut tallies) = (Vec::new(), Tallies::default());
             for number in numbers.filter(|number| *number as usize % LANES == lane) {
@@ -115,8 +145,7 @@ async fn what_is_heard_is_what_a_model_says() {
                 let path = conversation.path(lane);
                 let told = format!("{number}: {conversation:?}");
                 let holding = async {
-                    let (offers, wish) = (&conversation.offers, conversation.wish);
-                    let pair = Peer::pair(address, &path, offers, &script, wish).await;
+                    let pair = conversation.open(&door, &path, &server).await;
                     let tally = conversation.hold(pair, random).await;
                     tallies.add(&conversation, tally);
                 };
@@ -207,9 +236,40 @@ impl Conversation {
         format!("/{lane}/{:?}/{:?}/", self.filter, self.compression)
     }
 
-    async fn hold(&self, (client, server): (Peer, Peer), mut random: Random) -> Tally {
+    /// Both ends: the client's, the server's.
+    async fn open(&self, door: &Door, path: &str, server: &Server) -> (AnyPeer, AnyPeer) {
+        let offers = [("sec-websocket-extensions", self.offers.as_str())];
+        let fields = if self.offers.is_empty() {
+            &[]
+        } else {
+            &offers[..]
+        };
+        let asking = async {
+            match door {
+                Door::Http1(address) => {
+                    let stream: Box<dyn Wire> = Box::new(client::tcp(*address).await);
+                    Peer::ask(stream, path, fields).await
+                }
+                Door::Http2(client) => AnyPeer::connect_on(client, path, fields).await,
+            }
+        };
+        let wish = Wish {
+            deflate: self.wish,
+            subprotocol: None,
+        };
+        let answering = async {
+            let arrival = server.next().await;
+            let of_http2 = matches!(arrival, Arrival::Http2(_));
+            assert_eq!(of_http2, matches!(door, Door::Http2(_)));
+            AnyPeer::answer(arrival, wish).await
+        };
+        let (client, server) = tokio::join!(asking, answering);
+        (client.expect("a WebSocket"), server)
+    }
+
+    async fn hold(&self, (client, server): (AnyPeer, AnyPeer), mut random: Random) -> Tally {
         self.check_negotiation(&client, &server);
-        let params = |peer: &Peer, role| {
+        let params = |peer: &AnyPeer, role| {
             let deflate = peer.deflate?;
             Some(match role {
                 Role::Client => deflate.client,
@@ -249,16 +309,17 @@ impl Conversation {
             }
         }
         // The server's end goes first.
-        drop(to_server);
+        to_server.shutdown().await.unwrap();
         assert_eq!(from_proxy.next().await, Heard::End);
-        drop(to_proxy);
+        // The proxy may be gone already.
+        let _ = to_proxy.shutdown().await;
         assert_eq!(at_server.next().await, Heard::End);
         let mut tally = server_heard;
         tally.add(client_heard);
         tally
     }
 
-    fn check_negotiation(&self, client: &Peer, server: &Peer) {
+    fn check_negotiation(&self, client: &AnyPeer, server: &AnyPeer) {
         match self.compression {
             Compression::Pass => assert_eq!(client.deflate, server.deflate),
             Compression::Off => {
@@ -339,11 +400,11 @@ impl Conversation {
     }
 
     /// The closing handshake.
-    async fn close(
-        &self,
-        one: (&mut OwnedWriteHalf, &mut Receiver),
-        other: (&mut OwnedWriteHalf, &mut Receiver),
-    ) {
+    async fn close<S, R>(&self, one: (&mut S, &mut Receiver<R>), other: (&mut S, &mut Receiver<R>))
+    where
+        S: AsyncWrite + Unpin,
+        R: AsyncRead + Unpin,
+    {
         let frame = |role: Role| {
             let close = Frame::new(frame::CLOSE, self.close.clone());
             match role {
@@ -408,7 +469,7 @@ impl Outcome {
 
 /// Hears what is expected, in its order; between it come the replies, in theirs.
 async fn listen(
-    receiver: &mut Receiver,
+    receiver: &mut Receiver<impl AsyncRead + Unpin>,
     expected: &[Expected],
     replies: &[String],
     who: &str,
@@ -456,7 +517,7 @@ async fn listen(
 }
 
 /// Writes in pieces of any size, letting others run between them.
-async fn in_pieces(stream: &mut OwnedWriteHalf, mut bytes: &[u8], mut random: Random) {
+async fn in_pieces(stream: &mut (impl AsyncWrite + Unpin), mut bytes: &[u8], mut random: Random) {
     // Not too many of them.
     let least = bytes.len() / 400;
     while !bytes.is_empty() {
@@ -481,17 +542,20 @@ fn numbers() -> Range<u64> {
     }
 }
 
-fn config(lanes: &[Arc<Script>], wasm: &Path) -> String {
+fn config(scheme: &str, lanes: &[Server], wasm: &Path) -> String {
     let mut config = format!(
         r#"
         [[listener]]
         bind = "127.0.0.1:0"
+        http2 = true
         [plugin.guest]
         wasm = "{}"
         "#,
         wasm.display()
     );
-    for (lane, script) in lanes.iter().enumerate() {
+    for (lane, server) in lanes.iter().enumerate() {
+        let address = server.addr;
+        config += &format!("[upstream.lane{lane}]\nservers = ['{scheme}://{address}']\n");
         for filter in FILTERS {
             let plugin = match filter {
                 Filter::None => String::new(),
@@ -511,11 +575,10 @@ fn config(lanes: &[Arc<Script>], wasm: &Path) -> String {
                     r#"
                     [[route]]
                     path = "/{lane}/{filter:?}/{compression:?}/"
-                    to = "{}"
+                    to = "lane{lane}"
                     compression = "{word}"
                     {plugin}
-                    "#,
-                    script.addr
+                    "#
                 );
             }
         }

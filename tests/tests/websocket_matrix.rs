@@ -67,6 +67,53 @@ async fn both_ways_are_open_at_once() {
 }
 
 #[tokio::test]
+async fn a_stalled_reader_holds_up_nobody_else() {
+    let bench = Bench::start("").await;
+    bench
+        .in_every_cell(PASSING, async |cell| {
+            if (cell.downstream, cell.upstream) == (Protocol::Http1, Protocol::Http1) {
+                // They share nothing.
+                return;
+            }
+            let mut visitor = Visitor::default();
+            let opening = bench.open_by(&mut visitor, cell, &[], Wish::default());
+            let (mut client, mut server) = opening.await.unwrap();
+            for client_stalls in [true, false] {
+                let opening = bench.open_by(&mut visitor, cell, &[], Wish::default());
+                let (one, other) = opening.await.unwrap();
+                let (mut stalled, mut talker) = match client_stalls {
+                    true => (one, other),
+                    false => (other, one),
+                };
+                let message = vec![b'f'; 64 << 10];
+                let talking = async {
+                    for _ in 0..FLOOD {
+                        let frame = Frame::new(frame::BINARY, message.clone());
+                        talker.say(frame).await.unwrap();
+                    }
+                    talker
+                };
+                let mut talking = std::pin::pin!(talking);
+                for _ in 0..20 {
+                    tokio::select! {
+                        biased;
+                        () = echo(&mut client, &mut server) => {}
+                        _ = &mut talking => panic!("nothing holds the flood up"),
+                    }
+                }
+                let hearing = async {
+                    for _ in 0..FLOOD {
+                        let heard = stalled.next().await;
+                        assert!(matches!(heard, Heard::Message(heard) if heard.data == message));
+                    }
+                };
+                let (_talker, ()) = tokio::join!(talking, hearing);
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_subprotocol_is_offered_and_chosen() {
     let bench = Bench::start("").await;
     bench
@@ -163,6 +210,9 @@ async fn a_close_and_its_answer_reach_the_other_end_before_the_stream_ends() {
                     // The proxy may be gone already.
                     let _ = client.sender.shutdown().await;
                     assert_eq!(server.next().await, Heard::End);
+                    for end in [client, server] {
+                        assert!(end.receiver.broken.is_none(), "{:?}", end.receiver.broken);
+                    }
                 }
             }
         })
@@ -231,6 +281,9 @@ async fn last_words_are_not_lost_when_an_end_leaves_behind_them() {
                 let (last, heard) = tokio::join!(leaving, hearing);
                 assert_eq!(last, Heard::End);
                 assert!(matches!(heard, Heard::Message(message) if message.data == words));
+                for end in [one, other] {
+                    assert!(end.receiver.broken.is_none(), "{:?}", end.receiver.broken);
+                }
             }
         })
         .await;
@@ -442,6 +495,8 @@ async fn refuse(arrival: Arrival) {
     }
 }
 
+/// Messages of 64 KiB: more than both legs can hold.
+const FLOOD: usize = 128;
 const DEFLATE: [(&str, &str); 1] = [(
     "sec-websocket-extensions",
     "permessage-deflate; client_max_window_bits",

@@ -102,8 +102,8 @@ struct Shared {
 
 /// Opens HTTP/2 on a connection, and gives it back once the server's settings are known.
 ///
-/// `streams` is how many may be open at once, if the server allows as many; at least one. `freed` is told of
-/// each slot that comes back. The second part drives the connection and must be spawned.
+/// `streams` is how many may be open at once, if the server allows as many; at least one. `freed` is told
+/// of each slot that comes back. The second part drives the connection and must be spawned.
 ///
 /// Waits without a limit: the caller sets the deadline.
 pub async fn connect<S>(
@@ -241,8 +241,8 @@ impl Slot {
 
     /// Waits, after the connection's long rest, until the server has shown that it is still there.
     ///
-    /// False if it does not do so in time or has left; then the connection is used no more. At once where there is
-    /// no doubt.
+    /// False if it does not do so in time or has left; then the connection is used no more. Ready at once
+    /// where there is no doubt.
     pub async fn prove(&self) -> bool {
         self.shared.liveness.proven().await;
         !self.shared.given_up.load(Ordering::Relaxed)

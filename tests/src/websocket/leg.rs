@@ -39,9 +39,9 @@ impl Leg for TcpStream {
     }
 }
 
-impl Leg for Box<dyn Wire> {
-    type Sender = WriteHalf<Box<dyn Wire>>;
-    type Receiver = ReadHalf<Box<dyn Wire>>;
+impl Leg for Box<dyn Wire + '_> {
+    type Sender = WriteHalf<Self>;
+    type Receiver = ReadHalf<Self>;
 
     fn halves(self) -> (Self::Receiver, Self::Sender) {
         tokio::io::split(self)

@@ -90,8 +90,10 @@ impl Answered {
     }
 }
 
-/// How the request may be sent once more, if its body is still whole. `repeatable`: it may be repeated, and its
-/// connection had served others; `may_change`: the endpoint may be spoken to in HTTP/1.1 too.
+/// How the request may be sent once more, if its body is still whole.
+///
+/// `repeatable`: it may be repeated, and its connection had served others. `may_change`: the endpoint may
+/// be spoken to in HTTP/1.1 too.
 pub(super) fn then(missed: &Missed, repeatable: bool, may_change: bool) -> Option<Wanted> {
     let Missed::Http2(fault) = missed else {
         return None;

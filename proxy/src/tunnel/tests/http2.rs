@@ -229,12 +229,17 @@ impl Between {
 
 #[tokio::test]
 async fn last_words_reach_a_server_over_http2() {
-    for level in levels() {
+    for (level, server_ends) in levels().into_iter().zip([true, true, true]).chain([
+        // A drop of this side would take back what has not gone out.
+        (Level::Follow { compressed: false }, false),
+    ]) {
         let blind = matches!(level, Level::Copy);
         let mut rig = Between::new(level).await;
         // The server begins the end, and the client's answer is the last that is said.
         rig.server.write_all(&server_close()).await.unwrap();
-        rig.server.shutdown().await.unwrap();
+        if server_ends {
+            rig.server.shutdown().await.unwrap();
+        }
         expect(&mut rig.client, &server_close()).await;
         rig.client.write_all(&client_close()).await.unwrap();
         rig.client.shutdown().await.unwrap();
