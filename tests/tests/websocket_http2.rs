@@ -534,7 +534,7 @@ async fn a_connection_with_a_socket_is_not_idle() {
 async fn a_listener_may_leave_websockets_to_http1() {
     let script = Script::new().await;
     let proxy = Proxy::start(&format!(
-        "[[listener]]\nbind = '127.0.0.1:0'\nhttp2 = {{ websocket = false }}\n\
+        "[[listener]]\nbind = '127.0.0.1:0'\nhttp2 = {{ enabled = true, websocket = false }}\n\
          [[route]]\nto = '{}'\n",
         script.addr
     ))
