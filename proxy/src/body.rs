@@ -90,6 +90,9 @@ pub enum ResponseEnd {
     ClientLeft,
     /// The upstream broke off.
     UpstreamBroke,
+    /// It broke off, which says nothing about the upstream's health: the stream was reset alone, or neither
+    /// side had anything to say.
+    GivenUp,
 }
 
 /// What happens when a response is over.
@@ -122,7 +125,10 @@ struct FromUpstream {
 
 #[derive(Debug, thiserror::Error)]
 #[error("the response body stalled")]
-struct Stalled;
+struct Stalled {
+    /// And so did the request beside it.
+    beside: bool,
+}
 
 macro_rules! each_incoming {
     ($self:expr, $body:ident => $call:expr) => {
@@ -169,7 +175,7 @@ impl RequestBody {
         }
     }
 
-    /// From now on what is taken is kept, up to [`BEGINNING`] bytes, so that [`RequestBody::rewind`] can
+    /// From now on what is taken is kept, up to 64 KiB, so that [`RequestBody::rewind`] can
     /// give it again.
     pub fn keep_beginning(&mut self) {
         if let Beginning::Untouched = self.beginning {
@@ -386,7 +392,8 @@ impl FromUpstream {
                     ready!(waiting.as_mut().poll(cx));
                     self.waiting = None;
                     if !self.has_moved_beside() {
-                        return Poll::Ready(Some(Err(Stalled.into())));
+                        let beside = self.beside.is_some();
+                        return Poll::Ready(Some(Err(Stalled { beside }.into())));
                     }
                 }
             }
@@ -480,7 +487,7 @@ impl Body for ResponseBody {
             Some(Ok(frame)) => {
                 this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
-            Some(Err(_)) => this.end = ResponseEnd::UpstreamBroke,
+            Some(Err(error)) => this.end = end_of(error),
         }
         Poll::Ready(frame)
     }
@@ -516,6 +523,17 @@ impl Drop for ResponseBody {
             };
             on_end.ended(self.sent, end, connection);
         }
+    }
+}
+
+/// What a body's error says about the upstream.
+fn end_of(error: &BoxError) -> ResponseEnd {
+    let fault = error.downcast_ref::<http2::Fault>();
+    let stalled = error.downcast_ref::<Stalled>();
+    match (fault, stalled) {
+        (Some(fault), _) if !fault.blames_server() => ResponseEnd::GivenUp,
+        (_, Some(Stalled { beside: true })) => ResponseEnd::GivenUp,
+        _ => ResponseEnd::UpstreamBroke,
     }
 }
 

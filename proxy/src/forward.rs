@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
-    HeaderValue, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
+    HeaderValue, SET_COOKIE, TE, UPGRADE,
 };
 use http::uri::PathAndQuery;
 use http::{Method, Request, StatusCode, Uri, Version, request, response};
@@ -155,11 +155,18 @@ pub fn http2_request(
     framing: Option<Framing>,
 ) -> Result<Request<()>, BadUpstreamRequest> {
     let host = headers.remove(HOST).ok_or(BadUpstreamRequest("host"))?;
-    for name in [CONNECTION, UPGRADE, TRANSFER_ENCODING, CONTENT_LENGTH] {
-        headers.remove(name);
-    }
-    let posing: Vec<HeaderName> = headers.keys().filter(|name| poses(name)).cloned().collect();
-    for name in posing {
+    let stays = |name: &&HeaderName| match Field::of(name) {
+        Field::Upgrade => false,
+        Field::HopByHop => **name == TE,
+        Field::Length => **name != CONTENT_LENGTH,
+        _ => !poses(name),
+    };
+    let gone: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| !stays(name))
+        .cloned()
+        .collect();
+    for name in gone {
         headers.remove(name);
     }
     if let Some(Framing::Length(length)) = framing {

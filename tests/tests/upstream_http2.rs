@@ -1,18 +1,16 @@
 //! HTTP/2 to upstreams: what goes over it, how connections are shared, and what happens when they end.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures_util::future::join_all;
 use h2::{Reason, RecvStream};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Response};
 use sluicegate_tests::certs::Authority;
 use sluicegate_tests::http2::client::Client;
 use sluicegate_tests::http2::server::{Arrival, Asked, Manner, Server};
-use sluicegate_tests::http2::{Answer, exchange};
+use sluicegate_tests::http2::{Answer, exchange, request};
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::Upstream;
-use sluicegate_tests::{client, soon};
+use sluicegate_tests::{client, soon, until};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
@@ -28,6 +26,9 @@ const PLAIN: Manner = Manner {
     websocket: false,
     streams: None,
 };
+
+/// However often it fails.
+const NEVER_OUT: &str = "health = { fails = 60000 }";
 
 impl Site {
     async fn new(upstream: &str, more: &str) -> Site {
@@ -50,7 +51,6 @@ impl Site {
             [log]
             access = "json"
             [upstream.it]
-            health = {{ fails = 60000 }}
             {upstream}
             [[route]]
             to = "it"
@@ -63,8 +63,11 @@ impl Site {
 
     /// With one server, in plain.
     async fn before(server: &Server, upstream: &str, more: &str) -> Site {
-        let servers = format!("servers = [\"h2c://{}\"]\n{upstream}", server.addr);
-        Site::new(&servers, more).await
+        let keys = format!(
+            "servers = [\"h2c://{}\"]\n{NEVER_OUT}\n{upstream}",
+            server.addr
+        );
+        Site::new(&keys, more).await
     }
 
     /// A GET over HTTP/1.1 on a connection of its own: status and body.
@@ -119,6 +122,18 @@ async fn respond(server: &Server) -> usize {
     let path = asked.head.uri().path().to_owned();
     say(asked, &path);
     connection
+}
+
+/// Sends requests until one comes on a second connection.
+async fn move_on(site: &Site, server: &Server) {
+    loop {
+        let request = site.get("/next");
+        let connection = respond(server).await;
+        assert_eq!(done(request).await.0, 200);
+        if connection == 1 {
+            return;
+        }
+    }
 }
 
 /// Answers with a body, whose length is told.
@@ -284,15 +299,7 @@ async fn goaway_moves_new_requests_and_leaves_old_ones() {
     let (_request, mut answer) = server.asked().await.into_parts();
     let mut send = answer.send_response(ok(), false).unwrap();
     server.leave(0);
-    // The proxy may need a moment to see it; from then on nothing comes on the old connection.
-    loop {
-        let request = site.get("/next");
-        let connection = respond(&server).await;
-        assert_eq!(done(request).await.0, 200);
-        if connection == 1 {
-            break;
-        }
-    }
+    move_on(&site, &server).await;
     send.send_data("as ever".into(), true).unwrap();
     let (status, _body) = done(first).await;
     assert_eq!(status, 200);
@@ -343,31 +350,33 @@ async fn a_cut_connection_repeats_only_what_may_be_repeated() {
 }
 
 #[tokio::test]
-async fn connections_end_by_rest_and_by_age() {
-    for keys in ["keep_alive = \"1s\"", "http2 = { max_age = \"1s\" }"] {
-        let server = Server::new(PLAIN).await;
-        let site = Site::before(&server, keys, "").await;
-        let held = keys.contains("max_age").then(|| site.get("/held"));
-        let held = match held {
-            Some(request) => Some((request, server.asked().await)),
-            None => {
-                let request = site.get("/");
-                respond(&server).await;
-                done(request).await;
-                None
-            }
-        };
-        // The same timer decides what the proxy does, so this one is no guess: a second has passed.
-        tokio::time::sleep(Duration::from_millis(1100)).await;
-        let request = site.get("/");
-        assert_eq!(respond(&server).await, 1, "{keys}");
-        assert_eq!(done(request).await.0, 200);
-        // A stream outlives its connection's age.
-        if let Some((request, asked)) = held {
-            say(asked, "old");
-            assert_eq!(done(request).await, (200, "old".to_owned()));
-        }
-    }
+async fn an_old_connection_takes_no_new_streams() {
+    let server = Server::new(PLAIN).await;
+    let site = Site::before(&server, "http2 = { max_age = \"1s\" }", "").await;
+    let held = site.get("/held");
+    let asked = server.asked().await;
+    move_on(&site, &server).await;
+    say(asked, "old");
+    assert_eq!(done(held).await, (200, "old".to_owned()));
+}
+
+#[tokio::test]
+async fn a_connection_at_rest_is_closed() {
+    let server = Server::new(PLAIN).await;
+    let site = Site::before(&server, "keep_alive = \"1s\"", "").await;
+    let before = site.proxy.descriptors();
+    let request = site.get("/");
+    let asked = server.asked().await;
+    assert!(site.proxy.descriptors() > before);
+    say(asked, "");
+    done(request).await;
+    until("the connection's end", || async {
+        (site.proxy.descriptors() <= before).then_some(())
+    })
+    .await;
+    let request = site.get("/");
+    assert_eq!(respond(&server).await, 1);
+    assert_eq!(done(request).await.0, 200);
 }
 
 #[tokio::test]
@@ -527,23 +536,18 @@ async fn both_directions_stay_open_for_as_long_as_they_like() {
 async fn the_end_of_a_call_is_told_in_trailers_or_in_the_head_alone() {
     let server = Server::new(PLAIN).await;
     let site = Site::before(&server, "", "").await;
-    let client = site.http2().await;
-    let calling = |client: &Client| {
-        let mut call = client.request("POST", "/package.Service/Unary");
-        let kind = HeaderValue::from_static("application/grpc");
-        call.headers_mut().insert("content-type", kind);
-        call
-    };
     let stream = client::tls(
         site.proxy.addr(1),
         "localhost",
         site.authority.client(&["h2"]),
     );
-    let (mut sender, connection) = h2::client::handshake(stream.await.unwrap()).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream.await.unwrap()).await.unwrap();
     tokio::spawn(connection);
     for trailers_only in [true, false] {
         let mut sending = sender.clone();
-        let call: Request<()> = calling(&client);
+        let mut call = request("POST", "/package.Service/Unary");
+        let kind = HeaderValue::from_static("application/grpc");
+        call.headers_mut().insert("content-type", kind);
         let request =
             tokio::spawn(async move { exchange(&mut sending, call, &[b"ping"], None).await });
         let (asked, mut answer) = server.asked().await.into_parts();
@@ -583,7 +587,6 @@ async fn the_end_of_a_call_is_told_in_trailers_or_in_the_head_alone() {
             assert_eq!(trailers.len(), 2);
         }
     }
-    let _ = &mut sender;
 }
 
 #[tokio::test]
@@ -684,6 +687,64 @@ async fn faults_of_the_server_are_told() {
         assert_eq!(line["status"], 200, "{path}");
         assert_eq!(line["error_kind"], "response_broken", "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_gives_up_a_request_is_well() {
+    let server = Server::new(PLAIN).await;
+    // With the health that is the default.
+    let keys = format!("servers = [\"h2c://{}\"]", server.addr);
+    let site = Site::new(&keys, "response_head = \"1s\"").await;
+    let client = site.http2().await;
+    for _ in 0..4 {
+        // Before the head, and behind it.
+        let request = site.get("/");
+        server.asked().await.reset(Reason::INTERNAL_ERROR);
+        assert_eq!(done(request).await.0, 502);
+
+        let request = client.begin(client.request("POST", "/")).await.unwrap();
+        let (_asked, mut answer) = server.asked().await.into_parts();
+        let mut send = answer.send_response(ok(), false).unwrap();
+        let (_, mut stream) = request.answered().await.unwrap();
+        send.send_reset(Reason::INTERNAL_ERROR);
+        let mut rest = Vec::new();
+        let reading = stream.incoming.read_to_end(&mut rest);
+        soon("the end of it", reading).await.unwrap_err();
+    }
+    // And calls that take longer than anybody waits.
+    let mut calls = Vec::new();
+    for _ in 0..4 {
+        let mut call = client.request("POST", "/package.Service/Slow");
+        let kind = HeaderValue::from_static("application/grpc");
+        call.headers_mut().insert("content-type", kind);
+        let mut opening = client.begin(call).await.unwrap();
+        opening.outgoing.finish_with(b"question");
+        calls.push((opening, server.asked().await));
+    }
+    for (opening, _asked) in calls {
+        let (head, _stream) = soon("a timeout", opening.answered()).await.unwrap();
+        assert_eq!(head.status(), 504);
+    }
+    let request = site.get("/");
+    respond(&server).await;
+    assert_eq!(done(request).await.0, 200);
+}
+
+#[tokio::test]
+async fn open_connections_are_counted() {
+    let server = Server::new(PLAIN).await;
+    let site = Site::before(&server, "", "[admin]\nbind = \"127.0.0.3:0\"").await;
+    let series = format!(
+        "sluicegate_upstream_http2_connections{{upstream=\"it\",endpoint=\"{}\"}}",
+        server.addr
+    );
+    site.proxy.until_metric(&series, 0.0).await;
+    let request = site.get("/");
+    respond(&server).await;
+    done(request).await;
+    assert_eq!(site.proxy.metric(&series).await, Some(1.0));
+    server.cut(0);
+    site.proxy.until_metric(&series, 0.0).await;
 }
 
 #[tokio::test]

@@ -446,7 +446,9 @@ impl OnEnd for Exchange {
         self.cut = match end {
             ResponseEnd::Complete => None,
             ResponseEnd::ClientLeft => Some((Side::Downstream, "response_cut")),
-            ResponseEnd::UpstreamBroke => Some((Side::Upstream, "response_broken")),
+            ResponseEnd::UpstreamBroke | ResponseEnd::GivenUp => {
+                Some((Side::Upstream, "response_broken"))
+            }
         };
     }
 }

@@ -38,7 +38,9 @@ use crate::upstream::{Endpoint, Outcome};
 use crate::worker::Worker;
 use crate::{forward, request};
 pub(super) use http2::failure as http2_failure;
-pub(super) use reach::{Leased, Reached, Unreached, Used, Wanted, lease, reach, reach_endpoint};
+pub(super) use reach::{
+    Leased, Reached, Server, Unreached, Used, Wanted, lease, reach, reach_endpoint,
+};
 
 /// The lease behind an answer, and where its connection goes once the answer is over.
 pub(super) struct Loan {
@@ -172,7 +174,7 @@ pub(super) async fn send(
         };
         match then {
             Some(then) if !again => wanted = then,
-            _ => return Err(explain(missed, next)),
+            _ => return Err(explain(missed, next, request::is_grpc(parts))),
         }
         again = true;
         leased = next;
@@ -414,14 +416,19 @@ fn may_send_again(missed: &Missed, progress: Progress, repeatable: bool) -> bool
 }
 
 /// Whose fault it was.
-fn explain(missed: Missed, mut leased: Leased) -> Failure {
-    let failure = match missed {
+///
+/// It counts against the server's health unless that has given up this one request, or was `called`: the
+/// method of a call may say nothing for as long as it likes.
+fn explain(missed: Missed, mut leased: Leased, called: bool) -> Failure {
+    let (failure, blamed) = match missed {
         Missed::Http1(Fault::Upload(fault)) | Missed::Upload(fault) => return fault.into(),
-        Missed::TimedOut => Failure::response_timeout(),
-        Missed::Http1(fault) => upstream_failure(&fault),
-        Missed::Http2(fault) => http2::failure(&fault),
+        Missed::TimedOut => (Failure::response_timeout(), !called),
+        Missed::Http1(fault) => (upstream_failure(&fault), true),
+        Missed::Http2(fault) => (http2::failure(&fault), fault.blames_server()),
     };
-    leased.report(Outcome::Failure);
+    if blamed {
+        leased.report(Outcome::Failure);
+    }
     failure
 }
 

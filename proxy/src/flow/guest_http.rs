@@ -22,11 +22,11 @@ use sluicegate_plugin_host::{
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::body::UpstreamConnection;
-use crate::flow::forwarding::{RESPONSE_HEAD, Reached, Unreached, Wanted, reach_endpoint};
+use crate::flow::forwarding::{RESPONSE_HEAD, Reached, Server, Unreached, Wanted, reach_endpoint};
 use crate::forward;
-use crate::http1::Framing;
 use crate::http1::Violation;
 use crate::http1::client::{Fault, HeadFault, Progress, Upload};
+use crate::http1::{BodyFault, Framing};
 use crate::http2::client::{self as http2, Slot};
 use crate::snapshot::{Snapshot, UpstreamEntry};
 use crate::telemetry::metrics::EndpointMetrics;
@@ -77,16 +77,13 @@ impl GuestHttp {
             // One server that takes no connection leaves time for another.
             let patience = (asked.timeout / MAX_TRIES).min(deadline.duration_since(now));
             let timer = pin!(sleep_until(now + patience));
-            let endpoint = lease.endpoint();
-            let reaching = reach_endpoint(
-                &self.worker,
-                &entry.upstream,
-                endpoint,
-                wanted,
-                patience,
-                timer,
-            );
-            match reaching.await {
+            let server = Server {
+                worker: &self.worker,
+                upstream: &entry.upstream,
+                endpoint: lease.endpoint(),
+                metrics,
+            };
+            match reach_endpoint(server, wanted, patience, timer).await {
                 Ok(reached) => {
                     if reached.is_new() {
                         metrics.connected(now.elapsed());
@@ -103,7 +100,9 @@ impl GuestHttp {
                         }
                     };
                     match until(deadline, attempt).await {
-                        Err(Missed::Again) if wanted == Wanted::Any => wanted = Wanted::Fresh,
+                        Err(Missed::Again { .. }) if wanted == Wanted::Any => {
+                            wanted = Wanted::Fresh
+                        }
                         done => return judged(done, &mut lease, metrics),
                     }
                 }
@@ -139,7 +138,8 @@ impl GuestHttp {
         let answer = poll_fn(|cx| connection.poll_answer(&mut upload, RESPONSE_HEAD, cx)).await;
         let parts = answer.map_err(|fault| missed(&fault, connection.progress(), kept, asked))?;
         let mut body = connection.into_body(upload);
-        let whole = collect(&mut body, asked.max_body).await?;
+        let broken = |fault: BodyFault| Missed::Broken(fault.to_string());
+        let whole = collect(&mut body, asked.max_body, broken).await?;
         if let Some(connection) = body.into_connection() {
             let upstream = &entry.upstream;
             self.worker.pool.put_back(
@@ -177,17 +177,21 @@ async fn attempt_http2(
         Some(upload) => http2::ResponseBody::beside(headers, stream, slot, upload),
         None => http2::ResponseBody::new(headers, stream, slot),
     };
-    let whole = collect(&mut body, asked.max_body).await?;
+    let whole = collect(&mut body, asked.max_body, |fault| broken_http2(&fault)).await?;
     Ok(response(parts, whole))
 }
 
-async fn collect<B>(body: &mut B, most: usize) -> Result<Bytes, Missed>
+async fn collect<B>(
+    body: &mut B,
+    most: usize,
+    broken: impl Fn(B::Error) -> Missed,
+) -> Result<Bytes, Missed>
 where
-    B: Body<Data = Bytes, Error: fmt::Display> + Unpin,
+    B: Body<Data = Bytes> + Unpin,
 {
     let mut whole = BytesMut::new();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
-        let frame = frame.map_err(|fault| Missed::Broken(fault.to_string()))?;
+        let frame = frame.map_err(&broken)?;
         if let Ok(data) = frame.into_data() {
             if whole.len() + data.len() > most {
                 return Err(Missed::TooLarge);
@@ -212,10 +216,12 @@ fn judged(
     lease: &mut Lease,
     metrics: &EndpointMetrics,
 ) -> Result<OutboundResponse, OutboundError> {
-    lease.report(match attempt {
-        Ok(_) | Err(Missed::TooLarge) => Outcome::Success,
-        Err(_) => Outcome::Failure,
-    });
+    match attempt {
+        Ok(_) | Err(Missed::TooLarge) => lease.report(Outcome::Success),
+        // It is there, and refuses this one request.
+        Err(Missed::GivenUp(_) | Missed::Again { blamed: false }) => {}
+        Err(_) => lease.report(Outcome::Failure),
+    }
     metrics.set_up(lease.endpoint().is_up());
     attempt.map_err(OutboundError::from)
 }
@@ -231,19 +237,23 @@ async fn until<T>(
 /// Why an attempt brought no answer.
 enum Missed {
     /// The connection was closed before an answer came, and another one may have the request.
-    Again,
+    Again {
+        blamed: bool,
+    },
     TimedOut,
     TooLarge,
     Broken(String),
+    /// As broken, but the server is well.
+    GivenUp(String),
 }
 
 impl From<Missed> for OutboundError {
     fn from(missed: Missed) -> Self {
         match missed {
-            Missed::Again => OutboundError::Broken(CLOSED.to_owned()),
+            Missed::Again { .. } => OutboundError::Broken(CLOSED.to_owned()),
             Missed::TimedOut => OutboundError::Timeout,
             Missed::TooLarge => OutboundError::TooLarge,
-            Missed::Broken(why) => OutboundError::Broken(why),
+            Missed::Broken(why) | Missed::GivenUp(why) => OutboundError::Broken(why),
         }
     }
 }
@@ -252,7 +262,7 @@ fn missed<E>(fault: &Fault<E>, progress: Progress, kept: bool, asked: &OutboundR
     match fault {
         Fault::Closed | Fault::Io(_) if progress < Progress::Answered => {
             match kept && (progress == Progress::Nothing || is_repeatable(asked)) {
-                true => Missed::Again,
+                true => Missed::Again { blamed: true },
                 false => Missed::Broken(CLOSED.to_owned()),
             }
         }
@@ -267,10 +277,19 @@ fn missed<E>(fault: &Fault<E>, progress: Progress, kept: bool, asked: &OutboundR
 /// The body is at hand as a whole: what the server has not seen may always be sent again.
 fn missed_http2(fault: &http2::Fault, reused: bool, asked: &OutboundRequest) -> Missed {
     match fault {
-        http2::Fault::Closed(_) if reused && is_repeatable(asked) => Missed::Again,
+        http2::Fault::Closed(_) if reused && is_repeatable(asked) => Missed::Again { blamed: true },
         http2::Fault::Closed(_) => Missed::Broken(CLOSED.to_owned()),
-        fault if fault.is_unseen() => Missed::Again,
-        fault => Missed::Broken(fault.to_string()),
+        fault if fault.is_unseen() => Missed::Again {
+            blamed: fault.blames_server(),
+        },
+        fault => broken_http2(fault),
+    }
+}
+
+fn broken_http2(fault: &http2::Fault) -> Missed {
+    match fault.blames_server() {
+        true => Missed::Broken(fault.to_string()),
+        false => Missed::GivenUp(fault.to_string()),
     }
 }
 

@@ -311,6 +311,8 @@ fn a_head_for_http2_says_nothing_of_a_connection() {
             ("host", "my_service"),
             ("transfer-encoding", "chunked"),
             ("upgrade", "websocket"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "close"),
             ("my_key", "passes"),
             ("x_real_ip", "poses"),
             ("x_client_cert_subject", "poses"),

@@ -78,6 +78,11 @@ pub struct WebSocketGuard {
     over: Version,
 }
 
+/// Counts an HTTP/2 connection to an endpoint as open from its making to its drop.
+#[derive(Debug)]
+#[must_use = "dropping it at once counts nothing"]
+pub struct Http2Guard(Arc<EndpointSeries>);
+
 /// A series with a gauge that an [`OpenGuard`] holds up.
 trait Gauged: std::fmt::Debug + Send + Sync {
     fn gauge(&self) -> &AtomicI64;
@@ -128,6 +133,7 @@ struct Traffic {
 struct EndpointSeries {
     up: AtomicI64,
     leases: AtomicI64,
+    http2_connections: AtomicI64,
     connect_errors: LabelledCounter,
     connect_duration: Histogram,
 }
@@ -368,6 +374,12 @@ impl EndpointMetrics {
         OpenGuard::new(self.0.clone())
     }
 
+    /// Counts an HTTP/2 connection until the guard is dropped.
+    pub fn http2_connection(&self) -> Http2Guard {
+        self.0.http2_connections.fetch_add(1, Ordering::Relaxed);
+        Http2Guard(Arc::clone(&self.0))
+    }
+
     pub fn connected(&self, duration: Duration) {
         self.0.connect_duration.observe(duration);
     }
@@ -423,6 +435,12 @@ impl Drop for WebSocketGuard {
     }
 }
 
+impl Drop for Http2Guard {
+    fn drop(&mut self) {
+        self.0.http2_connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Gauged for ListenerSeries {
     fn gauge(&self) -> &AtomicI64 {
         &self.open
@@ -474,6 +492,7 @@ impl EndpointSeries {
         EndpointSeries {
             up: AtomicI64::new(1),
             leases: AtomicI64::new(0),
+            http2_connections: AtomicI64::new(0),
             connect_errors: LabelledCounter::default(),
             connect_duration: Histogram::new(&LATENCY_BUCKETS),
         }

@@ -9,6 +9,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::StatusCode;
 use tokio::time::{Instant, Sleep};
 
@@ -65,6 +66,15 @@ pub(in crate::flow) enum Reached {
     Http2(Slot),
 }
 
+/// One endpoint, and what there is to come by a connection to it.
+#[derive(Clone, Copy)]
+pub(in crate::flow) struct Server<'a> {
+    pub(in crate::flow) worker: &'a Worker,
+    pub(in crate::flow) upstream: &'a Upstream,
+    pub(in crate::flow) endpoint: &'a Arc<Endpoint>,
+    pub(in crate::flow) metrics: &'a EndpointMetrics,
+}
+
 /// Why an endpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::flow) enum Unreached {
@@ -112,24 +122,21 @@ pub(in crate::flow) async fn reach(
         upstream,
         ..
     } = outbound;
-    let worker = &connection.worker;
     let mut leased = first;
     let mut tried = Vec::new();
     loop {
         let started = Instant::now();
         let endpoint = leased.lease.endpoint();
         exchange.sent_to(upstream.upstream.name(), endpoint, started);
-        let patience = route.timeouts.connect;
-        let endpoints = &upstream.upstream;
-        let reaching = reach_endpoint(
-            worker,
-            endpoints,
+        let server = Server {
+            worker: &connection.worker,
+            upstream: &upstream.upstream,
             endpoint,
-            wanted,
-            patience,
-            timer.as_mut(),
-        );
-        match reaching.await {
+            metrics: &leased.metrics,
+        };
+        // A fallback on a server that is not said to speak HTTP/1.1.
+        let guessed = wanted == Wanted::FreshHttp1 && endpoint.protocols() == Protocols::Http2;
+        match reach_endpoint(server, wanted, route.timeouts.connect, timer.as_mut()).await {
             Ok(reached) => {
                 let now = Instant::now();
                 if reached.is_new() {
@@ -140,14 +147,18 @@ pub(in crate::flow) async fn reach(
                 }
                 return Ok((leased, reached, now));
             }
-            Err(Unreached::Full) => return Err(Failure::unavailable("upstream_busy")),
+            Err(full @ Unreached::Full) => {
+                return Err(Failure::unavailable("upstream_busy").because(full));
+            }
             Err(Unreached::Connect(error)) => {
                 leased.metrics.connect_error(error.kind.label());
                 if error.kind == ConnectErrorKind::Local {
                     // No endpoint's fault, and no other endpoint would do better.
                     return Err(connect_failure(&error));
                 }
-                leased.report(Outcome::Failure);
+                if !guessed {
+                    leased.report(Outcome::Failure);
+                }
                 tried.push(leased.lease.index());
                 if tried.len() == MAX_TRIES {
                     return Err(connect_failure(&error));
@@ -160,18 +171,19 @@ pub(in crate::flow) async fn reach(
 
 /// Comes by a connection to one endpoint, within `patience`; moves `timer` if that takes a wait.
 pub(in crate::flow) async fn reach_endpoint(
-    worker: &Worker,
-    upstream: &Upstream,
-    endpoint: &Arc<Endpoint>,
+    server: Server<'_>,
     wanted: Wanted,
     patience: Duration,
     mut timer: Pin<&mut Sleep>,
 ) -> Result<Reached, Unreached> {
+    let Server {
+        worker, endpoint, ..
+    } = server;
     let now = Instant::now();
     if wanted != Wanted::FreshHttp1 && endpoint.protocols() != Protocols::Http1 {
         timer.as_mut().reset(now + patience);
         // Boxed: a request to an endpoint of HTTP/1.1 does not hold room for it.
-        return Box::pin(multiplexed(worker, upstream, endpoint, wanted, timer)).await;
+        return Box::pin(multiplexed(server, wanted, timer)).await;
     }
     if wanted == Wanted::Any
         && let Some(kept) = Reached::kept_http1(worker, endpoint, now)
@@ -190,12 +202,16 @@ pub(in crate::flow) async fn reach_endpoint(
 /// One request at a time opens a connection, the others wait for it; so they do while all that there
 /// may be are full.
 async fn multiplexed(
-    worker: &Worker,
-    upstream: &Upstream,
-    endpoint: &Arc<Endpoint>,
+    server: Server<'_>,
     wanted: Wanted,
     mut timer: Pin<&mut Sleep>,
 ) -> Result<Reached, Unreached> {
+    let Server {
+        worker,
+        upstream,
+        endpoint,
+        ..
+    } = server;
     let deadline = timer.deadline();
     let late = || Unreached::Connect(late(endpoint));
     let tunnel = matches!(wanted, Wanted::Tunnel { .. });
@@ -237,7 +253,7 @@ async fn multiplexed(
                 {
                     return Ok(kept);
                 }
-                let opened = open(opening, endpoint, upstream, timer).await;
+                let opened = open(opening, server, timer).await;
                 return opened.map_err(Unreached::Connect);
             }
         }
@@ -247,10 +263,12 @@ async fn multiplexed(
 /// Opens a connection, and shares it if it speaks HTTP/2.
 async fn open(
     opening: Opening<'_>,
-    endpoint: &Endpoint,
-    upstream: &Upstream,
+    server: Server<'_>,
     mut timer: Pin<&mut Sleep>,
 ) -> Result<Reached, ConnectError> {
+    let Server {
+        upstream, endpoint, ..
+    } = server;
     let deadline = timer.deadline();
     let wish = match endpoint.protocols() {
         Protocols::Auto => Wish::Either,
@@ -269,7 +287,8 @@ async fn open(
         }
         None => return Err(late(endpoint)),
     };
-    tokio::spawn(driver);
+    let counted = server.metrics.http2_connection();
+    tokio::spawn(driver.map(move |()| drop(counted)));
     let slot = opening.add(client, limits, upstream.keep_alive());
     slot.map(Reached::Http2)
         .ok_or_else(|| connect_error(endpoint, io::Error::other("it has left again")))

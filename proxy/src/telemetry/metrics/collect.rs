@@ -186,6 +186,11 @@ impl Shared {
             "Requests and tunnels that hold the endpoint now",
             all.iter().map(|(l, s)| gauge(l, &s.leases)),
         )?;
+        families.gauge(
+            "upstream_http2_connections",
+            "HTTP/2 connections to the endpoint that are open",
+            all.iter().map(|(l, s)| gauge(l, &s.http2_connections)),
+        )?;
         families.counter(
             "upstream_connect_errors",
             "Failed connects to the endpoint",

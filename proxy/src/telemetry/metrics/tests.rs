@@ -38,6 +38,7 @@ fn everything_counted_is_in_the_text() {
     metrics.request_rejected("bad_head");
     let endpoint = metrics.endpoint("backend", "10.0.0.1:3000");
     let lease = endpoint.lease();
+    let http2 = endpoint.http2_connection();
     endpoint.connect_error("refused");
     endpoint.connected(Duration::from_millis(1));
     let plugin = metrics.plugin("auth", "chat");
@@ -82,6 +83,7 @@ fn everything_counted_is_in_the_text() {
             r#"sluicegate_requests_rejected_total{reason="bad_head"} 1"#,
             r#"sluicegate_upstream_up{upstream="backend",endpoint="10.0.0.1:3000"} 1"#,
             r#"sluicegate_upstream_leases{upstream="backend",endpoint="10.0.0.1:3000"} 1"#,
+            r#"sluicegate_upstream_http2_connections{upstream="backend",endpoint="10.0.0.1:3000"} 1"#,
             r#"sluicegate_upstream_connect_errors_total{upstream="backend",endpoint="10.0.0.1:3000",kind="refused"} 1"#,
             r#"sluicegate_plugin_calls_total{plugin="auth",route="chat",result="continue"} 1"#,
             r#"sluicegate_plugin_call_duration_seconds_count{plugin="auth",route="chat"} 1"#,
@@ -104,7 +106,7 @@ fn everything_counted_is_in_the_text() {
             "# EOF",
         ],
     );
-    drop((connection, socket, riding, lease));
+    drop((connection, socket, riding, lease, http2));
     check(
         &metrics,
         &[
@@ -112,6 +114,7 @@ fn everything_counted_is_in_the_text() {
             r#"sluicegate_websockets_open{route="chat",http_version="1.1"} 0"#,
             r#"sluicegate_websockets_open{route="chat",http_version="2"} 0"#,
             r#"sluicegate_upstream_leases{upstream="backend",endpoint="10.0.0.1:3000"} 0"#,
+            r#"sluicegate_upstream_http2_connections{upstream="backend",endpoint="10.0.0.1:3000"} 0"#,
         ],
     );
 }
