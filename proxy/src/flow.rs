@@ -49,7 +49,7 @@ use crate::flow::forwarding::Outbound;
 use crate::flow::websocket::Pending;
 use crate::forward::{self, TemplateValues};
 use crate::handshake::compression::Bargain;
-use crate::handshake::{self, Extended, Kind};
+use crate::handshake::{self, Kind};
 use crate::request;
 use crate::route::Match;
 use crate::snapshot::{Route, Snapshot};
@@ -205,7 +205,7 @@ async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Answ
             upgrade: Some(Box::new(Pending { upgrade, exchange })),
         };
     }
-    if response.status().is_success() && parts.extensions.get::<Extended>().is_some() {
+    if response.status().is_success() && handshake::is_extended(&parts) {
         // On that stream any 2xx would begin a tunnel (RFC 9110 §9.3.6).
         let failure = exchange.no_websocket();
         exchange.fail(&failure);
@@ -242,6 +242,7 @@ async fn answer(
         &snapshot.limits,
     )?;
     let facts = exchange.admitted(facts);
+    handshake::as_upgrade(parts)?;
     if let Some(port) = connection.policy.redirect_to_https {
         return redirect_to_https(&facts.authority, &facts.path, facts.query.as_deref(), port);
     }
@@ -414,4 +415,33 @@ fn redirect_to_https(
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
     response.headers_mut().insert(LOCATION, location);
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_output<A, B, C, D, E, F, T>(_: impl Fn(A, B, C, D, E, F) -> T) -> usize {
+        size_of::<T>()
+    }
+
+    fn size_of_tunnel<A, B, C, D, T>(_: impl Fn(A, B, C, D) -> T) -> usize {
+        size_of::<T>()
+    }
+
+    /// A task is 104 bytes more than its future, and takes memory in steps of 128.
+    #[test]
+    fn an_idle_tunnel_is_small() {
+        const STEPS: usize = 6 * 128;
+        for (what, size) in [
+            ("of its own connection", size_of_output(serve_connection)),
+            // With what counts it among the connection's.
+            (
+                "on a stream",
+                size_of_tunnel(Pending::run) + size_of::<Arc<Member>>(),
+            ),
+        ] {
+            assert!(size + 104 <= STEPS, "a task {what} has {size} bytes");
+        }
+    }
 }

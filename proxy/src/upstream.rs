@@ -67,11 +67,21 @@ struct Member {
 /// The counted right to use an endpoint; dropping it gives the right back.
 #[derive(Debug)]
 pub struct Lease {
-    endpoint: Arc<Endpoint>,
+    claim: Claim,
     index: usize,
     health: PassiveHealth,
-    /// This is the one request that finds out whether the endpoint is back.
-    trial: bool,
+    trial: Option<Trial>,
+}
+
+/// What keeps an endpoint's count up once nothing more is to be said of it.
+#[derive(Debug)]
+pub struct Claim(Arc<Endpoint>);
+
+/// The one request that finds out whether an endpoint is back.
+#[derive(Debug)]
+struct Trial {
+    endpoint: Arc<Endpoint>,
+    is_over: bool,
 }
 
 /// Why there is no endpoint for a request.
@@ -184,11 +194,15 @@ impl Upstream {
                 if !member.endpoint.acquire(member.max_connections) {
                     busy = true;
                 } else if let Some(trial) = admit(&member.endpoint.health) {
+                    let endpoint = &member.endpoint;
                     return Ok(Lease {
-                        endpoint: member.endpoint.clone(),
+                        claim: Claim(Arc::clone(endpoint)),
                         index,
                         health: self.health,
-                        trial,
+                        trial: trial.then(|| Trial {
+                            endpoint: Arc::clone(endpoint),
+                            is_over: false,
+                        }),
                     });
                 } else {
                     // Another generation's request took the trial first.
@@ -235,7 +249,7 @@ impl Upstream {
 
 impl Lease {
     pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
+        &self.claim.0
     }
 
     /// The endpoint's place in its upstream: add it to `tried` when failing over.
@@ -248,22 +262,34 @@ impl Lease {
     /// A failure is one of the endpoint (refused, timed out, broken answer), never of the client. A
     /// trial that ends without a report leaves the question open for the next request.
     pub fn report(&mut self, outcome: Outcome) {
-        let trial = std::mem::take(&mut self.trial);
-        if outcome == Outcome::Success && !trial {
+        let trial = self.trial.take();
+        if outcome == Outcome::Success && trial.is_none() {
             return;
         }
-        self.endpoint
-            .health
-            .report(outcome, trial, self.health, Instant::now());
+        let health = &self.endpoint().health;
+        health.report(outcome, trial.is_some(), self.health, Instant::now());
+        if let Some(mut trial) = trial {
+            trial.is_over = true;
+        }
+    }
+
+    /// Gives up all but the count.
+    pub fn into_claim(self) -> Claim {
+        self.claim
     }
 }
 
-impl Drop for Lease {
+impl Drop for Claim {
     fn drop(&mut self) {
-        if self.trial {
+        self.0.release();
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if !self.is_over {
             self.endpoint.health.abandon_trial(Instant::now());
         }
-        self.endpoint.release();
     }
 }
 

@@ -38,7 +38,7 @@ use crate::upstream::{Endpoint, Outcome};
 use crate::worker::Worker;
 use crate::{forward, request};
 pub(super) use http2::failure as http2_failure;
-pub(super) use reach::{Leased, Reached, Unreached, Wanted, lease, reach, reach_endpoint};
+pub(super) use reach::{Leased, Reached, Unreached, Used, Wanted, lease, reach, reach_endpoint};
 
 /// The lease behind an answer, and where its connection goes once the answer is over.
 pub(super) struct Loan {

@@ -41,6 +41,7 @@ pub struct Manner {
 }
 
 /// What came from the proxy.
+#[expect(clippy::large_enum_variant, reason = "a test holds few at a time")]
 pub enum Arrival {
     /// A connection that speaks HTTP/1.1; nothing of it is read.
     Http1(Box<dyn Wire>),
@@ -181,6 +182,12 @@ impl Asked {
     /// The request with its body to come, and the way to answer it bit by bit.
     pub fn into_parts(self) -> (Request<RecvStream>, SendResponse<Bytes>) {
         (self.head.map(|()| self.incoming), self.answer)
+    }
+
+    /// Whether anything has come behind the head so far, or its stream has ended.
+    pub fn has_more(&mut self) -> bool {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        self.incoming.poll_data(&mut cx).is_ready()
     }
 
     /// Waits until the proxy takes the request back, and tells with which reason.

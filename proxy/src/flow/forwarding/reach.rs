@@ -23,8 +23,8 @@ use crate::snapshot::UpstreamEntry;
 use crate::stream::Stream;
 use crate::telemetry::metrics::{EndpointMetrics, OpenGuard};
 use crate::upstream::{
-    ConnectError, ConnectErrorKind, Connected, Endpoint, Lease, Opening, Outcome, PickError, Place,
-    Speaks, Upstream, Wish,
+    Claim, ConnectError, ConnectErrorKind, Connected, Endpoint, Lease, Opening, Outcome, PickError,
+    Place, Speaks, Upstream, Wish,
 };
 use crate::worker::Worker;
 
@@ -32,6 +32,12 @@ use crate::worker::Worker;
 pub(in crate::flow) struct Leased {
     lease: Lease,
     metrics: EndpointMetrics,
+    counted: OpenGuard,
+}
+
+/// The use of an endpoint by something that may last for days: no more of a lease than must be kept.
+pub(in crate::flow) struct Used {
+    _claim: Claim,
     _counted: OpenGuard,
 }
 
@@ -85,7 +91,7 @@ pub(in crate::flow) fn lease(
     })?;
     let metrics = upstream.metrics[lease.index()].clone();
     Ok(Leased {
-        _counted: metrics.lease(),
+        counted: metrics.lease(),
         lease,
         metrics,
     })
@@ -303,6 +309,14 @@ impl Leased {
 
     pub(in crate::flow) fn endpoint(&self) -> &Arc<Endpoint> {
         self.lease.endpoint()
+    }
+
+    /// Nothing more will be reported.
+    pub(in crate::flow) fn into_use(self) -> Used {
+        Used {
+            _claim: self.lease.into_claim(),
+            _counted: self.counted,
+        }
     }
 }
 

@@ -17,12 +17,13 @@ use http::{Method, Response, StatusCode, response};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::body::{RequestBody, ResponseBody, UpstreamConnection};
-use crate::config::model::WebSocketOver;
+use crate::config::model::{Protocols, WebSocketOver};
 use crate::deadline::until;
 use crate::error::Failure;
 use crate::flow::exchange::Exchange;
 use crate::flow::forwarding::{
-    self, Leased, Loan, Outbound, RESPONSE_HEAD, Reached, Wanted, http2_failure, upstream_failure,
+    self, Leased, Loan, Outbound, RESPONSE_HEAD, Reached, Used, Wanted, http2_failure,
+    upstream_failure,
 };
 use crate::forward;
 use crate::handshake::{self, Agreed, HandshakeFault, Offer};
@@ -42,12 +43,16 @@ pub(super) struct Answered {
 
 /// What an upstream's leg keeps from others as long as it lives.
 pub(super) struct Hold {
-    _leased: Leased,
+    _used: Used,
     /// Boxed: a tunnel to a server of HTTP/1.1 does not hold room for it.
     _slot: Option<Box<Slot>>,
 }
 
 /// What a handshake went over.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and neither outlives the handshake"
+)]
 enum Over {
     Http1 {
         connection: UpstreamConnection,
@@ -64,6 +69,8 @@ enum Over {
 struct Missed {
     failure: Failure,
     remedy: Remedy,
+    /// It tells against the endpoint's health.
+    blames_endpoint: bool,
 }
 
 enum Remedy {
@@ -90,12 +97,18 @@ pub(super) async fn shake_hands(
     let connect = outbound.route.timeouts.connect;
     let mut timer = pin!(sleep_until(Instant::now() + connect));
     let mut tries = 1;
+    let mut fell_back = false;
     loop {
         let reaching = forwarding::reach(outbound, exchange, leased, wanted, timer.as_mut());
-        let (lease, reached, now) = reaching.await?;
+        let (lease, reached, now) = match reaching.await {
+            Err(failure) if fell_back => return Err(after_http2(failure)),
+            reached => reached?,
+        };
         leased = lease;
         let shaken = match reached {
-            Reached::Http1 { .. } if over == WebSocketOver::Http2 => Err(Missed::without_http2()),
+            Reached::Http1 { .. } if over == WebSocketOver::Http2 => {
+                Err(Missed::without_http2("the server speaks HTTP/1.1"))
+            }
             Reached::Http1 { connection, .. } => {
                 upgrade(outbound, exchange, connection, now, timer.as_mut()).await
             }
@@ -105,7 +118,9 @@ pub(super) async fn shake_hands(
                     connect_extended(outbound, exchange, &leased, slot, now, timer.as_mut());
                 Box::pin(connecting).await
             }
-            Reached::Http2(_) => Err(Missed::without_http2()),
+            Reached::Http2(_) => Err(Missed::without_http2(
+                "the server does not announce WebSockets over HTTP/2",
+            )),
         };
         let missed = match shaken {
             Ok((head, over)) => {
@@ -117,11 +132,18 @@ pub(super) async fn shake_hands(
         };
         match missed.remedy {
             Remedy::Again if tries < MAX_TRIES => tries += 1,
-            Remedy::Http1 if over == WebSocketOver::Auto => wanted = Wanted::FreshHttp1,
-            // The configuration's fault, not the endpoint's.
-            Remedy::Http1 => return Err(missed.failure),
-            Remedy::Again | Remedy::None => {
-                leased.report(Outcome::Failure);
+            Remedy::Http1 if over == WebSocketOver::Auto => {
+                wanted = Wanted::FreshHttp1;
+                fell_back = true;
+            }
+            // Nobody has said that the endpoint speaks HTTP/1.1 at all.
+            _ if fell_back && leased.endpoint().protocols() == Protocols::Http2 => {
+                return Err(after_http2(missed.failure));
+            }
+            _ => {
+                if missed.blames_endpoint {
+                    leased.report(Outcome::Failure);
+                }
                 return Err(missed.failure);
             }
         }
@@ -173,7 +195,7 @@ impl Answered {
             }
         };
         let hold = Hold {
-            _leased: self.leased,
+            _used: self.leased.into_use(),
             _slot: slot,
         };
         (self.head, leg, hold)
@@ -251,12 +273,22 @@ async fn connect_extended(
     }
 }
 
+/// A failure over HTTP/1.1, which was tried because HTTP/2 takes no WebSockets there.
+fn after_http2(failure: Failure) -> Failure {
+    let detail = failure.detail.clone().unwrap_or_default();
+    failure.because(format!(
+        "no WebSocket over HTTP/2, and over HTTP/1.1: {detail}"
+    ))
+}
+
 impl Missed {
     /// The endpoint does not do what `websocket = "h2"` says of it.
-    fn without_http2() -> Missed {
+    fn without_http2(why: &str) -> Missed {
         Missed {
-            failure: Failure::bad_gateway("websocket_http2"),
+            failure: Failure::bad_gateway("websocket_http2").because(why),
             remedy: Remedy::Http1,
+            // The configuration's fault.
+            blames_endpoint: false,
         }
     }
 }
@@ -266,6 +298,7 @@ impl From<Failure> for Missed {
         Missed {
             failure,
             remedy: Remedy::None,
+            blames_endpoint: true,
         }
     }
 }
@@ -280,6 +313,7 @@ impl From<Fault> for Missed {
         Missed {
             failure: http2_failure(&fault),
             remedy,
+            blames_endpoint: fault.blames_server(),
         }
     }
 }

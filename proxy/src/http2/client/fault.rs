@@ -54,6 +54,14 @@ impl Fault {
         )
     }
 
+    /// Whether it tells against the server's health. One that answers a stream, be it with a reset, is there.
+    pub fn blames_server(&self) -> bool {
+        match self {
+            Fault::GoneAway | Fault::Closed(_) | Fault::Protocol(_) | Fault::Head(_) => true,
+            Fault::Refused | Fault::Http1Required | Fault::Reset(_) | Fault::Unsendable(_) => false,
+        }
+    }
+
     /// The connection ended in order.
     pub(super) fn closed() -> Fault {
         Fault::Closed(io::ErrorKind::UnexpectedEof.into())

@@ -45,7 +45,7 @@ fn opening(place: Place<'_>) -> Opening<'_> {
 }
 
 /// A connection to a server that answers nothing and ends when its task is aborted.
-async fn connection(freed: Arc<Notify>) -> (Client, JoinHandle<()>) {
+async fn connection(freed: Waiters) -> (Client, JoinHandle<()>) {
     let (ours, theirs) = duplex(1 << 16);
     let server = tokio::spawn(async move {
         let mut server: h2::server::Connection<_, bytes::Bytes> =
