@@ -2,7 +2,7 @@
 # Installs the clients and servers of others that tests talk to: a browser, nghttp, h2load and curl by apt; h2, wsproto and
 # gRPC by pip, into target/foreign.
 #
-# What cannot be had is said and left out: the tests that need it then skip themselves. `--strict` fails.
+# What cannot be had is said and left out: the tests that need it then skip themselves. `--strict`, as in CI, fails.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 

@@ -138,17 +138,12 @@ impl Lines {
 
 fn protocols(policy: &ListenerPolicy) -> String {
     let Some(tls) = &policy.tls else {
-        return match (policy.redirect_to_https, policy.http2.enabled) {
-            (Some(_), _) => "http, redirects to https".to_owned(),
-            (None, true) => "h2c, http/1.1".to_owned(),
-            (None, false) => "http/1.1".to_owned(),
+        return match policy.redirect_to_https {
+            Some(_) => "http, redirects to https".to_owned(),
+            None => format!("{}http/1.1", http2(policy, "h2c")),
         };
     };
-    let alpn = if policy.http2.enabled {
-        "h2, http/1.1"
-    } else {
-        "http/1.1"
-    };
+    let http2 = http2(policy, "h2");
     let now = SystemTime::now();
     let certs: Vec<String> = tls
         .certs()
@@ -166,7 +161,16 @@ fn protocols(policy: &ListenerPolicy) -> String {
     } else {
         ""
     };
-    format!("tls {alpn}{mtls}, {}", certs.join(", "))
+    format!("tls {http2}http/1.1{mtls}, {}", certs.join(", "))
+}
+
+/// What to say in front of HTTP/1.1.
+fn http2(policy: &ListenerPolicy, name: &str) -> String {
+    match (policy.http2.enabled, policy.http2.websocket) {
+        (false, _) => String::new(),
+        (true, true) => format!("{name}, "),
+        (true, false) => format!("{name} without WebSockets, "),
+    }
 }
 
 fn server(endpoint: &Endpoint) -> String {

@@ -105,8 +105,8 @@ impl Connection {
 
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
         let upgrade = hyper::upgrade::on(&mut request);
-        let (mut parts, body) = request.into_parts();
-        match handshake::classify(&mut parts, body.is_end_stream()) {
+        let (parts, body) = request.into_parts();
+        match handshake::classify(&parts, body.is_end_stream()) {
             Ok(Kind::WebSocket(offer)) => self.switch(upgrade, &offer),
             Ok(Kind::Plain) if parts.method == Method::GET && parts.uri.path() == "/" => {
                 match self.page {

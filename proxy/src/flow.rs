@@ -49,7 +49,7 @@ use crate::flow::forwarding::Outbound;
 use crate::flow::websocket::Pending;
 use crate::forward::{self, TemplateValues};
 use crate::handshake::compression::Bargain;
-use crate::handshake::{self, Extended, Kind};
+use crate::handshake::{self, Kind};
 use crate::request;
 use crate::route::Match;
 use crate::snapshot::{Route, Snapshot};
@@ -205,7 +205,7 @@ async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Answ
             upgrade: Some(Box::new(Pending { upgrade, exchange })),
         };
     }
-    if response.status().is_success() && parts.extensions.get::<Extended>().is_some() {
+    if response.status().is_success() && handshake::is_extended(&parts) {
         // On that stream any 2xx would begin a tunnel (RFC 9110 §9.3.6).
         let failure = exchange.no_websocket();
         exchange.fail(&failure);
@@ -242,6 +242,7 @@ async fn answer(
         &snapshot.limits,
     )?;
     let facts = exchange.admitted(facts);
+    handshake::as_upgrade(parts)?;
     if let Some(port) = connection.policy.redirect_to_https {
         return redirect_to_https(&facts.authority, &facts.path, facts.query.as_deref(), port);
     }

@@ -100,12 +100,8 @@ pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
 /// Must see the client's own Connection and Upgrade fields. A rejection with status 426 is to be
 /// sent with `Sec-WebSocket-Version: 13`, and each rejection with `Connection: close`.
 ///
-/// An [`Extended`] one gets a key of ours into its head; `body_is_empty` says that its stream has ended,
-/// which leaves no room for a tunnel.
-pub fn classify(parts: &mut request::Parts, body_is_empty: bool) -> Result<Kind, Rejection> {
-    if parts.extensions.get::<Extended>().is_some() {
-        return extended(&mut parts.headers, body_is_empty).map(Kind::WebSocket);
-    }
+/// Of an [`Extended`] one `body_is_empty` says that its stream has ended, which leaves no room for a tunnel.
+pub fn classify(parts: &request::Parts, body_is_empty: bool) -> Result<Kind, Rejection> {
     let headers = &parts.headers;
     if !asks_for_websocket(headers) {
         return Ok(Kind::Plain);
@@ -117,46 +113,60 @@ pub fn classify(parts: &mut request::Parts, body_is_empty: bool) -> Result<Kind,
     if parts.method != Method::GET {
         return Err(Rejection::bad("upgrade_not_get"));
     }
-    if parts.version != Version::HTTP_11 {
+    if is_extended(parts) {
+        if body_is_empty || headers.contains_key(CONTENT_LENGTH) {
+            return Err(Rejection::bad("websocket_with_body"));
+        }
+    } else if parts.version != Version::HTTP_11 {
         return Err(Rejection::bad("upgrade_not_http11"));
-    }
-    if !body_is_empty {
+    } else if !body_is_empty {
         return Err(Rejection::bad("upgrade_with_body"));
     }
     if !fields.has_upgrade_option {
         return Err(Rejection::bad("upgrade_without_connection"));
     }
-    fields.check_version()?;
+    if fields.version.text() != Some(VERSION) {
+        return Err(Rejection::new(
+            StatusCode::UPGRADE_REQUIRED,
+            "websocket_version",
+        ));
+    }
     let key = fields
         .key
         .text()
         .filter(|key| is_nonce(key))
         .ok_or(Rejection::bad("websocket_key"))?;
-    offer(key.to_owned(), headers).map(Kind::WebSocket)
-}
-
-/// RFC 8441 §5: version, subprotocols, extensions and Origin as ever, and neither key nor accept.
-fn extended(headers: &mut HeaderMap, has_ended: bool) -> Result<Offer, Rejection> {
-    if has_ended || headers.contains_key(CONTENT_LENGTH) {
-        return Err(Rejection::bad("websocket_with_body"));
-    }
-    Fields::of(headers).check_version()?;
-    let key: [u8; 16] = random::bytes()
-        .map_err(|_| Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "no_random_bytes"))?;
-    let offer = offer(BASE64.encode(key), headers)?;
-    let key = HeaderValue::try_from(&offer.key).map_err(|_| Rejection::bad("websocket_key"))?;
-    headers.insert(SEC_WEBSOCKET_KEY, key);
-    headers.remove(SEC_WEBSOCKET_ACCEPT);
-    Ok(offer)
-}
-
-fn offer(key: String, headers: &HeaderMap) -> Result<Offer, Rejection> {
-    Ok(Offer {
-        key,
+    Ok(Kind::WebSocket(Offer {
+        key: key.to_owned(),
         subprotocols: offered_subprotocols(headers)
             .ok_or(Rejection::bad("websocket_subprotocol"))?,
         extensions: Extension::parse_all(headers).ok_or(Rejection::bad("websocket_extension"))?,
-    })
+    }))
+}
+
+/// Makes the head of an [`Extended`] request say what an HTTP/1.1 client would have said, with a key of
+/// ours (RFC 8441 §5 keeps all fields but key and accept). Others stay as they are.
+///
+/// For routes, which may match any field, and for an upstream of HTTP/1.1.
+pub fn as_upgrade(parts: &mut request::Parts) -> Result<(), Rejection> {
+    if !is_extended(parts) {
+        return Ok(());
+    }
+    let nonce: [u8; 16] = random::bytes()
+        .map_err(|_| Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "no_random_bytes"))?;
+    let key =
+        HeaderValue::try_from(BASE64.encode(nonce)).map_err(|_| Rejection::bad("websocket_key"))?;
+    let headers = &mut parts.headers;
+    headers.insert(SEC_WEBSOCKET_KEY, key);
+    headers.remove(SEC_WEBSOCKET_ACCEPT);
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
+    Ok(())
+}
+
+/// Whether it came as an extended CONNECT for `websocket`.
+pub fn is_extended(parts: &request::Parts) -> bool {
+    parts.extensions.get::<Extended>().is_some()
 }
 
 /// Whether a request's Origin may open a WebSocket here. No patterns: any may, and none need be.
@@ -315,16 +325,6 @@ impl<'a> Fields<'a> {
             };
         }
         fields
-    }
-
-    fn check_version(&self) -> Result<(), Rejection> {
-        match self.version.text() {
-            Some(VERSION) => Ok(()),
-            _ => Err(Rejection::new(
-                StatusCode::UPGRADE_REQUIRED,
-                "websocket_version",
-            )),
-        }
     }
 
     /// Stricter than "the list holds websocket".

@@ -8,12 +8,14 @@ use std::env;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::timeout;
 
 use crate::proxy::source_root;
-use crate::soon;
+use crate::{PATIENCE, soon};
 
 /// A program that others wrote; `None`, which is said: it is not there.
 pub fn program(name: &str) -> Option<Command> {
@@ -39,16 +41,17 @@ pub fn script(name: &str) -> Option<Command> {
 
 /// Runs to its end, which must be a success; returns what it said.
 pub async fn run(command: &mut Command) -> String {
+    let program = command.as_std().get_program().display().to_string();
+    let Ok(output) = timeout(LONGEST_RUN, command.output()).await else {
+        panic!("{program} did not end within {LONGEST_RUN:?}")
+    };
     let Output {
         status,
         stdout,
         stderr,
-    } = soon("the end of a program", command.output())
-        .await
-        .unwrap();
+    } = output.unwrap();
     let said = String::from_utf8_lossy(&stdout).into_owned();
     let errors = String::from_utf8_lossy(&stderr);
-    let program = command.as_std().get_program().display();
     assert!(status.success(), "{program}: {status}\n{said}\n{errors}");
     said
 }
@@ -95,3 +98,6 @@ fn or_say(what: &str, found: Option<PathBuf>) -> Option<PathBuf> {
     }
     found
 }
+
+/// A script is many events, one after the other.
+const LONGEST_RUN: Duration = PATIENCE.saturating_mul(4);

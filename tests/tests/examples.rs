@@ -8,9 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
+use http::Response;
 use rustls::ClientConfig;
 use serde_json::Value;
 use sluicegate_tests::certs::Authority;
+use sluicegate_tests::http2::client::Client;
+use sluicegate_tests::http2::server::{Manner, Server};
 use sluicegate_tests::proxy::{Proxy, source_root};
 use sluicegate_tests::upstream::Upstream;
 use sluicegate_tests::{client, plugins, soon};
@@ -19,6 +22,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message as WsMessage};
 
 #[test]
@@ -73,6 +77,51 @@ async fn quickstart_serves_sockets_requests_and_its_own_health() {
     let (head, body) = client::get(proxy.addr(0), "/healthz").await;
     assert_eq!((head.status, &*body), (200, &b"ok"[..]));
     assert_eq!(client::get(proxy.addr(0), "/elsewhere").await.0.status, 404);
+}
+
+#[tokio::test]
+async fn http2_carries_sockets_and_calls() {
+    let app = Upstream::echoing("app").await;
+    let manner = Manner {
+        tls: None,
+        websocket: false,
+        streams: None,
+    };
+    let [one, two] = [Server::new(manner.clone()).await, Server::new(manner).await];
+    let authority = Authority::new("http2");
+    let dir = TempDir::new().unwrap();
+    authority
+        .issue(&["localhost"])
+        .write(dir.path(), "localhost");
+    let proxy = run(
+        dir,
+        "http2/sluicegate.toml",
+        &[
+            ("\":8443\"", "\"127.0.0.2:0\""),
+            ("127.0.0.1:8080", "127.0.0.1:0"),
+            ("127.0.0.1:3001", &app.addr.to_string()),
+            ("127.0.0.1:50051", &one.addr.to_string()),
+            ("127.0.0.1:50052", &two.addr.to_string()),
+        ],
+    )
+    .await;
+    let browser = Client::tls(proxy.addr(0), &authority).await;
+    let (head, stream) = browser.open("/ws/", &[]).await.unwrap();
+    assert_eq!(head.status(), 200);
+    let mut socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+    assert_eq!(ask(&mut socket, "whoami").await, "app");
+
+    // By open calls: two at once never share a server.
+    let caller = Client::plain(proxy.addr(1)).await;
+    let call = || caller.get("/helloworld.Greeter/SayHello");
+    let serving = async {
+        let (first, second) = tokio::join!(one.asked(), two.asked());
+        first.respond(Response::new(()), "one");
+        second.respond(Response::new(()), "two");
+    };
+    let (a, b, ()) = tokio::join!(call(), call(), serving);
+    let bodies = BTreeSet::from([a.unwrap().body, b.unwrap().body]);
+    assert_eq!(bodies, BTreeSet::from([b"one".to_vec(), b"two".to_vec()]));
 }
 
 #[tokio::test]

@@ -38,6 +38,9 @@ async fn the_banner_tells_what_serves_and_whether_plugins_were_compiled() {
             [[listener]]
             bind = "127.0.0.3:0"
             http2 = true
+            [[listener]]
+            bind = "127.0.0.4:0"
+            http2 = {{ enabled = true, websocket = false }}
             [admin]
             bind = "127.0.0.1:0"
             [upstream.backend]
@@ -68,6 +71,10 @@ async fn the_banner_tells_what_serves_and_whether_plugins_were_compiled() {
             ),
             format!("listening {} http/1.1", proxy.addr(1)),
             format!("listening {} h2c, http/1.1", proxy.addr(2)),
+            format!(
+                "listening {} h2c without WebSockets, http/1.1",
+                proxy.addr(3)
+            ),
             format!("plugin auth sluicegate-api-key {version}, {how} in N ms"),
             "route a.test/ws/ → auth → backend".to_owned(),
             "route / → respond 204".to_owned(),

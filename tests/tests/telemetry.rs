@@ -422,6 +422,7 @@ async fn metrics_tell_what_happened() {
         "websocket_duration_seconds_bucket{",
         "upstream_up{",
         "upstream_leases{",
+        "upstream_http2_connections{",
         "upstream_connect_errors_total{",
         "upstream_connect_duration_seconds_bucket{",
         "certificate_expiry_timestamp_seconds{",

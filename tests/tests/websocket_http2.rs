@@ -11,6 +11,7 @@ use sluicegate_tests::http2::client::Client;
 use sluicegate_tests::http2::stream::Stream;
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::Script;
+use sluicegate_tests::websocket::Peer;
 use sluicegate_tests::websocket::frame::{self, Frame};
 use sluicegate_tests::wire::{self, Head};
 use sluicegate_tests::{client, plugins, soon};
@@ -298,6 +299,36 @@ async fn what_the_server_says_instead_passes_unless_it_would_begin_a_tunnel() {
     assert_eq!(line.await["refused"], "upstream_status");
 }
 
+/// A route that guards handshakes guards all of them.
+#[tokio::test]
+async fn it_meets_the_route_that_an_upgrade_meets() {
+    let script = Script::new().await;
+    let more = "
+        [[route]]
+        path = '/guarded/'
+        match_headers = { upgrade = 'websocket', connection = '~(?i)upgrade', sec-websocket-key = '*' }
+        origins = ['https://good.test']
+        to = 'server'
+        [[route]]
+        path = '/guarded/'
+        respond = { body = 'anybody' }";
+    let proxy = start(script.addr, more).await;
+    let client = Client::plain(proxy.addr(0)).await;
+    let page = client.get("/guarded/").await.unwrap();
+    assert_eq!(page.body, b"anybody");
+    let refused = Peer::connect(proxy.addr(0), "/guarded/", "").await;
+    assert_eq!(refused.err().unwrap().status(), 403);
+    for fields in [&[][..], &[("sec-websocket-accept", "x")]] {
+        let (head, _) = client.open("/guarded/", fields).await.unwrap();
+        assert_eq!(head.status(), 403);
+    }
+    assert!(!script.was_contacted().await);
+    let fields = [("origin", "https://good.test")];
+    let (opened, (_, mut server)) =
+        tokio::join!(client.open("/guarded/", &fields), upgrade(&script));
+    echo(&mut opened.unwrap().1, &mut server).await;
+}
+
 #[tokio::test]
 async fn a_filter_refuses_and_lets_in() {
     let script = Script::new().await;
@@ -503,7 +534,7 @@ async fn a_connection_with_a_socket_is_not_idle() {
 async fn a_listener_may_leave_websockets_to_http1() {
     let script = Script::new().await;
     let proxy = Proxy::start(&format!(
-        "[[listener]]\nbind = '127.0.0.1:0'\nhttp2 = {{ websocket = false }}\n\
+        "[[listener]]\nbind = '127.0.0.1:0'\nhttp2 = {{ enabled = true, websocket = false }}\n\
          [[route]]\nto = '{}'\n",
         script.addr
     ))

@@ -155,26 +155,40 @@ fn lower_listener(
     };
     Some(Listener {
         bind: cx.bind(written.bind.given()?),
-        http2: lower_http2(&written.http2, tls.is_some())?,
+        http2: lower_http2(&written.http2, tls.is_some(), cx)?,
         tls,
         redirect_to_https: written.redirect_to_https.value().copied().unwrap_or(false),
     })
 }
 
-/// On where TLS is, unless it is written; the table alone switches it on.
-fn lower_http2(written: &Field<BoolOr<schema::ListenerHttp2>>, has_tls: bool) -> Option<Http2> {
-    let (enabled, table) = match written {
+/// On where TLS is, unless it is written.
+fn lower_http2(
+    written: &Field<BoolOr<schema::ListenerHttp2>>,
+    has_tls: bool,
+    cx: &mut Context<'_>,
+) -> Option<Http2> {
+    let (enabled, websocket) = match written {
         Field::Absent => (has_tls, None),
         Field::Mistaken => return None,
         Field::Given(given) => match &given.value {
             Either::Short(enabled) => (*enabled, None),
-            Either::Table(table) => (true, Some(table)),
+            Either::Table(table) => (
+                table.enabled.value().copied().unwrap_or(has_tls),
+                (table.websocket.given()).filter(|_| !table.enabled.is_mistaken()),
+            ),
         },
     };
-    let websocket = table.and_then(|table| table.websocket.value().copied());
+    if let Some(websocket) = websocket
+        && !enabled
+    {
+        let message = "`websocket` is about HTTP/2, which is off on this listener";
+        let hint = "without `tls` it is on where `enabled = true` says so".to_owned();
+        let mistake = Diagnostic::error(websocket.span.clone(), message);
+        cx.report(mistake.hint((!has_tls).then_some(hint)));
+    }
     Some(Http2 {
         enabled,
-        websocket: enabled && websocket.unwrap_or(true),
+        websocket: enabled && websocket.is_none_or(|websocket| websocket.value),
     })
 }
 

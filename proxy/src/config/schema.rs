@@ -90,10 +90,12 @@ table! {
 }
 
 table! {
-    /// HTTP/2 of a listener; the table alone switches it on.
+    /// HTTP/2 of a listener.
     ListenerHttp2 "the `http2` of a listener" {
         required {}
         optional {
+            /// Default true with `tls`, false without.
+            enabled: bool,
             /// Take WebSockets over HTTP/2 (RFC 8441). Default true.
             websocket: bool,
         }
@@ -124,7 +126,7 @@ table! {
         optional {
             /// How to choose a server. Default `round-robin`.
             balance: Text<Balance>,
-            /// How to talk TLS to `https://` servers.
+            /// How to talk TLS to `https://` and `h2://` servers.
             tls: UpstreamTls,
             /// What to speak to servers without a scheme of their own for it: `1`, `2` or `auto`, which
             /// lets `https://` servers choose. Default `1`.
@@ -165,7 +167,7 @@ table! {
 }
 
 table! {
-    /// How to talk TLS to the `https://` servers of an upstream.
+    /// How to talk TLS to the `https://` and `h2://` servers of an upstream.
     UpstreamTls "the `tls` of an upstream" {
         required {}
         optional {
@@ -353,7 +355,7 @@ table! {
             request_body: Text<ByteSize>,
             /// WebSocket message, as it is before compression; a route may say otherwise. Default: no limit.
             message_size: Text<ByteSize>,
-            /// Concurrent HTTP/2 streams per connection. Default 128.
+            /// Requests and WebSockets at once on one HTTP/2 connection. Default 128.
             http2_streams: Whole<1, 10_000>,
         }
     }

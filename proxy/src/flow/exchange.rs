@@ -23,7 +23,7 @@ use crate::flow::forwarding::Loan;
 use crate::flow::guest_http::GuestHttp;
 use crate::flow::record::{RequestRecord, TunnelRecord};
 use crate::flow::websocket::Upgrade;
-use crate::handshake::{Extended, HandshakeFault};
+use crate::handshake::{self, HandshakeFault};
 use crate::random;
 use crate::request;
 use crate::snapshot::{Route, Snapshot, UpstreamEntry};
@@ -87,7 +87,7 @@ impl Exchange {
         parts: &Parts,
     ) -> Box<Exchange> {
         connection.begin_request();
-        let extended = parts.extensions.get::<Extended>().is_some();
+        let extended = handshake::is_extended(parts);
         Box::new(Exchange {
             connection: Arc::clone(connection),
             snapshot: Arc::clone(snapshot),

@@ -36,7 +36,7 @@ fn parts(method: &str, version: Version, fields: &[(&str, &str)]) -> request::Pa
 }
 
 fn classified(change: &[(&str, &[&str])]) -> Result<Kind, (u16, &'static str)> {
-    classify(&mut parts("GET", Version::HTTP_11, &fields(change)), true)
+    classify(&parts("GET", Version::HTTP_11, &fields(change)), true)
         .map_err(|rejection| (rejection.status.as_u16(), rejection.reason))
 }
 
@@ -189,7 +189,7 @@ fn malformed_handshakes() {
 #[test]
 fn a_handshake_is_a_get_of_http11_without_body() {
     let classified = |method: &str, version: Version, empty: bool| {
-        let kind = classify(&mut parts(method, version, &fields(&[])), empty);
+        let kind = classify(&parts(method, version, &fields(&[])), empty);
         kind.map_err(|rejection| rejection.reason)
     };
     assert!(classified("GET", Version::HTTP_11, true).is_ok());
@@ -232,6 +232,7 @@ fn other_upgrades_are_plain_requests() {
 fn extended_parts(fields: &[(&str, &str)]) -> request::Parts {
     let mut parts = parts("GET", Version::HTTP_2, fields);
     parts.extensions.insert(Extended);
+    as_upgrade(&mut parts).unwrap();
     parts
 }
 
@@ -257,10 +258,12 @@ fn an_extended_connect_is_a_handshake_with_a_key_of_ours() {
             ],
             its_own,
         ];
-        let mut parts = extended_parts(&fields.concat());
-        let Ok(Kind::WebSocket(offer)) = classify(&mut parts, false) else {
+        let parts = extended_parts(&fields.concat());
+        let Ok(Kind::WebSocket(offer)) = classify(&parts, false) else {
             panic!("{its_own:?} is refused");
         };
+        assert_eq!(single(&parts.headers, UPGRADE), Some("websocket"));
+        assert_eq!(single(&parts.headers, CONNECTION), Some("Upgrade"));
         assert!(is_nonce(&offer.key), "{}", offer.key);
         assert_eq!(single(&parts.headers, SEC_WEBSOCKET_KEY), Some(&*offer.key));
         assert_eq!(single(&parts.headers, SEC_WEBSOCKET_VERSION), Some("13"));
@@ -322,7 +325,7 @@ fn malformed_extended_connects() {
             Some((400, "websocket_extension")),
         ),
     ] {
-        let refused = classify(&mut extended_parts(fields), has_ended).err();
+        let refused = classify(&extended_parts(fields), has_ended).err();
         let refused = refused.map(|rejection| (rejection.status.as_u16(), rejection.reason));
         assert_eq!(refused, expect, "{fields:?}");
     }
@@ -335,7 +338,8 @@ fn without_the_mark_it_is_a_plain_request() {
         ("sec-websocket-protocol", "a, a"),
     ];
     let mut parts = parts("GET", Version::HTTP_2, &fields);
-    assert_eq!(classify(&mut parts, false), Ok(Kind::Plain));
+    as_upgrade(&mut parts).unwrap();
+    assert_eq!(classify(&parts, false), Ok(Kind::Plain));
     assert!(!parts.headers.contains_key(SEC_WEBSOCKET_KEY));
 }
 

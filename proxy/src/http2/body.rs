@@ -73,7 +73,7 @@ impl Received {
         }
     }
 
-    /// A body that nobody gets: what comes on its stream is no body. `ended` is whether something comes.
+    /// A body that nobody gets: what comes on its stream is no body. `ended`: nothing comes.
     pub fn elsewhere(ended: bool) -> Received {
         Received {
             stream: None,
@@ -119,7 +119,8 @@ impl Body for Received {
             }
         };
         let piece = piece.inspect_err(|_| this.ended = true)?;
-        stream.flow_control().release_capacity(piece.len())?;
+        // It fails only for a stream that has ended, which the next poll tells.
+        let _ = stream.flow_control().release_capacity(piece.len());
         if let Some(left) = &mut this.left {
             *left = left.saturating_sub(piece.len() as u64);
         }

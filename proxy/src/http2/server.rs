@@ -60,10 +60,6 @@ pub struct Reply {
     asks: Option<Arc<AtomicBool>>,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a connection is in its last stage for all of its life but the first moments"
-)]
 enum Stage<S> {
     /// The client's preface is still to come.
     Beginning(Handshake<Counted<S>>),

@@ -74,6 +74,7 @@ impl<C: Carrier> Running<C> {
                 ended: None,
                 close_code: None,
                 stage: Stage::Open,
+                broken: None,
                 quiet_ticks: 0,
                 active: false,
                 armed: false,
@@ -113,6 +114,8 @@ struct Live<C> {
     ended: Option<(Cause, ClosedBy)>,
     close_code: Option<CloseCode>,
     stage: Stage,
+    /// The side that broke, while what it said last is still on its way.
+    broken: Option<BrokenLeg>,
     /// Ticks without a byte. A message only marks its tick, so none of them reads the clock.
     quiet_ticks: u32,
     /// A byte has moved since the last tick.
@@ -215,7 +218,10 @@ impl<C: Carrier> Live<C> {
 
     /// Moves what can be moved now, both ways.
     fn carry(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Option<End> {
-        let pumped = (self.carrier).pump(&mut self.downstream, &mut self.upstream, cx);
+        let pumped = match self.broken {
+            Some(leg) => Err(leg),
+            None => (self.carrier).pump(&mut self.downstream, &mut self.upstream, cx),
+        };
         let pumped = match pumped {
             Ok(pumped) => pumped,
             Err(leg) => {
@@ -224,7 +230,14 @@ impl<C: Carrier> Live<C> {
                     BrokenLeg::Downstream => ClosedBy::Downstream,
                     BrokenLeg::Upstream => ClosedBy::Upstream,
                 };
-                return Some(self.end(Cause::Reset, side));
+                let end = self.end(Cause::Reset, side);
+                if self.has_passed_close_on(leg, cx) {
+                    return Some(end);
+                }
+                if self.broken.replace(leg).is_none() {
+                    self.set_stage(Stage::Lingering, LINGER, timer);
+                }
+                return None;
             }
         };
         if pumped.moved {
@@ -273,6 +286,17 @@ impl<C: Carrier> Live<C> {
         let last = from_down.is_done() && self.downstream.is_plain();
         from_up.pass_end_on(&mut self.downstream, last, cx);
         from_down.is_done() && from_up.is_done()
+    }
+
+    /// Behind the Close of a side that broke, ends the other's stream; true once nothing of that has to be
+    /// waited for. A stream of HTTP/2 that is only dropped throws away what is on its way, the Close above all.
+    fn has_passed_close_on(&mut self, broken: BrokenLeg, cx: &mut Context<'_>) -> bool {
+        let (from_down, from_up) = self.carrier.ways();
+        let (way, other) = match broken {
+            BrokenLeg::Downstream => (from_down, &mut self.upstream),
+            BrokenLeg::Upstream => (from_up, &mut self.downstream),
+        };
+        way.close_code().is_none() || way.is_held_up() || other.poll_goodbye(cx).is_ready()
     }
 
     /// Says goodbye to both sides; true once both have taken it. One that is gone needs none.

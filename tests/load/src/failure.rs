@@ -32,6 +32,12 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> io::Error {
+        io::Error::other(failure.0)
+    }
+}
+
 impl From<rustls::Error> for Failure {
     fn from(error: rustls::Error) -> Failure {
         Failure(format!("TLS: {error}"))

@@ -290,7 +290,7 @@ fn lower_tls(
             .all(|server| matches!(server.address, ServerAddress::Unix(_)));
         let hint = match unix {
             true => "unix sockets are spoken to without TLS; leave `tls` out",
-            false => "write the servers as `https://host:port`, or leave `tls` out",
+            false => "write the servers as `https://…` or `h2://…`, or leave `tls` out",
         };
         let message = "no server of this upstream speaks TLS";
         cx.report(Diagnostic::error(span.clone(), message).hint(hint.to_owned()));

@@ -270,6 +270,39 @@ async fn a_reset_of_either_stream_resets_the_other() {
 }
 
 #[tokio::test]
+async fn a_close_arrives_though_its_sender_breaks_off_behind_it() {
+    for level in levels().into_iter().skip(1) {
+        let mut rig = Rig::new(level).await;
+        rig.client.write_all(HI).await.unwrap();
+        rig.server.readable().await.unwrap();
+        rig.server.write_all(&server_close()).await.unwrap();
+        // Unread bytes make the kernel answer with a reset.
+        drop(rig.server);
+        expect(&mut rig.client, &server_close()).await;
+        expect_end(&mut rig.client).await;
+        let summary = rig.tunnel.await.unwrap();
+        assert_eq!(summary.cause, Cause::Close);
+        assert_eq!(summary.closed_by, ClosedBy::Upstream);
+    }
+    for level in levels().into_iter().skip(1) {
+        let mut connection = Connection::new().await;
+        let (upstream, mut server) = connection.pair().await;
+        let (mut client, downstream) = UnixStream::pair().unwrap();
+        let downstream = Stream::Plain(Socket::Unix(downstream));
+        let upstream = Stream::Http2(Box::new(upstream));
+        let tunnel = tunnel(downstream, upstream, level, &Drain::default());
+        let tunnel = tokio::spawn(tunnel.run());
+        server.write_all(&server_close()).await.unwrap();
+        client.readable().await.unwrap();
+        client.write_all(&client_close()).await.unwrap();
+        drop(client);
+        expect(&mut server, &client_close()).await;
+        expect_end(&mut server).await;
+        assert_eq!(tunnel.await.unwrap().cause, Cause::Close);
+    }
+}
+
+#[tokio::test]
 async fn a_slow_reader_of_one_stream_holds_its_sender_back() {
     let mut rig = Between::new(Level::Follow { compressed: false }).await;
     let mut frame = vec![0x82, 127, 0, 0, 0, 0, 0, 0x20, 0, 0];

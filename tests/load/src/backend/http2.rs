@@ -56,7 +56,7 @@ impl Session {
     /// When the proxy breaks the protocol, as far as that is looked at.
     pub(super) fn answer(&mut self, bytes: &mut [u8], out: &mut Vec<u8>) -> io::Result<usize> {
         let mut taken = 0;
-        while let Some((head, ..)) = split(&bytes[taken..]).map_err(to_io)? {
+        while let Some((head, ..)) = split(&bytes[taken..])? {
             let start = taken + HEAD;
             taken = start + head.length;
             self.frame(head, &mut bytes[start..taken], out)?;
@@ -77,7 +77,7 @@ impl Session {
                 push_frame(PING, ACK, 0, payload, out);
                 Ok(())
             }
-            WINDOW_UPDATE => (self.outlet.grant(head.stream, payload, out)).map_err(to_io),
+            WINDOW_UPDATE => Ok(self.outlet.grant(head.stream, payload, out)?),
             RST_STREAM => {
                 self.close(head.stream);
                 Ok(())
@@ -191,10 +191,6 @@ fn number(bits: u32, rest: &mut &[u8]) -> Option<usize> {
 
 fn broken(what: &'static str) -> io::Error {
     io::Error::other(what)
-}
-
-fn to_io(failure: crate::failure::Failure) -> io::Error {
-    io::Error::other(failure.to_string())
 }
 
 #[cfg(test)]

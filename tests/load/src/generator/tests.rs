@@ -140,9 +140,7 @@ fn sockets_over_http2_echo_beside_each_other() {
     let mut generator = Generator::new(backend.target.clone(), make).unwrap();
     generator.open(3, 2).unwrap();
     for _ in 0..2 {
-        generator
-            .each(2, |sockets, line| sockets.say(line))
-            .unwrap();
+        generator.each(2, Held::say).unwrap();
         assert_eq!(generator.take_tally().units, 21);
         generator
             .each(2, |sockets, _| {
