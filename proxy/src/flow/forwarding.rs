@@ -1,6 +1,6 @@
 //! An ordinary request's way to an endpoint and back.
 //!
-//! [`reach`] chooses the connection; what it speaks decides how the request goes on it. A request is sent
+//! [`reach()`] chooses the connection; what it speaks decides how the request goes on it. A request is sent
 //! once more where a kept-alive connection was closed by its server just as it was used, if not a byte
 //! was written, or if the request may be repeated (RFC 9110 §9.2.2) and has no body; and where a
 //! server of HTTP/2 says that it has done nothing about it.
