@@ -130,11 +130,11 @@ struct Stalled {
     beside: bool,
 }
 
-macro_rules! each_incoming {
-    ($self:expr, $body:ident => $call:expr) => {
+macro_rules! each_version {
+    ($of:ident, $self:expr, $body:ident => $call:expr) => {
         match $self {
-            Incoming::Http1($body) => $call,
-            Incoming::Http2($body) => $call,
+            $of::Http1($body) => $call,
+            $of::Http2($body) => $call,
         }
     };
 }
@@ -147,18 +147,18 @@ impl Body for Incoming {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let frame = each_incoming!(self.get_mut(), body => {
+        let frame = each_version!(Incoming, self.get_mut(), body => {
             ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(|_| BodyFault::Broken))
         });
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        each_incoming!(self, body => body.is_end_stream())
+        each_version!(Incoming, self, body => body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        each_incoming!(self, body => body.size_hint())
+        each_version!(Incoming, self, body => body.size_hint())
     }
 }
 
@@ -362,6 +362,11 @@ impl ResponseBody {
         }
     }
 
+    /// Of this answer only the head is sent (RFC 9110 §6.4.1): with that the client has everything.
+    pub fn stays_here(&mut self) {
+        self.end = ResponseEnd::Complete;
+    }
+
     /// Calls `on_end` once, when this body has been sent or dropped.
     pub fn on_end(mut self, on_end: Box<dyn OnEnd>) -> ResponseBody {
         self.on_end = Some(on_end);
@@ -440,29 +445,18 @@ impl Body for UpstreamBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = match self.get_mut() {
-            UpstreamBody::Http1(body) => {
-                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BoxError::from))
-            }
-            UpstreamBody::Http2(body) => {
-                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BoxError::from))
-            }
-        };
+        let frame = each_version!(UpstreamBody, self.get_mut(), body => {
+            ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BoxError::from))
+        });
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            UpstreamBody::Http1(body) => body.is_end_stream(),
-            UpstreamBody::Http2(body) => body.is_end_stream(),
-        }
+        each_version!(UpstreamBody, self, body => body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            UpstreamBody::Http1(body) => body.size_hint(),
-            UpstreamBody::Http2(body) => body.size_hint(),
-        }
+        each_version!(UpstreamBody, self, body => body.size_hint())
     }
 }
 
@@ -552,3 +546,33 @@ fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
 const BEGINNING: usize = 64 * 1024;
 /// And how many pieces they may be, as each holds on to a buffer.
 const BEGINNING_PIECES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    struct Noted(Arc<Mutex<Option<ResponseEnd>>>);
+
+    impl OnEnd for Noted {
+        fn ended(&mut self, _: u64, end: ResponseEnd, _: Option<UpstreamConnection>) {
+            *self.0.lock().unwrap() = Some(end);
+        }
+    }
+
+    #[test]
+    fn an_answer_of_which_only_the_head_is_sent_is_whole() {
+        #[track_caller]
+        fn check(stays_here: bool, expect: ResponseEnd) {
+            let noted = Arc::default();
+            let mut body = ResponseBody::own("a body").on_end(Box::new(Noted(Arc::clone(&noted))));
+            if stays_here {
+                body.stays_here();
+            }
+            drop(body);
+            assert_eq!(*noted.lock().unwrap(), Some(expect));
+        }
+        check(true, ResponseEnd::Complete);
+        check(false, ResponseEnd::ClientLeft);
+    }
+}
