@@ -117,6 +117,12 @@ impl Admission {
         self._carried = Some(load.carry());
         self
     }
+
+    /// Counts it for the worker that serves the other.
+    pub fn beside(mut self, other: &Admission) -> Admission {
+        self._carried = other._carried.as_ref().map(Carried::again);
+        self
+    }
 }
 
 impl Load {
@@ -125,6 +131,14 @@ impl Load {
     }
 
     pub fn carry(&self) -> Carried {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Carried(Arc::clone(&self.0))
+    }
+}
+
+impl Carried {
+    /// One more of the same load.
+    fn again(&self) -> Carried {
         self.0.fetch_add(1, Ordering::Relaxed);
         Carried(Arc::clone(&self.0))
     }
@@ -194,6 +208,19 @@ mod tests {
         drop(waiting.await.unwrap());
         assert!(control.try_enter(one).is_some());
         assert_eq!(control.open.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_socket_weighs_on_the_worker_of_its_connection() {
+        let control = Arc::new(AdmissionControl::default());
+        let load = Load::default();
+        let connection = control.try_enter(None).unwrap().on(&load);
+        let socket = control.try_enter(None).unwrap().beside(&connection);
+        assert_eq!(load.open(), 2);
+        drop(connection);
+        assert_eq!(load.open(), 1);
+        drop(socket);
+        assert_eq!(load.open(), 0);
     }
 
     #[tokio::test]

@@ -199,6 +199,7 @@ async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Answ
     };
     // A response filter may have put its own answer in the place of the 101.
     let upgrade = exchange.take_upgrade();
+    let verified = upgrade.is_some();
     if let (Some(upgrade), StatusCode::SWITCHING_PROTOCOLS) = (upgrade, response.status()) {
         return Answered {
             response,
@@ -207,7 +208,7 @@ async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Answ
     }
     if response.status().is_success() && handshake::is_extended(&parts) {
         // On that stream any 2xx would begin a tunnel (RFC 9110 §9.3.6).
-        let failure = exchange.no_websocket();
+        let failure = exchange.no_websocket(verified);
         exchange.fail(&failure);
         response = failure.response(exchange.request_id());
     }
@@ -220,6 +221,13 @@ async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Answ
         response
             .headers_mut()
             .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let bodiless = matches!(
+        response.status(),
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    if to_head || bodiless {
+        response.body_mut().stays_here();
     }
     Answered {
         response: exchange.end_with(response),

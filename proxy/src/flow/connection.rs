@@ -14,7 +14,7 @@ pub(super) struct Connection {
     pub(super) policy: Arc<ListenerPolicy>,
     pub(super) facts: ConnectionFacts,
     /// The right to be open; given back when the last of connection, request and tunnel is gone.
-    _admission: Admission,
+    admission: Admission,
     /// At least one request has begun.
     used: AtomicBool,
 }
@@ -30,7 +30,7 @@ impl Connection {
             worker,
             policy,
             facts,
-            _admission: admission,
+            admission,
             used: AtomicBool::new(false),
         }
     }
@@ -46,6 +46,11 @@ impl Connection {
         } else {
             Err(Failure::misdirected())
         }
+    }
+
+    /// Counts a WebSocket on this connection for the worker that serves both.
+    pub(super) fn carries_too(&self, socket: Admission) -> Admission {
+        socket.beside(&self.admission)
     }
 
     pub(super) fn begin_request(&self) {

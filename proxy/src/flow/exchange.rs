@@ -166,15 +166,17 @@ impl Exchange {
         let admission = entered
             .of_client(self.connection.facts.peer, limits.connections_per_client)
             .ok_or_else(|| full("connections_per_client"))?;
+        let admission = self.connection.carries_too(admission);
         self.admission = Some(Box::new(admission));
         Ok(())
     }
 
-    /// A WebSocket was asked for, and the answer is one to an ordinary request.
-    pub(super) fn no_websocket(&self) -> Failure {
+    /// A WebSocket was asked for, and the answer is one to an ordinary request: the upstream's, unless its
+    /// own was `verified` or it was never asked.
+    pub(super) fn no_websocket(&self, verified: bool) -> Failure {
         match self.upstream_duration {
-            Some(_) => Failure::bad_gateway(HandshakeFault::Status.label()),
-            None => Failure::downstream(StatusCode::NOT_IMPLEMENTED, "no_websocket"),
+            Some(_) if !verified => Failure::bad_gateway(HandshakeFault::Status.label()),
+            _ => Failure::downstream(StatusCode::NOT_IMPLEMENTED, "no_websocket"),
         }
     }
 
