@@ -370,6 +370,8 @@ fn limits(written: Option<&schema::Limits>, cx: &mut Context<'_>) -> Option<Limi
         target_size: target_size?.min(head_size?),
         request_body: written.request_body.value().map(|size| size.0),
         http2_streams: number(&written.http2_streams, HTTP2_STREAMS),
+        http2_resets: number(&written.http2_resets, HTTP2_RESETS),
+        http2_control_frames: number(&written.http2_control_frames, HTTP2_CONTROL_FRAMES),
     })
 }
 
@@ -457,4 +459,6 @@ const TARGET_SIZE: usize = 8 << 10;
 const MIN_HEAD: usize = 1 << 10;
 const MAX_HEAD: usize = 1 << 20;
 const HTTP2_STREAMS: u32 = 128;
+const HTTP2_RESETS: u32 = 200;
+const HTTP2_CONTROL_FRAMES: u32 = 1000;
 const LEVEL: &str = "info";

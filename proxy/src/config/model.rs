@@ -536,6 +536,10 @@ pub struct Limits {
     pub request_body: Option<u64>,
     /// Concurrent HTTP/2 streams per connection.
     pub http2_streams: u32,
+    /// Streams reset on one connection in ten seconds.
+    pub http2_resets: u32,
+    /// HTTP/2 frames that carry nothing on one connection in ten seconds.
+    pub http2_control_frames: u32,
 }
 
 #[derive(Debug, Clone)]

@@ -175,7 +175,11 @@ impl<S> Gate<S> {
         found
     }
 
-    fn wrote(&mut self, bufs: &[IoSlice<'_>], written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn wrote(
+        &mut self,
+        bufs: &[IoSlice<'_>],
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(mut left @ 1..)) = written {
             add_one(&self.moves.writes);
             for buf in bufs {
@@ -397,6 +401,3 @@ const WORTHY: usize = 8;
 /// How long a peer that was told of its fault is listened to, and how many bytes.
 const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_SIZE: usize = 256 * 1024;
-
-#[cfg(test)]
-mod tests;

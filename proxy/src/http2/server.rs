@@ -139,7 +139,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                                 Some((request, reply))
                             }
                             Some(Err(error)) => {
-                                if let Some(reason) = error.reason().filter(|_| error.is_library()) {
+                                if let Some(reason) = error.reason().filter(|_| error.is_library())
+                                {
                                     self.moves.blame(reason);
                                 }
                                 None

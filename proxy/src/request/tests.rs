@@ -11,6 +11,8 @@ const LIMITS: Limits = Limits {
     target_size: 100,
     request_body: None,
     http2_streams: 100,
+    http2_resets: 100,
+    http2_control_frames: 100,
 };
 
 /// A request from its parts: `METHOD target`, then `name: value` lines.

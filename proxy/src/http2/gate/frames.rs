@@ -244,8 +244,12 @@ impl Frames {
         let stream = head.stream;
         let ends = head.flags & END_STREAM > 0;
         let message = self.begin_head(stream, ends)?;
-        let found = self.decoder.read(block).map_err(|Undecodable| Reason::COMPRESSION_ERROR)?;
-        if found.size > ABUSE * self.bounds.head_size || found.fields > ABUSE * self.bounds.head_fields
+        let found = self
+            .decoder
+            .read(block)
+            .map_err(|Undecodable| Reason::COMPRESSION_ERROR)?;
+        if found.size > ABUSE * self.bounds.head_size
+            || found.fields > ABUSE * self.bounds.head_fields
         {
             return Err(Reason::ENHANCE_YOUR_CALM);
         }
@@ -278,7 +282,11 @@ impl Frames {
         match fragments.frames {
             1 => Ok(Step::Pass),
             // `h2` takes few frames for one head, however small they are.
-            _ => Ok(Step::Replace(frames_of(stream, head.flags & END_STREAM, block))),
+            _ => Ok(Step::Replace(frames_of(
+                stream,
+                head.flags & END_STREAM,
+                block,
+            ))),
         }
     }
 
@@ -298,8 +306,10 @@ impl Frames {
                 }))
             }
             Peer::Client { extended } if stream > self.last => {
-                if stream > self.last + 2 {
-                    remember(&mut self.skipped, (self.last + 2, stream - 2), SKIPPED);
+                // Even ids among them are nobody's.
+                let skipped = (self.last + 1, stream - 1);
+                if skipped.1 > skipped.0 {
+                    remember(&mut self.skipped, skipped, SKIPPED);
                 }
                 self.last = stream;
                 if !ends {
@@ -473,7 +483,9 @@ impl<'a> Fragments<'a> {
                 return Err(Reason::ENHANCE_YOUR_CALM);
             }
         }
-        let Some(mut payload) = bytes.get(HEAD..HEAD + head.length).filter(|_| taken <= bytes.len())
+        let Some(mut payload) = bytes
+            .get(HEAD..HEAD + head.length)
+            .filter(|_| taken <= bytes.len())
         else {
             return Ok(None);
         };
@@ -485,7 +497,9 @@ impl<'a> Fragments<'a> {
         }
         let mut depends_on_itself = false;
         if head.flags & PRIORITIZED > 0 {
-            let (priority, rest) = payload.split_at_checked(5).ok_or(Reason::FRAME_SIZE_ERROR)?;
+            let (priority, rest) = payload
+                .split_at_checked(5)
+                .ok_or(Reason::FRAME_SIZE_ERROR)?;
             depends_on_itself = number(priority) & ID_BITS == head.stream;
             payload = rest;
         }
@@ -578,11 +592,17 @@ impl Head {
             return Err(Reason::FRAME_SIZE_ERROR);
         }
         let is_placed = match self.kind {
-            DATA | HEADERS | PRIORITY | RST_STREAM | PUSH_PROMISE | CONTINUATION => self.stream != 0,
+            DATA | HEADERS | PRIORITY | RST_STREAM | PUSH_PROMISE | CONTINUATION => {
+                self.stream != 0
+            }
             SETTINGS | PING | GOAWAY => self.stream == 0,
             _ => true,
         };
-        if is_placed { Ok(()) } else { Err(Reason::PROTOCOL_ERROR) }
+        if is_placed {
+            Ok(())
+        } else {
+            Err(Reason::PROTOCOL_ERROR)
+        }
     }
 }
 
@@ -623,7 +643,9 @@ fn remember<T>(latest: &mut VecDeque<T>, item: T, limit: usize) {
 
 /// The number in the first four bytes, or none.
 fn number(bytes: &[u8]) -> u32 {
-    bytes.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
+    bytes
+        .first_chunk()
+        .map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
 /// Bytes of a frame's head.

@@ -45,7 +45,10 @@ fn first_symbol(window: u32) -> (u16, u32) {
         length += 1;
     }
     let nth = (u64::from(window) - CODE.starts[length]) >> (32 - length);
-    (CODE.symbols[CODE.offsets[length] + nth as usize], length as u32)
+    (
+        CODE.symbols[CODE.offsets[length] + nth as usize],
+        length as u32,
+    )
 }
 
 /// The code, ordered by length.

@@ -44,7 +44,7 @@ impl Rate {
 }
 
 /// The time in which a limit must not be exceeded.
-pub const WINDOW: Duration = Duration::from_secs(10);
+pub(super) const WINDOW: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
