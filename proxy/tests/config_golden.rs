@@ -64,8 +64,7 @@ fn the_first_mistake_hides_no_other() {
 
 #[test]
 fn the_reference_names_every_key() {
-    let readme = include_str!("../../README.md");
-    let (_, reference) = readme.split_once("## Configuration reference").unwrap();
+    let reference = include_str!("../../CONFIGURATION.md");
     let code = reference
         .lines()
         .flat_map(|line| line.split('`').skip(1).step_by(2));
