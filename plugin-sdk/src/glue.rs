@@ -38,7 +38,13 @@ mod wasm {
 
     pub use wit_bindgen::rt;
 
-    #[allow(clippy::all, clippy::pedantic, unreachable_pub, reason = "generated")]
+    #[allow(
+        unsafe_code,
+        clippy::all,
+        clippy::pedantic,
+        unreachable_pub,
+        reason = "generated"
+    )]
     pub mod bindings {
         wit_bindgen::generate!({
             world: "handshake-filter",

@@ -470,6 +470,10 @@ mod wasm {
 
     impl Request {
         /// A second name for a request; the caller keeps it from outliving the first.
+        #[expect(
+            unsafe_code,
+            reason = "the bindings lend a handle, authors get a type of ours"
+        )]
         pub(crate) fn lent(req: &http::Request) -> Self {
             // SAFETY: `handle` is a live handle of this type for as long as `req` is borrowed;
             // it is never dropped here, and hooks only get `&mut Request`, which they can
@@ -482,6 +486,7 @@ mod wasm {
 
     impl Response {
         /// As [`Request::lent`].
+        #[expect(unsafe_code, reason = "as `Request::lent`")]
         pub(crate) fn lent(res: &http::Response) -> Self {
             // SAFETY: as in `Request::lent`.
             Response(ManuallyDrop::new(unsafe {

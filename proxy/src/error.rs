@@ -3,7 +3,7 @@
 //! Elsewhere errors only carry facts. The client learns the status and the request id, never
 //! addresses, plugin names or messages of a peer.
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, SEC_WEBSOCKET_VERSION};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::body::{BodyFault, ResponseBody};
@@ -121,9 +121,9 @@ impl Failure {
             response.headers_mut().insert(ALLOW, allow.clone());
         }
         if self.status == StatusCode::UPGRADE_REQUIRED {
-            response
-                .headers_mut()
-                .insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            let headers = response.headers_mut();
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         response
     }
@@ -142,7 +142,13 @@ impl From<BodyFault> for Failure {
 
 impl From<Rejection> for Failure {
     fn from(rejection: Rejection) -> Failure {
-        Failure::downstream(rejection.status, rejection.reason)
+        match rejection.status {
+            // No route was asked: what may be used anywhere.
+            StatusCode::METHOD_NOT_ALLOWED => {
+                Failure::method_not_allowed(HeaderValue::from_static(USUAL_METHODS))
+            }
+            status => Failure::downstream(status, rejection.reason),
+        }
     }
 }
 
@@ -168,3 +174,5 @@ pub fn plain_response(status: StatusCode, request_id: &str) -> Response<Response
         .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
+
+const USUAL_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";

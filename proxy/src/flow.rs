@@ -252,10 +252,15 @@ async fn answer(
     let facts = exchange.admitted(facts);
     handshake::as_upgrade(parts)?;
     if let Some(port) = connection.policy.redirect_to_https {
-        return redirect_to_https(&facts.authority, &facts.path, facts.query.as_deref(), port);
+        return redirect_to_https(
+            &facts.authority,
+            facts.place(),
+            facts.query.as_deref(),
+            port,
+        );
     }
     connection.check_authority(&facts.host)?;
-    let route = find_route(snapshot, parts, &facts.host, &facts.path)?;
+    let route = find_route(snapshot, parts, &facts.host, facts.place())?;
     exchange.routed(&route);
     let kind = handshake::classify(parts, body.is_end_stream())?;
     if let Kind::WebSocket(_) = kind {

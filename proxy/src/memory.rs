@@ -26,6 +26,7 @@ impl Tide {
 /// Gives free memory back. Takes milliseconds, during which threads that allocate may wait: never
 /// on a serving thread.
 #[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "only the allocator itself can give memory back")]
 pub fn give_back() {
     // SAFETY: malloc_trim(3) may be called at any time from any thread. It touches only memory
     // that the allocator holds as free, under the allocator's own locks.

@@ -1,12 +1,13 @@
 //! From the configuration's text to a snapshot, at start and at every reload alike.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use sluicegate_plugin_host::HostSettings;
 
 use crate::banner;
-use crate::config::model::{Bind, Config, Runtime};
+use crate::config::model::{Bind, Config};
 use crate::config::{self, Diagnostic, Report, Source};
 use crate::listener::BindError;
 use crate::snapshot::{Snapshot, Workshop};
@@ -37,14 +38,23 @@ pub struct Rejected(pub String);
 #[derive(Debug)]
 pub struct Fixed {
     admin: Option<Bind>,
-    runtime: Runtime,
+    workers: Option<NonZeroUsize>,
+    /// User and group.
+    account: Option<(String, Option<String>)>,
 }
 
 impl Fixed {
     pub fn of(config: &Config) -> Fixed {
         Fixed {
             admin: config.admin.as_ref().map(|admin| admin.bind.value.clone()),
-            runtime: config.runtime,
+            workers: config.runtime.workers,
+            account: config.runtime.account.as_ref().map(|account| {
+                let group = account.group.as_ref();
+                (
+                    account.user.value.clone(),
+                    group.map(|group| group.value.clone()),
+                )
+            }),
         }
     }
 
@@ -55,8 +65,11 @@ impl Fixed {
         if self.admin != wanted.admin {
             text.push_str("warning: a change of `[admin] bind` needs a restart\n");
         }
-        if self.runtime != wanted.runtime {
+        if self.workers != wanted.workers {
             text.push_str("warning: a change of `[runtime] workers` needs a restart\n");
+        }
+        if self.account != wanted.account {
+            text.push_str("warning: a change of `[runtime] user` or `group` needs a restart\n");
         }
         text
     }
@@ -101,10 +114,15 @@ pub async fn build(
         .map_err(|report| Rejected(report.render(banner::is_terminal())))
 }
 
-/// What snapshots are built with: the plugin host, once there is a plugin, and its cache.
-pub fn workshop(metrics: &Arc<Metrics>, progress: Box<dyn Fn(&str) + Send + Sync>) -> Workshop {
+/// What snapshots are built with: the plugin host, once there is a plugin, and its cache, which is in
+/// `home` where that is not the environment's.
+pub fn workshop(
+    metrics: &Arc<Metrics>,
+    home: Option<PathBuf>,
+    progress: Box<dyn Fn(&str) + Send + Sync>,
+) -> Workshop {
     let settings = HostSettings {
-        cache_dir: cache_dir(),
+        cache_dir: cache_dir(home),
         ..HostSettings::default()
     };
     Workshop::new(settings, Arc::clone(metrics), progress)
@@ -119,7 +137,7 @@ pub fn bind_report(error: &BindError) -> String {
 }
 
 /// systemd's cache folder for the service, or the user's own.
-fn cache_dir() -> Option<PathBuf> {
+fn cache_dir(home: Option<PathBuf>) -> Option<PathBuf> {
     let from = |name: &str| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
@@ -127,6 +145,6 @@ fn cache_dir() -> Option<PathBuf> {
     };
     from("CACHE_DIRECTORY")
         .or_else(|| from("XDG_CACHE_HOME").map(|dir| dir.join("sluicegate")))
-        .or_else(|| from("HOME").map(|home| home.join(".cache/sluicegate")))
+        .or_else(|| (home.or_else(|| from("HOME"))).map(|home| home.join(".cache/sluicegate")))
         .map(|dir| dir.join("plugins"))
 }

@@ -5,15 +5,18 @@
 //! on its core. Nothing that takes long runs on a worker: a reload builds its snapshot on the
 //! control thread and the blocking pool, and is then swapped in as a whole or not at all.
 //!
+//! A start as root that is to become somebody else binds, becomes it, and only then reads certificates, plugins and
+//! secrets; clients wait in the backlog for that long.
+//!
 //! A stop goes: not ready, no new connections, HTTP finishes what is under way, tunnels leave one
 //! by one, exit. The control thread waits for the last [`Member`](crate::drain::Member), which tunnels are.
 
 mod accept;
+mod bound;
 mod crew;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -27,12 +30,15 @@ use crate::admin::{self, AdminActions, AdminListener, AdminState, Readiness, Rel
 use crate::banner;
 use crate::config::model::{Bind, Config};
 use crate::listener::{BindError, BoundListener, LocalAddr};
+use crate::privileges;
 use crate::reload::{self, Fixed, Origin, Rejected};
 use crate::snapshot::{ListenerPolicy, Snapshot, Workshop};
+use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{Telemetry, TelemetryError};
 use crate::worker::{Listener, Shared};
 use accept::WorkerHandle;
+use bound::{Bound, worker_count};
 use crew::Crew;
 
 /// Why the server did not start, or did not go on.
@@ -97,6 +103,7 @@ struct Server {
     listeners: HashMap<Bind, Arc<Listener>>,
     workshop: Workshop,
     actions: Arc<Actions>,
+    supervisor: Supervisor,
     /// Flushes the logs when it is dropped, so it goes last.
     telemetry: Telemetry,
 }
@@ -139,10 +146,22 @@ impl Server {
             stop_admin: None,
         };
         let metrics = Metrics::new();
-        let workshop = reload::workshop(&metrics, banner::progress());
         let parsed = reload::parse(&origin).map_err(RunError::Config)?;
         let telemetry = crate::telemetry::init(&parsed.config.log, &metrics)?;
         let access_log = telemetry.access_log(&parsed.config.log);
+        // Who gives up root binds first; anybody else when nothing can go wrong any more but that.
+        let (early, home) = match &parsed.config.runtime.account {
+            None => (None, None),
+            Some(account) => {
+                let bound = Bound::of(&parsed.config).await?;
+                let home = bound::become_account(account, &parsed.source)?;
+                (Some(bound), Some(home))
+            }
+        };
+        if privileges::is_root() && home.is_none() {
+            tracing::warn!("serving as root; `[runtime] user` names whom to become instead");
+        }
+        let workshop = reload::workshop(&metrics, home, banner::progress());
         let built = tokio::select! {
             built = reload::build(parsed, None, &workshop, access_log) => built,
             _ = control.stop.asked() => return Err(RunError::Interrupted),
@@ -153,20 +172,12 @@ impl Server {
         }
 
         let workers = worker_count(&snapshot.config);
-        let mut bound = Vec::new();
-        for (bind, _) in &snapshot.listeners {
-            bound.push((bind.clone(), BoundListener::bind(bind, workers.get())?));
-        }
-        let admin = match &snapshot.config.admin {
-            None => None,
-            Some(admin) => {
-                let bind = &admin.bind.value;
-                let listener = AdminListener::bind(bind).await;
-                Some(listener.map_err(|source| RunError::AdminBind {
-                    bind: bind.to_string(),
-                    source,
-                })?)
-            }
+        let Bound {
+            listeners: bound,
+            admin,
+        } = match early {
+            Some(bound) => bound,
+            None => Bound::of(&snapshot.config).await?,
         };
 
         publish(&metrics, &snapshot);
@@ -191,6 +202,7 @@ impl Server {
             listeners: HashMap::new(),
             workshop,
             actions,
+            supervisor: Supervisor::from_environment(),
             telemetry,
         };
         let snapshot = server.shared.snapshot();
@@ -208,6 +220,7 @@ impl Server {
             control.stop_admin = Some(server.serve_admin(admin));
         }
         lines.print();
+        server.supervisor.ready("serving");
         Ok((server, control, started))
     }
 
@@ -269,8 +282,10 @@ impl Server {
     }
 
     async fn reload(&mut self) -> ReloadOutcome {
+        self.supervisor.reloading();
         match self.try_reload().await {
             Ok((generation, warnings)) => {
+                self.supervisor.ready("serving");
                 self.shared.metrics.reload_applied(generation);
                 tracing::info!(generation, "configuration reloaded");
                 ReloadOutcome::Applied {
@@ -279,6 +294,8 @@ impl Server {
                 }
             }
             Err(Rejected(report)) => {
+                self.supervisor
+                    .ready("serving, but the last reload was rejected");
                 self.shared.metrics.reload_rejected();
                 tracing::error!("reload rejected, the old configuration goes on");
                 eprint(&report);
@@ -348,6 +365,7 @@ impl Server {
         control.reloads.close();
         while control.reloads.try_recv().is_ok() {}
         self.actions.set_readiness(Readiness::Draining);
+        self.supervisor.stopping();
         self.shared.metrics.set_draining(true);
         close_all(self.listeners.values()).await;
         let open = drain.live();
@@ -458,14 +476,6 @@ fn publish(metrics: &Metrics, snapshot: &Snapshot) {
         link.metrics
             .set_quarantine(link.standing.quarantined_until());
     }
-}
-
-fn worker_count(config: &Config) -> NonZeroUsize {
-    config
-        .runtime
-        .workers
-        .or_else(|| std::thread::available_parallelism().ok())
-        .unwrap_or(NonZeroUsize::MIN)
 }
 
 fn longest_drain(config: &Config) -> Duration {

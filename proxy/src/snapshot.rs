@@ -127,7 +127,7 @@ impl Workshop {
             ..self.settings.clone()
         };
         let host = Host::new(settings.clone()).or_else(|error| {
-            (self.progress)(&format!("compiled plugins are not kept: {error}"));
+            tracing::warn!(%error, "compiled plugins are not kept, each start compiles them anew");
             Host::new(HostSettings {
                 cache_dir: None,
                 ..settings

@@ -109,6 +109,66 @@ fn the_plugin_host_and_the_sdk_do_not_look_up() {
     check("plugin-sdk/src", &["plugin_host", "use sluicegate::"], &[]);
 }
 
+/// Whoever adds a file here argues at each block why it is sound, and in its header why it is needed.
+#[test]
+fn unsafe_code_is_where_it_is_argued() {
+    let allowed = BTreeSet::from([
+        // What the C library alone can do: whom the process becomes, and giving memory back.
+        "proxy/src/privileges.rs",
+        "proxy/src/memory.rs",
+        // Compiled code is taken from a folder that only we write.
+        "proxy/plugin-host/src/cache.rs",
+        // The bindings' handles under names of ours.
+        "plugin-sdk/src/head.rs",
+        // The benchmark chooses its processor, a test counts what is allocated, the others are tests' signals,
+        // limits and terminals.
+        "tests/load/src/machine.rs",
+        "proxy/tests/idle_contexts.rs",
+        "tests/src/lib.rs",
+        "tests/src/proxy.rs",
+        "tests/tests/http2_clients.rs",
+        "tests/tests/limits.rs",
+        "tests/tests/plugin_record.rs",
+        "tests/tests/start.rs",
+    ]);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut found = BTreeSet::new();
+    for folder in ["proxy", "plugin-sdk", "plugins", "tests", "examples"] {
+        for (path, text) in sources(folder) {
+            let code = text
+                .lines()
+                .map(|line| line.split("//").next().unwrap_or(""));
+            let begins = ["unsafe {", "unsafe fn ", "unsafe impl ", "unsafe extern "];
+            if code
+                .into_iter()
+                .any(|code| begins.iter().any(|unsafe_| code.contains(unsafe_)))
+            {
+                found.insert(path.strip_prefix(&root).unwrap().display().to_string());
+            }
+        }
+    }
+    // The list of this test names what it looks for.
+    found.remove("proxy/tests/architecture.rs");
+    let found: BTreeSet<&str> = found.iter().map(String::as_str).collect();
+    assert_eq!(found, allowed);
+}
+
+/// Clocks that can be set are for what people and other machines are told; whatever waits uses one that cannot.
+#[test]
+fn no_deadline_depends_on_the_time_of_day() {
+    let told = [
+        // Dates in answers, logs, metrics and the banner, and those of files.
+        "proxy/src/date.rs",
+        "proxy/src/telemetry/",
+        "proxy/src/banner.rs",
+        "proxy/src/cli/watch.rs",
+        // What expires at a date: a certificate, and a session, whose end a tunnel counts down by the other clock.
+        "proxy/src/tls/",
+        "proxy/src/flow/exchange.rs",
+    ];
+    check("proxy/src", &["SystemTime"], &told);
+}
+
 #[test]
 fn files_stay_readable() {
     for folder in ["proxy", "plugin-sdk", "plugins", "tests", "examples"] {

@@ -3,6 +3,7 @@
 //!
 //! A test binary of its own, as it counts whatever its process allocates: one test, on one thread.
 
+#![expect(unsafe_code, reason = "an allocator is unsafe to be")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -1,5 +1,7 @@
 //! `#[config]`: what every config of a plugin derives, said once.
 
+#![forbid(unsafe_code)]
+
 use proc_macro::TokenStream;
 
 /// Makes a struct or enum (part of) a plugin's config: it can be read with serde and described by a JSON

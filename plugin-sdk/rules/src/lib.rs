@@ -8,6 +8,8 @@
 //!
 //! Every edit is whole or not at all.
 
+#![forbid(unsafe_code)]
+
 pub mod messages;
 mod session;
 

@@ -6,7 +6,13 @@ use std::cell::RefCell;
 use super::{Exported, with_filter};
 use crate::messages::{Ending, MessageFilter, Opening, Side};
 
-#[allow(clippy::all, clippy::pedantic, unreachable_pub, reason = "generated")]
+#[allow(
+    unsafe_code,
+    clippy::all,
+    clippy::pedantic,
+    unreachable_pub,
+    reason = "generated"
+)]
 pub mod bindings {
     wit_bindgen::generate!({
         world: "message-hooks",

@@ -4,6 +4,8 @@
 //! the query or among the offered subprotocols (browsers cannot set headers on a WebSocket). The first one
 //! found decides.
 
+#![forbid(unsafe_code)]
+
 mod keys;
 
 use std::collections::BTreeMap;

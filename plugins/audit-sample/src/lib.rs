@@ -4,6 +4,8 @@
 //! are collected per connection, up to a bound, and sent now and then and when the connection has ended; what
 //! does not fit or cannot be sent is counted and forgotten.
 
+#![forbid(unsafe_code)]
+
 mod record;
 
 use std::time::Duration;

@@ -5,6 +5,8 @@
 //! user that does not exist costs as much time as a wrong password: it is checked against a hash that
 //! nothing fits.
 
+#![forbid(unsafe_code)]
+
 use std::collections::BTreeMap;
 
 use base64::Engine;

@@ -4,6 +4,8 @@
 //! chance: it is read off a hash of what identifies the client, so a client stays where it is, in every
 //! worker and every proxy with the same salt, and those in a share of 5 % are still in it at 10 %.
 
+#![forbid(unsafe_code)]
+
 mod share;
 
 use std::collections::BTreeMap;

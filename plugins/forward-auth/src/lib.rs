@@ -5,6 +5,8 @@
 //! answer is the client's. Whatever else happens lets nobody in, unless the operator says so for the one
 //! case that has nothing to do with what a client sends: that the service is not there.
 
+#![forbid(unsafe_code)]
+
 use std::collections::BTreeMap;
 
 use sluicegate_plugin::log::{self, Level};

@@ -2,6 +2,8 @@
 //!
 //! Removals come first, then `set`, then `add`, as in the proxy's own `request_headers`.
 
+#![forbid(unsafe_code)]
+
 use std::collections::BTreeMap;
 
 use sluicegate_plugin::{

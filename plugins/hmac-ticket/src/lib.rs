@@ -8,6 +8,8 @@
 //! That a ticket is good once is kept in the store until it would have expired; if the store cannot say,
 //! nobody gets in.
 
+#![forbid(unsafe_code)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 

@@ -3,6 +3,8 @@
 //! What `deny` names stays out, whatever `allow` says; with an `allow`, only what it names comes in. An
 //! IPv4 address counts as one however it is written, `::ffff:192.0.2.1` too.
 
+#![forbid(unsafe_code)]
+
 mod network;
 mod table;
 

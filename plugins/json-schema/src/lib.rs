@@ -3,6 +3,8 @@
 //! One schema for all, or one of several by what a message says of itself (`by = "/type"`). What is told of a
 //! message that does not fit is the place and the schema's complaint, never what stands there.
 
+#![forbid(unsafe_code)]
+
 mod answer;
 mod schema;
 mod strict;

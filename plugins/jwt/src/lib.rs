@@ -7,6 +7,8 @@
 //! RFC 7515 (JWS), RFC 7517 (keys), RFC 7518 (algorithms), RFC 7519 (JWT), RFC 6750 (refusals), and the
 //! advice of RFC 8725.
 
+#![forbid(unsafe_code)]
+
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 

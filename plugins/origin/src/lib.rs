@@ -4,6 +4,8 @@
 //! the `Origin` field (RFC 6454) tells whose page it was. The list is matched as a route's own `origins` is:
 //! scheme, host and port, each compared exactly, a missing port being the scheme's own.
 
+#![forbid(unsafe_code)]
+
 mod pattern;
 
 use sluicegate_plugin::log::{self, Level};

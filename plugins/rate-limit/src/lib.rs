@@ -8,6 +8,8 @@
 //!
 //! What is refused costs the client nothing: it need not wait longer for having asked.
 
+#![forbid(unsafe_code)]
+
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 

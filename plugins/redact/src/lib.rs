@@ -7,6 +7,8 @@
 //! Many connections share an instance, and a call that takes too long or gives back too much ends them all: so
 //! what is done for one message is bounded, and one that needs more closes its own tunnel.
 
+#![forbid(unsafe_code)]
+
 mod pattern;
 mod preset;
 mod scalars;

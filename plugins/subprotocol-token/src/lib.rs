@@ -5,6 +5,8 @@
 //! A browser closes the socket if it offered subprotocols and none is chosen (WHATWG WebSockets,
 //! section 3), so one is chosen for an upstream that was left with none to choose from.
 
+#![forbid(unsafe_code)]
+
 use std::cell::Cell;
 
 use base64::Engine as _;

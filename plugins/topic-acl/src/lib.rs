@@ -4,6 +4,8 @@
 //! read it otherwise. Rules may speak of the session (`rooms/{sub}/#`), by the labels that a filter of the
 //! handshake, such as `jwt`, noted.
 
+#![forbid(unsafe_code)]
+
 mod extract;
 mod mqtt;
 mod refusal;

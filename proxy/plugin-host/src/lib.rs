@@ -19,8 +19,6 @@
 //! Calls run inside a tokio runtime with its timer enabled. Dropping a call's future at any point
 //! frees the instance, in mid-call together with all conversations that share it.
 
-#![deny(unsafe_code)]
-
 mod allowance;
 mod bindings;
 mod cache;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Failure, print, run, runtime, say};
 use crate::config::model::Config;
 use crate::config::{self, Diagnostic, Report, Source};
+use crate::privileges::Identity;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -69,8 +70,12 @@ fn examine(file: &Path) -> Result<Result<(Report, String), Report>, Failure> {
         Ok(parsed) => parsed,
         Err(report) => return Ok(Err(report)),
     };
+    let account = config.runtime.account.as_ref().map(Identity::find);
+    if let Some(Err(unknown)) = account {
+        return Ok(Err(Report::new(&source, vec![unknown])));
+    }
     let contents = contents(&config);
-    let workshop = reload::workshop(&Metrics::new(), banner::progress());
+    let workshop = reload::workshop(&Metrics::new(), None, banner::progress());
     let log = AccessLog::off();
     let built = runtime()?.block_on(Snapshot::build(
         &source, config, warnings, None, &workshop, log,

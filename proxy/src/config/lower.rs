@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::model::{
-    AccessFormat, Admin, Bind, CertSource, ClientAuth, Config, Http2, Limits, Listener,
+    AccessFormat, Account, Admin, Bind, CertSource, ClientAuth, Config, Http2, Limits, Listener,
     ListenerTls, Located, Log, RouteTimeouts, Runtime, Span, Timeouts, TlsVersion,
 };
 use super::reader::{BoolOr, Either, Field, Read, Text};
@@ -41,6 +41,7 @@ pub(super) fn lower(
 
     let (timeouts, route_timeouts) = timeouts(file.timeouts.value());
     let limits = limits(file.limits.value(), &mut cx);
+    let runtime = runtime(file.runtime.value(), &mut cx);
     let mut upstreams = Upstreams::lower(file, &mut cx);
     let mut plugins = Plugins::lower(file, &mut upstreams, &mut cx);
     let routes = routes::lower(file, route_timeouts, &mut upstreams, &mut plugins, &mut cx);
@@ -66,12 +67,7 @@ pub(super) fn lower(
             None => None,
         },
         log: log(file.log.value()),
-        runtime: Runtime {
-            workers: file
-                .runtime
-                .value()
-                .and_then(|runtime| count(&runtime.workers)),
-        },
+        runtime,
         trusted_proxies: values(&file.trusted_proxies).copied().collect(),
     })
 }
@@ -386,6 +382,26 @@ fn log(written: Option<&schema::Log>) -> Log {
         query: written
             .and_then(|log| log.query.value().copied())
             .unwrap_or(false),
+    }
+}
+
+fn runtime(written: Option<&schema::Runtime>, cx: &mut Context<'_>) -> Runtime {
+    let user = written.and_then(|runtime| runtime.user.given());
+    let group = written.and_then(|runtime| runtime.group.given());
+    if let (Some(runtime), None, Some(group)) = (written, user, group)
+        && runtime.user.is_absent()
+    {
+        cx.report(
+            Diagnostic::error(group.span.clone(), "`group` without `user`")
+                .hint("name the user as well: the group comes with it".to_owned()),
+        );
+    }
+    Runtime {
+        workers: written.and_then(|runtime| count(&runtime.workers)),
+        account: user.map(|user| Account {
+            user: user.clone(),
+            group: group.cloned(),
+        }),
     }
 }
 

@@ -563,8 +563,18 @@ pub enum AccessFormat {
     Off,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Runtime {
     /// `None`: one per core.
     pub workers: Option<NonZeroUsize>,
+    /// Whom to become once everything is bound; `None`: who started it.
+    pub account: Option<Account>,
+}
+
+/// Names that only the system can judge.
+#[derive(Debug, Clone)]
+pub struct Account {
+    pub user: Located<String>,
+    /// `None`: the user's own.
+    pub group: Option<Located<String>>,
 }

@@ -398,6 +398,10 @@ table! {
         optional {
             /// Worker threads. Default: one per core.
             workers: Whole<1, 1_024>,
+            /// Become this user once the addresses are bound; for a start as root.
+            user: Text<String>,
+            /// Become this group with it. Default: the user's own.
+            group: Text<String>,
         }
     }
 }

@@ -269,6 +269,8 @@ fn status_of(violation: Violation) -> StatusCode {
         Violation::HeadTooLarge | Violation::TooManyFields => {
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
         }
+        Violation::TargetTooLong => StatusCode::URI_TOO_LONG,
+        Violation::UnsupportedVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         _ => StatusCode::BAD_REQUEST,
     }
 }

@@ -82,6 +82,7 @@ impl fmt::Display for Machine {
 ///
 /// # Errors
 /// When there is no such processor.
+#[expect(unsafe_code, reason = "the standard library chooses no processor")]
 pub(crate) fn pin(cpu: Option<usize>) -> Result<()> {
     let Some(cpu) = cpu else {
         return Ok(());

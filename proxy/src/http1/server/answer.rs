@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, UPGRADE};
 use http::{Response, StatusCode, response};
 use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
@@ -264,15 +264,19 @@ fn encode_head(
     text.push(b' ');
     text.extend_from_slice(parts.status.canonical_reason().unwrap_or("").as_bytes());
     text.extend_from_slice(b"\r\n");
+    // Of the body that a GET would have got.
+    let tells_length = asked.head_only && parts.status != StatusCode::NO_CONTENT;
     let mut dated = false;
+    let mut offers_upgrade = false;
     for (name, value) in &parts.headers {
         if *name == CONNECTION && !switches {
             goes_on &= !names_option(value, "close");
             continue;
         }
-        if *name == TRANSFER_ENCODING || *name == CONTENT_LENGTH && !asked.head_only {
+        if *name == TRANSFER_ENCODING || *name == CONTENT_LENGTH && !tells_length {
             continue;
         }
+        offers_upgrade |= *name == UPGRADE;
         dated |= *name == DATE;
         push_field(&mut text, name.as_str().as_bytes(), value.as_bytes());
     }
@@ -288,6 +292,9 @@ fn encode_head(
             (false, _) => text.extend_from_slice(b"connection: close\r\n"),
             (true, true) => text.extend_from_slice(b"connection: keep-alive\r\n"),
             (true, false) => {}
+        }
+        if offers_upgrade {
+            text.extend_from_slice(b"connection: upgrade\r\n");
         }
     }
     if !dated {

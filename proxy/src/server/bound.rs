@@ -1,0 +1,70 @@
+//! The addresses of a configuration, bound all at once, and whom the process becomes after that.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::RunError;
+use crate::admin::AdminListener;
+use crate::banner;
+use crate::config::model::{Account, Bind, Config};
+use crate::config::{Diagnostic, Report, Source};
+use crate::listener::BoundListener;
+use crate::privileges::Identity;
+
+/// All addresses of a configuration, listening.
+pub(super) struct Bound {
+    /// In the order of the configuration.
+    pub(super) listeners: Vec<(Bind, BoundListener)>,
+    pub(super) admin: Option<AdminListener>,
+}
+
+impl Bound {
+    /// Binds them all; clients can connect from then on, and wait.
+    pub(super) async fn of(config: &Config) -> Result<Bound, RunError> {
+        let workers = worker_count(config).get();
+        let listeners = config.listeners.iter().map(|listener| {
+            let bind = listener.bind.value.clone();
+            BoundListener::bind(&bind, workers).map(|bound| (bind, bound))
+        });
+        let listeners = listeners.collect::<Result<_, _>>()?;
+        let admin = match &config.admin {
+            None => None,
+            Some(admin) => {
+                let bind = &admin.bind.value;
+                let listener = AdminListener::bind(bind).await;
+                Some(listener.map_err(|source| RunError::AdminBind {
+                    bind: bind.to_string(),
+                    source,
+                })?)
+            }
+        };
+        Ok(Bound { listeners, admin })
+    }
+}
+
+/// Gives up root for good; returns the home of whom it became.
+pub(super) fn become_account(account: &Account, source: &Arc<Source>) -> Result<PathBuf, RunError> {
+    let identity = Identity::find(account).and_then(|identity| {
+        let refused = |error| {
+            let message = format!("cannot become `{}`: {error}", account.user.value);
+            Diagnostic::error(account.user.span.clone(), message)
+        };
+        identity.assume().map_err(refused).map(|()| identity)
+    });
+    match identity {
+        Ok(identity) => Ok(identity.home()),
+        Err(mistake) => {
+            let report = Report::new(source, vec![mistake]);
+            Err(RunError::Config(report.render(banner::is_terminal())))
+        }
+    }
+}
+
+pub(super) fn worker_count(config: &Config) -> NonZeroUsize {
+    config
+        .runtime
+        .workers
+        .or_else(|| std::thread::available_parallelism().ok())
+        .unwrap_or(NonZeroUsize::MIN)
+}
