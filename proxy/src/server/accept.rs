@@ -75,7 +75,7 @@ async fn work(
             _ = sweep.tick() => {
                 worker.pool.sweep();
                 worker.multiplex.sweep();
-                if tide.has_ebbed(place.load()) {
+                if tide.has_turned(place.load()) {
                     tokio::task::spawn_blocking(memory::give_back);
                 }
             }
