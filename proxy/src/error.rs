@@ -3,7 +3,9 @@
 //! Elsewhere errors only carry facts. The client learns the status and the request id, never
 //! addresses, plugin names or messages of a peer.
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::body::{BodyFault, ResponseBody};
@@ -93,6 +95,11 @@ impl Failure {
         Failure::new(Side::Upstream, StatusCode::SERVICE_UNAVAILABLE, label)
     }
 
+    /// There is no memory for it.
+    pub fn overloaded() -> Failure {
+        Failure::new(Side::Proxy, StatusCode::SERVICE_UNAVAILABLE, "overloaded")
+    }
+
     /// The proxy contradicts itself; never caused by what a peer sends.
     pub fn internal(label: &'static str) -> Failure {
         Failure::new(Side::Proxy, StatusCode::INTERNAL_SERVER_ERROR, label)
@@ -119,6 +126,11 @@ impl Failure {
         let mut response = plain_response(self.status, request_id);
         if let Some(allow) = &self.allow {
             response.headers_mut().insert(ALLOW, allow.clone());
+        }
+        if self.side == Side::Proxy && self.status == StatusCode::SERVICE_UNAVAILABLE {
+            // What the proxy itself has too much of passes.
+            let headers = response.headers_mut();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if self.status == StatusCode::UPGRADE_REQUIRED {
             let headers = response.headers_mut();

@@ -250,6 +250,9 @@ async fn answer(
         &snapshot.limits,
     )?;
     let facts = exchange.admitted(facts);
+    if connection.worker.shared.budget.is_short() {
+        return Err(Failure::overloaded());
+    }
     handshake::as_upgrade(parts)?;
     if let Some(port) = connection.policy.redirect_to_https {
         return redirect_to_https(

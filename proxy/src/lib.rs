@@ -6,6 +6,7 @@ pub mod admin;
 pub mod admission;
 pub mod banner;
 pub mod body;
+pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod date;

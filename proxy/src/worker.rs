@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::admission::AdmissionControl;
+use crate::budget::Budget;
 use crate::drain::Drain;
 use crate::snapshot::{ListenerPolicy, Snapshot};
 use crate::telemetry::metrics::{ListenerMetrics, Metrics};
@@ -20,6 +21,7 @@ pub struct Shared {
     pub drain: Drain,
     pub metrics: Arc<Metrics>,
     pub admission: Arc<AdmissionControl>,
+    pub budget: Arc<Budget>,
 }
 
 /// What the connections of one worker share.
@@ -39,11 +41,14 @@ pub struct Listener {
 
 impl Shared {
     pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>) -> Shared {
+        let budget = Budget::new(snapshot.limits.memory);
+        metrics.export_budget(Arc::clone(&budget));
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             drain: Drain::default(),
             metrics,
             admission: Arc::default(),
+            budget,
         }
     }
 
@@ -54,6 +59,7 @@ impl Shared {
 
     /// From now on new connections and requests use this generation.
     pub fn serve_with(&self, snapshot: Arc<Snapshot>) {
+        self.budget.set_limit(snapshot.limits.memory);
         self.snapshot.store(snapshot);
         self.admission.limit_changed();
     }

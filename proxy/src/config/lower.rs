@@ -358,6 +358,8 @@ fn limits(written: Option<&schema::Limits>, cx: &mut Context<'_>) -> Option<Limi
             cx.report(Diagnostic::error(given.span.clone(), message).hint(hint));
         }
     }
+    let memory = memory(&written.memory, MIN_MEMORY, "at least `1MiB`", cx);
+    let connection_memory = memory_of_one(written, memory.flatten(), cx);
     Some(Limits {
         connections: count(&written.connections),
         connections_per_client: count(&written.connections_per_client),
@@ -365,8 +367,49 @@ fn limits(written: Option<&schema::Limits>, cx: &mut Context<'_>) -> Option<Limi
         head_fields: number(&written.head_fields, HEAD_FIELDS) as usize,
         target_size: target_size?.min(head_size?),
         request_body: written.request_body.value().map(|size| size.0),
+        memory: memory?,
+        connection_memory: connection_memory?,
         http2_streams: number(&written.http2_streams, HTTP2_STREAMS),
     })
+}
+
+/// An amount of memory, if one is given; `None` if it is a mistake.
+fn memory(
+    field: &Field<Text<ByteSize>>,
+    least: usize,
+    hint: &str,
+    cx: &mut Context<'_>,
+) -> Option<Option<usize>> {
+    let Some(given) = field.given() else {
+        return Some(None);
+    };
+    // What is beyond all memory is no limit.
+    let bytes = usize::try_from(given.value.0).unwrap_or(usize::MAX);
+    if bytes >= least {
+        return Some(Some(bytes));
+    }
+    let message = "this is too little memory to work with";
+    cx.report(Diagnostic::error(given.span.clone(), message).hint(hint.to_owned()));
+    None
+}
+
+/// `connection_memory`, which is less than `all` where that is given.
+fn memory_of_one(
+    written: &schema::Limits,
+    all: Option<usize>,
+    cx: &mut Context<'_>,
+) -> Option<Option<usize>> {
+    let field = &written.connection_memory;
+    let one = memory(field, MIN_CONNECTION_MEMORY, "at least `64KiB`", cx)?;
+    if let (Some(one), Some(all), Some(given)) = (one, all, field.given())
+        && one > all
+    {
+        let message = "`connection_memory` is more than `memory`";
+        let hint = "a part cannot be larger than the whole".to_owned();
+        cx.report(Diagnostic::error(given.span.clone(), message).hint(hint));
+        return None;
+    }
+    Some(one)
 }
 
 fn log(written: Option<&schema::Log>) -> Log {
@@ -472,5 +515,7 @@ const HEAD_FIELDS: u32 = 100;
 const TARGET_SIZE: usize = 8 << 10;
 const MIN_HEAD: usize = 1 << 10;
 const MAX_HEAD: usize = 1 << 20;
+const MIN_MEMORY: usize = 1 << 20;
+const MIN_CONNECTION_MEMORY: usize = 64 << 10;
 const HTTP2_STREAMS: u32 = 128;
 const LEVEL: &str = "info";

@@ -534,6 +534,10 @@ pub struct Limits {
     pub target_size: usize,
     /// Request body, bytes; `None`: no limit (bodies are streamed).
     pub request_body: Option<u64>,
+    /// Bytes in all buffers that fill up where somebody is slow; `None`: half of what the process may have.
+    pub memory: Option<usize>,
+    /// Bytes in those of one tunnel, or of one request; `None`: what the other limits allow.
+    pub connection_memory: Option<usize>,
     /// Concurrent HTTP/2 streams per connection.
     pub http2_streams: u32,
 }

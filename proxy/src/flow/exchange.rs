@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::admission::Admission;
 use crate::body::{OnEnd, ResponseBody, ResponseEnd, UpstreamConnection};
+use crate::budget::Budget;
 use crate::error::{Failure, Side};
 use crate::facts::RequestFacts;
 use crate::flow::connection::Connection;
@@ -320,6 +321,11 @@ impl Exchange {
         if let Some(upgrade) = &mut self.upgrade {
             upgrade.judge_messages(judge);
         }
+    }
+
+    /// Where what the process holds for this client counts.
+    pub(super) fn budget(&self) -> Arc<Budget> {
+        Arc::clone(&self.connection.worker.shared.budget)
     }
 
     pub(super) fn session(&self) -> &Session {

@@ -10,6 +10,8 @@ const LIMITS: Limits = Limits {
     head_fields: 20,
     target_size: 100,
     request_body: None,
+    memory: None,
+    connection_memory: None,
     http2_streams: 100,
 };
 

@@ -21,6 +21,7 @@ use http::{Method, StatusCode, Version};
 use prometheus_client::registry::Registry;
 use sluicegate_plugin_host::metrics::Registry as PluginRegistry;
 
+use crate::budget::Budget;
 use crate::ws::CloseCode;
 use crate::ws::frame::Side;
 use buckets::{CALL_BUCKETS, LATENCY_BUCKETS, LIFETIME_BUCKETS, MESSAGE_BUCKETS};
@@ -167,6 +168,8 @@ struct Shared {
     certificates: Mutex<Vec<(String, i64)>>,
     dropped: Mutex<Vec<(&'static str, Arc<AtomicU64>)>>,
     draining: AtomicI64,
+    /// Once the process serves.
+    budget: OnceLock<Arc<Budget>>,
     started: SystemTime,
 }
 
@@ -189,6 +192,7 @@ impl Metrics {
             certificates: Mutex::default(),
             dropped: Mutex::default(),
             draining: AtomicI64::new(0),
+            budget: OnceLock::new(),
             started: SystemTime::now(),
         });
         let mut registry = Registry::with_prefix("sluicegate");
@@ -263,6 +267,11 @@ impl Metrics {
     /// Exports a count of log lines dropped on `stream`; call once per stream.
     pub fn export_dropped(&self, stream: &'static str, dropped: Arc<AtomicU64>) {
         lock(&self.shared.dropped).push((stream, dropped));
+    }
+
+    /// Exports what is held in buffers; the first call's budget stays.
+    pub fn export_budget(&self, budget: Arc<Budget>) {
+        self.shared.budget.get_or_init(|| budget);
     }
 
     /// Everything in the OpenMetrics text format ([`CONTENT_TYPE`]).

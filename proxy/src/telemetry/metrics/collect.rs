@@ -15,6 +15,7 @@ use sluicegate_plugin_host::metrics::{MetricKind, Value};
 
 use super::series::{Histogram, LabelledCounter};
 use super::{METHODS, STATUS_CLASSES, Shared, lock};
+use crate::budget::Kind;
 
 /// One series of a family: its labels and its value.
 struct Sample<V> {
@@ -30,7 +31,8 @@ impl Collector for Shared {
         self.endpoints(&mut families)?;
         self.plugins(&mut families)?;
         self.plugins_own(&mut families)?;
-        self.process(&mut families)
+        self.process(&mut families)?;
+        self.budget(&mut families)
     }
 }
 
@@ -273,6 +275,28 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    fn budget(&self, families: &mut Families<'_>) -> fmt::Result {
+        let Some(budget) = self.budget.get() else {
+            return Ok(());
+        };
+        let bytes = |n: usize| [sample(Vec::new(), i64::try_from(n).unwrap_or(i64::MAX))];
+        families.gauge(
+            "buffered_bytes",
+            "Bytes held for peers that are slow, and of messages that are not whole",
+            bytes(budget.held()),
+        )?;
+        families.gauge(
+            "buffered_bytes_limit",
+            "Most of them, before the costliest holders are ended",
+            bytes(budget.limit()),
+        )?;
+        families.counter(
+            "memory_shed",
+            "Tunnels and requests ended because buffers took too much memory",
+            Kind::ALL.map(|kind| sample(with(&[], "kind", kind.label()), budget.shed(kind))),
+        )
     }
 
     fn process(&self, families: &mut Families<'_>) -> fmt::Result {
