@@ -370,6 +370,8 @@ fn limits(written: Option<&schema::Limits>, cx: &mut Context<'_>) -> Option<Limi
         memory: memory?,
         connection_memory: connection_memory?,
         http2_streams: number(&written.http2_streams, HTTP2_STREAMS),
+        http2_resets: number(&written.http2_resets, HTTP2_RESETS),
+        http2_control_frames: number(&written.http2_control_frames, HTTP2_CONTROL_FRAMES),
     })
 }
 
@@ -518,4 +520,6 @@ const MAX_HEAD: usize = 1 << 20;
 const MIN_MEMORY: usize = 1 << 20;
 const MIN_CONNECTION_MEMORY: usize = 64 << 10;
 const HTTP2_STREAMS: u32 = 128;
+const HTTP2_RESETS: u32 = 200;
+const HTTP2_CONTROL_FRAMES: u32 = 1000;
 const LEVEL: &str = "info";

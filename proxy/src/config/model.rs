@@ -540,6 +540,10 @@ pub struct Limits {
     pub connection_memory: Option<usize>,
     /// Concurrent HTTP/2 streams per connection.
     pub http2_streams: u32,
+    /// Streams reset on one connection in ten seconds.
+    pub http2_resets: u32,
+    /// HTTP/2 frames that carry nothing on one connection in ten seconds.
+    pub http2_control_frames: u32,
 }
 
 #[derive(Debug, Clone)]

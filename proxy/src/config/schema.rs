@@ -363,6 +363,10 @@ table! {
             connection_memory: Text<ByteSize>,
             /// Requests and WebSockets at once on one HTTP/2 connection. Default 128.
             http2_streams: Whole<1, 10_000>,
+            /// Streams reset on one HTTP/2 connection within ten seconds, by the client or for its faults. Default 200.
+            http2_resets: Whole<1, 1_000_000>,
+            /// HTTP/2 frames that carry nothing (PING, SETTINGS, WINDOW_UPDATE …) from one connection within ten seconds, beyond what answers our own. Default 1000.
+            http2_control_frames: Whole<1, 1_000_000>,
         }
     }
 }

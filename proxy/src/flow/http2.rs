@@ -16,13 +16,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::RecvStream;
+use h2::{Reason, RecvStream};
 use http::Request;
 use tokio::time::{Sleep, sleep_until};
 
 use crate::drain::{Member, Phase};
 use crate::flow::connection::Connection;
 use crate::flow::watch::{Waiting, Watch};
+use crate::http2::Bounds;
 use crate::http2::server::{self, Limits, Reply};
 use crate::snapshot::Snapshot;
 use crate::stream::Stream;
@@ -35,9 +36,15 @@ pub(super) async fn serve(
     snapshot: &Snapshot,
     member: Member,
 ) {
+    let limits = &snapshot.limits;
     let limits = Limits {
-        streams: snapshot.limits.http2_streams,
-        head_size: snapshot.limits.head_size,
+        bounds: Bounds {
+            head_size: limits.head_size,
+            head_fields: limits.head_fields,
+            streams: limits.http2_streams,
+            resets: limits.http2_resets,
+            control_frames: limits.http2_control_frames,
+        },
         extended_connect: connection.policy.http2.websocket,
     };
     let mut driver = Driver {
@@ -82,9 +89,13 @@ impl Driver {
             while let Poll::Ready(asked) = self.client.poll_request(cx) {
                 match asked {
                     Some((request, reply)) => self.begin(request, reply),
-                    None => return Poll::Ready(()),
+                    None => {
+                        self.count_faults(true);
+                        return Poll::Ready(());
+                    }
                 }
             }
+            self.count_faults(false);
             if !std::mem::replace(&mut self.registered, true) {
                 // A connection keeps its task, so one registration serves all its polls.
                 self.member.wake_on_change(cx);
@@ -117,6 +128,19 @@ impl Driver {
             self.patience,
             member,
         ));
+    }
+
+    /// Counts what was refused before it became a request, and a connection that `ended` for a fault.
+    fn count_faults(&mut self, ended: bool) {
+        let metrics = &self.connection.worker.shared.metrics;
+        for _ in 0..self.client.take_refused() {
+            metrics.request_rejected("http2_malformed");
+        }
+        match self.client.fault().filter(|_| ended) {
+            None => {}
+            Some(Reason::ENHANCE_YOUR_CALM) => metrics.request_rejected("http2_flood"),
+            Some(_) => metrics.request_rejected("http2_protocol"),
+        }
     }
 
     fn leave(&mut self) {

@@ -13,6 +13,8 @@ const LIMITS: Limits = Limits {
     memory: None,
     connection_memory: None,
     http2_streams: 100,
+    http2_resets: 100,
+    http2_control_frames: 100,
 };
 
 /// A request from its parts: `METHOD target`, then `name: value` lines.
