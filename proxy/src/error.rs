@@ -3,7 +3,9 @@
 //! Elsewhere errors only carry facts. The client learns the status and the request id, never
 //! addresses, plugin names or messages of a peer.
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::body::{BodyFault, ResponseBody};
@@ -93,6 +95,11 @@ impl Failure {
         Failure::new(Side::Upstream, StatusCode::SERVICE_UNAVAILABLE, label)
     }
 
+    /// There is no memory for it.
+    pub fn overloaded() -> Failure {
+        Failure::new(Side::Proxy, StatusCode::SERVICE_UNAVAILABLE, "overloaded")
+    }
+
     /// The proxy contradicts itself; never caused by what a peer sends.
     pub fn internal(label: &'static str) -> Failure {
         Failure::new(Side::Proxy, StatusCode::INTERNAL_SERVER_ERROR, label)
@@ -120,6 +127,11 @@ impl Failure {
         if let Some(allow) = &self.allow {
             response.headers_mut().insert(ALLOW, allow.clone());
         }
+        if self.side == Side::Proxy && self.status == StatusCode::SERVICE_UNAVAILABLE {
+            // What the proxy itself has too much of passes.
+            let headers = response.headers_mut();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         if self.status == StatusCode::UPGRADE_REQUIRED {
             let headers = response.headers_mut();
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -134,6 +146,7 @@ impl From<BodyFault> for Failure {
         let (status, label) = match fault {
             BodyFault::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "request_body_too_large"),
             BodyFault::TimedOut => (StatusCode::REQUEST_TIMEOUT, "request_body_timeout"),
+            BodyFault::TooSlow => (StatusCode::REQUEST_TIMEOUT, "request_body_too_slow"),
             BodyFault::Broken => (StatusCode::BAD_REQUEST, "request_body_broken"),
         };
         Failure::downstream(status, label)

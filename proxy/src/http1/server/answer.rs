@@ -28,6 +28,10 @@ pub struct Answer<B> {
     /// Why the body broke off: what came before that still goes out.
     broken: Option<io::Error>,
     goes_on: bool,
+    /// Bytes that the stream has taken.
+    sent: u64,
+    /// The stream takes no more for the moment.
+    blocked: bool,
     /// The client has said that its request is the last.
     asked_as_last: bool,
 }
@@ -61,6 +65,16 @@ impl<B> Answer<B> {
         self.goes_on
     }
 
+    /// How many bytes the stream has taken, heads and framing included.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Whether, after a write that was not ready, the client is to take something.
+    pub fn waits_for_client(&self) -> bool {
+        self.blocked
+    }
+
     /// Whether the client has said that it sends nothing behind its request.
     pub(super) fn was_asked_as_last(&self) -> bool {
         self.asked_as_last
@@ -86,6 +100,8 @@ where
             tail: b"",
             broken: None,
             goes_on,
+            sent: 0,
+            blocked: false,
             asked_as_last: asked.last,
         };
         if !has_body {
@@ -107,6 +123,8 @@ where
                 self.body = None;
                 Poll::Ready(())
             });
+            // A flush or a write that is not ready returns.
+            self.blocked = true;
             while self.has_left() {
                 let n = ready!(self.poll_write_left(stream, cx))?;
                 if n == 0 {
@@ -116,6 +134,7 @@ where
             }
             if filled.is_pending() || self.body.is_none() {
                 ready!(Pin::new(&mut *stream).poll_flush(cx))?;
+                self.blocked = false;
                 return filled.map(|()| self.broken.take().map_or(Ok(()), Err));
             }
         }
@@ -220,6 +239,7 @@ where
     }
 
     fn advance(&mut self, mut n: usize) {
+        self.sent += n as u64;
         let of_text = n.min(self.text.len() - self.written);
         self.written += of_text;
         n -= of_text;
