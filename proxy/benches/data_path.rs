@@ -17,6 +17,7 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Request, Response, request};
 use http_body_util::Full;
+use sluicegate::budget::Budget;
 use sluicegate::config;
 use sluicegate::drain::Drain;
 use sluicegate::handshake;
@@ -171,6 +172,7 @@ fn start_tunnel() -> (UnixStream, UnixStream) {
         drain: Duration::from_secs(30),
         expiry: None,
         member: Drain::default().join(),
+        budget: Budget::new(None),
         metrics: None,
     };
     tokio::spawn(tunnel.run());

@@ -1,7 +1,7 @@
 //! Bodies on their way through: streamed, counted, limited, never collected; their trailers cleaned.
 //!
-//! A [`RequestBody`] enforces the size limit and the wait between two pieces, and fails as what went
-//! wrong. It can keep its beginning, for a request that a server gives back unseen. A [`ResponseBody`]
+//! A [`RequestBody`] enforces the size limit, the wait between two pieces and the slowest pace, and fails as
+//! what went wrong. It can keep its beginning, for a request that a server gives back unseen. A [`ResponseBody`]
 //! carries whatever must happen when the last byte is out (or the client has gone): the upstream
 //! connection goes back to its pool, the access log gets its line.
 
@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::forward;
 use crate::http1::{client, server};
 use crate::http2::body::Received;
 use crate::http2::client as http2;
+use crate::pace::Pace;
 use crate::stream::Stream;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -41,9 +42,18 @@ pub struct RequestBody {
     left: Option<u64>,
     /// `None`: the next piece may take as long as it likes.
     wait_limit: Option<Duration>,
-    waiting: Option<Pin<Box<Sleep>>>,
+    pace: Pace,
+    waiting: Option<Wait>,
     received: Arc<AtomicU64>,
     beginning: Beginning,
+}
+
+/// The wait for a piece of a request's body.
+#[derive(Debug)]
+struct Wait {
+    /// Its own end, whatever the pace allows.
+    deadline: Instant,
+    timer: Pin<Box<Sleep>>,
 }
 
 /// What was taken of a body, as far as it can be given again.
@@ -68,6 +78,8 @@ pub enum BodyFault {
     TooLarge,
     #[error("request body stalled")]
     TimedOut,
+    #[error("request body came too slowly")]
+    TooSlow,
     /// Bad framing, or the client went away.
     #[error("request body broke off")]
     Broken,
@@ -163,12 +175,18 @@ impl Body for Incoming {
 }
 
 impl RequestBody {
-    /// `limit` in bytes; `wait_limit` bounds the wait for the next piece.
-    pub fn new(inner: Incoming, limit: Option<u64>, wait_limit: Duration) -> RequestBody {
+    /// `limit` in bytes; `wait_limit` bounds the wait for the next piece, `pace` all waits together.
+    pub fn new(
+        inner: Incoming,
+        limit: Option<u64>,
+        wait_limit: Duration,
+        pace: Pace,
+    ) -> RequestBody {
         RequestBody {
             inner,
             left: limit,
             wait_limit: Some(wait_limit),
+            pace,
             waiting: None,
             received: Arc::default(),
             beginning: Beginning::Untouched,
@@ -261,11 +279,38 @@ impl RequestBody {
         Arc::clone(&self.received)
     }
 
+    /// Ready when the client has been waited for too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<BodyFault> {
+        let Some(limit) = self.wait_limit else {
+            return Poll::Pending;
+        };
+        let received = self.received.load(Ordering::Relaxed);
+        loop {
+            let too_slow = self.pace.waits(received);
+            let wait = self.waiting.get_or_insert_with(|| {
+                let deadline = Instant::now() + limit;
+                let timer = Box::pin(sleep_until(deadline.min(too_slow)));
+                Wait { deadline, timer }
+            });
+            ready!(wait.timer.as_mut().poll(cx));
+            let now = Instant::now();
+            if wait.deadline <= now {
+                return Poll::Ready(BodyFault::TimedOut);
+            }
+            if too_slow <= now {
+                return Poll::Ready(BodyFault::TooSlow);
+            }
+            // What shared the connection's rate is over.
+            wait.timer.as_mut().reset(wait.deadline.min(too_slow));
+        }
+    }
+
     fn take(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyFault> {
         self.waiting = None;
         if let Some(data) = frame.data_ref() {
             let len = data.len() as u64;
-            self.received.fetch_add(len, Ordering::Relaxed);
+            let received = self.received.fetch_add(len, Ordering::Relaxed) + len;
+            self.pace.goes_on(received);
             if let Some(left) = &mut self.left {
                 *left = left.checked_sub(len).ok_or(BodyFault::TooLarge)?;
             }
@@ -297,14 +342,7 @@ impl Body for RequestBody {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(this.take(frame))),
             Poll::Ready(Some(Err(fault))) => Poll::Ready(Some(Err(fault))),
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => {
-                let Some(limit) = this.wait_limit else {
-                    return Poll::Pending;
-                };
-                let waiting = this.waiting.get_or_insert_with(|| Box::pin(sleep(limit)));
-                ready!(waiting.as_mut().poll(cx));
-                Poll::Ready(Some(Err(BodyFault::TimedOut)))
-            }
+            Poll::Pending => this.poll_late(cx).map(|fault| Some(Err(fault))),
         }
     }
 

@@ -3,7 +3,9 @@
 //! Elsewhere errors only carry facts. The client learns the status and the request id, never
 //! addresses, plugin names or messages of a peer.
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, SEC_WEBSOCKET_VERSION};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::body::{BodyFault, ResponseBody};
@@ -93,6 +95,11 @@ impl Failure {
         Failure::new(Side::Upstream, StatusCode::SERVICE_UNAVAILABLE, label)
     }
 
+    /// There is no memory for it.
+    pub fn overloaded() -> Failure {
+        Failure::new(Side::Proxy, StatusCode::SERVICE_UNAVAILABLE, "overloaded")
+    }
+
     /// The proxy contradicts itself; never caused by what a peer sends.
     pub fn internal(label: &'static str) -> Failure {
         Failure::new(Side::Proxy, StatusCode::INTERNAL_SERVER_ERROR, label)
@@ -120,10 +127,15 @@ impl Failure {
         if let Some(allow) = &self.allow {
             response.headers_mut().insert(ALLOW, allow.clone());
         }
+        if self.side == Side::Proxy && self.status == StatusCode::SERVICE_UNAVAILABLE {
+            // What the proxy itself has too much of passes.
+            let headers = response.headers_mut();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         if self.status == StatusCode::UPGRADE_REQUIRED {
-            response
-                .headers_mut()
-                .insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            let headers = response.headers_mut();
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         response
     }
@@ -134,6 +146,7 @@ impl From<BodyFault> for Failure {
         let (status, label) = match fault {
             BodyFault::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "request_body_too_large"),
             BodyFault::TimedOut => (StatusCode::REQUEST_TIMEOUT, "request_body_timeout"),
+            BodyFault::TooSlow => (StatusCode::REQUEST_TIMEOUT, "request_body_too_slow"),
             BodyFault::Broken => (StatusCode::BAD_REQUEST, "request_body_broken"),
         };
         Failure::downstream(status, label)
@@ -142,7 +155,13 @@ impl From<BodyFault> for Failure {
 
 impl From<Rejection> for Failure {
     fn from(rejection: Rejection) -> Failure {
-        Failure::downstream(rejection.status, rejection.reason)
+        match rejection.status {
+            // No route was asked: what may be used anywhere.
+            StatusCode::METHOD_NOT_ALLOWED => {
+                Failure::method_not_allowed(HeaderValue::from_static(USUAL_METHODS))
+            }
+            status => Failure::downstream(status, rejection.reason),
+        }
     }
 }
 
@@ -168,3 +187,5 @@ pub fn plain_response(status: StatusCode, request_id: &str) -> Response<Response
         .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
+
+const USUAL_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";

@@ -78,6 +78,16 @@ pub struct RequestFacts {
     pub request_id: Arc<str>,
 }
 
+impl RequestFacts {
+    /// Where the path leads: the server as a whole (`OPTIONS *`) is where its root is.
+    pub fn place(&self) -> &str {
+        match &*self.path {
+            "*" => "/",
+            path => path,
+        }
+    }
+}
+
 /// What came from one side of a tunnel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {

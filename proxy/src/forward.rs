@@ -203,6 +203,12 @@ pub fn downstream_response(parts: &mut response::Parts, upgraded: bool) {
         field => matches!(field, Field::HopByHop | Field::OneHopResponse),
     });
     parts.version = Version::HTTP_11;
+    if parts.status == StatusCode::UPGRADE_REQUIRED {
+        // It must name what it asks for (RFC 9110 §15.5.22), and there is one thing that we can do.
+        parts
+            .headers
+            .insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
     if upgraded {
         parts.status = StatusCode::SWITCHING_PROTOCOLS;
         set_upgrade(&mut parts.headers);

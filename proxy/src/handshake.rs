@@ -92,7 +92,11 @@ impl HandshakeFault {
 /// Whether Upgrade names `websocket`, rightly or wrongly: the answer, unless it is 101, closes an
 /// HTTP/1 connection.
 pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
-    tokens(headers, UPGRADE).any(|token| token.eq_ignore_ascii_case(WEBSOCKET))
+    tokens(headers, UPGRADE).any(|token| {
+        // A version may stand behind a protocol's name, if not behind this one's.
+        let name = token.split('/').next();
+        name.is_some_and(|name| name.eq_ignore_ascii_case(WEBSOCKET))
+    })
 }
 
 /// Tells a WebSocket handshake from a plain request.

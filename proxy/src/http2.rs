@@ -2,9 +2,9 @@
 //! their streams.
 //!
 //! [`server`] speaks with clients, [`client`] with upstreams. [`body`] takes bodies off streams and puts
-//! them on; a [`Duplex`] is a stream as bytes in both directions, for what a tunnel carries. Frames, HPACK,
-//! flow control and what a peer may not do to any of them are `h2`'s; here are the limits that it gets, and
-//! what it leaves to its user. Generic over the connection's stream: it knows neither where its bytes come
+//! them on; a [`Duplex`] is a stream as bytes in both directions, for what a tunnel carries. Frames, HPACK and
+//! flow control are `h2`'s; here are the limits that it gets, and what it leaves to its user. What a peer may
+//! not do is decided before `h2` by the `gate`, as far as `h2` is lax about it. Generic over the connection's stream: it knows neither where its bytes come
 //! from nor what a request is for.
 //!
 //! Flow control is the back-pressure: credit goes back when bytes are taken, never before. A connection
@@ -15,10 +15,12 @@
 pub mod body;
 pub mod client;
 mod duplex;
+mod gate;
 mod pulse;
 pub mod server;
 
 pub use duplex::Duplex;
+pub use gate::Bounds;
 
 #[cfg(test)]
 pub(crate) use duplex::tests as testing;

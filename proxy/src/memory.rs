@@ -1,25 +1,35 @@
-//! Gives memory back to the system after a crowd has left.
+//! Gives memory back to the system after a crowd has come, and after one has left.
 //!
-//! The system's allocator keeps what was freed between blocks that stay: after eight thousand
-//! connections some 60 MB, for good. Nobody else could use it, so it is given back once most of a
-//! crowd has gone, and only then: while connections come and go their memory is soon used again.
+//! The system's allocator keeps what was freed between blocks that stay. Of a crowd that comes at once that is
+//! what its handshakes took: as much again as two thousand WebSockets over HTTP/2 need from then on. Of
+//! eight thousand connections that leave it is some 60 MB. Nobody else could use it, so it is given back, and
+//! only then: while connections come and go their memory is soon used again.
 
 /// Watches how many connections there are, and says when memory is worth giving back.
 #[derive(Debug, Default)]
 pub struct Tide {
-    /// The most since the last time.
+    /// How many there were when memory was last given back.
+    mark: usize,
+    /// The most since then.
     high: usize,
+    /// How many there were at the last look.
+    last: usize,
 }
 
 impl Tide {
-    /// Whether a crowd has left since memory was last given back.
-    pub fn has_ebbed(&mut self, open: usize) -> bool {
-        let ebbed = self.high.saturating_sub(open) >= CROWD && open < self.high / 2;
-        self.high = match ebbed {
-            true => open,
-            false => self.high.max(open),
-        };
-        ebbed
+    /// Whether a crowd has come and stands still, or has left, since memory was last given back. Asked at
+    /// regular times.
+    pub fn has_turned(&mut self, open: usize) -> bool {
+        let still = open <= std::mem::replace(&mut self.last, open);
+        self.high = self.high.max(open);
+        let left = self.high - open >= CROWD && open < self.high / 2;
+        // In proportion, so that who grows by and by does not look through all of the heap each time.
+        let came = still && open.saturating_sub(self.mark) >= CROWD.max(self.mark / 2);
+        if left || came {
+            self.mark = open;
+            self.high = open;
+        }
+        left || came
     }
 }
 
@@ -47,23 +57,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_crowd_that_left_counts_and_only_once() {
+    fn a_crowd_counts_when_it_stands_still_or_has_left_and_only_once() {
         let mut tide = Tide::default();
-        for (open, ebbed) in [
+        for (open, turned) in [
             (0, false),
             (400, false),
+            (400, false),
             (0, false),
+            // Still coming, then there.
+            (5000, false),
+            (8000, false),
+            (7990, true),
             (8000, false),
             (7000, false),
             (3999, true),
             (3900, false),
-            (1500, true),
-            (1400, false),
+            // Too few for so many, then enough.
+            (5500, false),
+            (5500, false),
+            (6000, false),
+            (6000, true),
+            (2500, true),
+            (1100, true),
             (900, false),
             (0, true),
             (0, false),
         ] {
-            assert_eq!(tide.has_ebbed(open), ebbed, "{open}");
+            assert_eq!(tide.has_turned(open), turned, "{open}");
+        }
+    }
+
+    #[test]
+    fn a_swell_that_is_no_crowd_costs_nothing() {
+        let mut tide = Tide::default();
+        assert!(!tide.has_turned(1000));
+        assert!(tide.has_turned(1000));
+        for open in [1400, 900, 1400, 1400, 800, 800, 1400, 1400] {
+            assert!(!tide.has_turned(open), "{open}");
         }
     }
 }

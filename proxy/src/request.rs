@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use h2::ext::Protocol;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
-    HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap,
+    HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{Method, StatusCode, Version};
@@ -73,8 +73,14 @@ pub fn admit(
     let (host, authority) = authority_of(parts, http2)?.into_texts();
     let (path, query) = target_of(parts, limits.target_size)?;
 
+    let underscored = underscored(&parts.headers);
+    if underscored.iter().any(poses_as_framing) {
+        return Err(Rejection::bad("framing_with_underscore"));
+    }
     if !is_grpc(parts) {
-        drop_underscores(&mut parts.headers);
+        for name in underscored {
+            parts.headers.remove(name);
+        }
     }
     if http2 {
         join_cookies(&mut parts.headers)?;
@@ -95,10 +101,18 @@ pub fn admit(
         true => client_ip(conn.peer, headers, trusted),
         false => conn.peer.ip(),
     };
+    let scheme = scheme(conn, headers, peer_trusted);
+    // What is to be had over TLS alone (RFC 9110 §7.4). Over HTTP/2 the scheme is what some proxy calls it.
+    if !http2 && parts.uri.scheme_str() == Some("https") && scheme != "https" {
+        return Err(Rejection::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "scheme_mismatch",
+        ));
+    }
     Ok(RequestFacts {
         peer_trusted,
         client_ip,
-        scheme: scheme(conn, headers, peer_trusted),
+        scheme,
         host,
         authority,
         path,
@@ -119,9 +133,7 @@ pub fn is_grpc(parts: &Parts) -> bool {
 
 /// Takes away the fields that have an underscore in their name.
 pub fn drop_underscores(headers: &mut HeaderMap) {
-    let has_one = |name: &&HeaderName| memchr::memchr(b'_', name.as_str().as_bytes()).is_some();
-    let names: Vec<HeaderName> = headers.keys().filter(has_one).cloned().collect();
-    for name in names {
+    for name in underscored(headers) {
         headers.remove(name);
     }
 }
@@ -129,6 +141,24 @@ pub fn drop_underscores(headers: &mut HeaderMap) {
 /// Whether an address is one of `trusted_proxies`.
 pub fn is_trusted(ip: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&ip))
+}
+
+/// The names that have an underscore; mostly none.
+fn underscored(headers: &HeaderMap) -> Vec<HeaderName> {
+    let has_one = |name: &&HeaderName| memchr::memchr(b'_', name.as_str().as_bytes()).is_some();
+    headers.keys().filter(has_one).cloned().collect()
+}
+
+/// `transfer_encoding`: nobody honest says it, and some server may believe it.
+fn poses_as_framing(name: &HeaderName) -> bool {
+    let dashed = name.as_str().replace('_', "-");
+    [CONTENT_LENGTH, TRANSFER_ENCODING]
+        .iter()
+        .any(|framing| *framing == *dashed)
+}
+
+fn is_repeated(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get_all(name).iter().nth(1).is_some()
 }
 
 fn check_method(parts: &Parts) -> Result<(), Rejection> {
@@ -147,7 +177,20 @@ fn check_method(parts: &Parts) -> Result<(), Rejection> {
             "method_not_allowed",
         ));
     }
-    if method.as_str().len() > METHOD_LENGTH {
+    // `get` is no GET (RFC 9110 §9.1), but some servers take it for one, which no route and no filter
+    // would have judged.
+    let name = method.as_str();
+    if name.bytes().any(|byte| byte.is_ascii_lowercase())
+        && STANDARD_METHODS
+            .iter()
+            .any(|standard| standard.eq_ignore_ascii_case(name))
+    {
+        return Err(Rejection::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+        ));
+    }
+    if name.len() > METHOD_LENGTH {
         return Err(Rejection::bad("method_too_long"));
     }
     Ok(())
@@ -157,10 +200,18 @@ fn check_fields(headers: &HeaderMap, http2: bool) -> Result<(), Rejection> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     if let Some(length) = lengths.next() {
         let digits = length.as_bytes();
-        let fine = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        let fine = match digits {
+            [] => false,
+            [b'0', _, ..] => false,
+            digits => digits.iter().all(u8::is_ascii_digit),
+        };
         if !fine || lengths.next().is_some() {
             return Err(Rejection::bad("bad_content_length"));
         }
+    }
+    let repeats = headers.keys_len() < headers.len();
+    if repeats && SINGLE_FIELDS.iter().any(|name| is_repeated(headers, name)) {
+        return Err(Rejection::bad("repeated_field"));
     }
     let mut expectations = headers.get_all(EXPECT).iter();
     if expectations.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
@@ -366,6 +417,12 @@ pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forw
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub(crate) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const STANDARD_METHODS: [&str; 9] = [
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE",
+];
+/// What two parties would read two ways if it came twice: who asks, and what the body is. Others of one line are
+/// harmless, or checked where they are used.
+static SINGLE_FIELDS: [HeaderName; 2] = [AUTHORIZATION, CONTENT_TYPE];
 /// As in [`crate::http1`].
 const METHOD_LENGTH: usize = 32;
 const REQUEST_ID_LENGTH: usize = 128;

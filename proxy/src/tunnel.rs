@@ -23,12 +23,14 @@ mod way;
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::bytes::Bytes;
 use futures_util::future::Either;
 use tokio::time::Instant;
 
+use crate::budget::Budget;
 use crate::drain::Member;
 use crate::facts::{ClosedBy, Traffic};
 use crate::random;
@@ -60,6 +62,8 @@ pub struct Tunnel {
     /// Boxed: most sessions have no end.
     pub expiry: Option<Box<Expiry>>,
     pub member: Member,
+    /// What it holds counts there.
+    pub budget: Arc<Budget>,
     /// Where traffic is counted, from time to time and at the end.
     pub metrics: Option<RouteMetrics>,
 }
@@ -134,6 +138,10 @@ pub enum Cause {
     MessageKind,
     /// A message came in too many frames.
     MessageFrames,
+    /// What it takes to hold what was said is over what one connection may have.
+    ConnectionMemory,
+    /// The process has no memory left, and this one held most.
+    Memory,
     /// A filter's verdict.
     Filter,
     /// A filter's failure.
@@ -145,7 +153,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// A rule of the route about messages or time, as opposed to what the two sides or a filter did.
+    /// A rule about messages, time or room, as opposed to what the two sides or a filter did.
     pub fn is_limit(self) -> bool {
         matches!(
             self,
@@ -157,6 +165,7 @@ impl Cause {
                 | Cause::MessageRate
                 | Cause::MessageKind
                 | Cause::MessageFrames
+                | Cause::ConnectionMemory
         )
     }
 
@@ -177,6 +186,8 @@ impl Cause {
             Cause::MessageRate => "message_rate",
             Cause::MessageKind => "message_kind",
             Cause::MessageFrames => "message_frames",
+            Cause::ConnectionMemory => "connection_memory",
+            Cause::Memory => "memory",
             Cause::Filter => "filter",
             Cause::FilterFailed => "filter_failed",
             Cause::Drain => "drain",
@@ -206,6 +217,7 @@ impl Tunnel {
                     drain: self.drain,
                     expiry: self.expiry,
                     member: self.member,
+                    budget: self.budget,
                     metrics: $metrics,
                     alarms,
                 })

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::admission::AdmissionControl;
+use crate::admission::{AdmissionControl, Turns};
+use crate::budget::Budget;
 use crate::drain::Drain;
 use crate::snapshot::{ListenerPolicy, Snapshot};
 use crate::telemetry::metrics::{ListenerMetrics, Metrics};
@@ -20,6 +21,7 @@ pub struct Shared {
     pub drain: Drain,
     pub metrics: Arc<Metrics>,
     pub admission: Arc<AdmissionControl>,
+    pub budget: Arc<Budget>,
 }
 
 /// What the connections of one worker share.
@@ -27,6 +29,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     pub pool: Pool,
     pub multiplex: Multiplex,
+    /// Of the TLS handshakes with its clients.
+    pub turns: Turns,
 }
 
 /// One configured listener; its policy changes with a reload, its sockets stay.
@@ -39,11 +43,14 @@ pub struct Listener {
 
 impl Shared {
     pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>) -> Shared {
+        let budget = Budget::new(snapshot.limits.memory);
+        metrics.export_budget(Arc::clone(&budget));
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             drain: Drain::default(),
             metrics,
             admission: Arc::default(),
+            budget,
         }
     }
 
@@ -54,6 +61,7 @@ impl Shared {
 
     /// From now on new connections and requests use this generation.
     pub fn serve_with(&self, snapshot: Arc<Snapshot>) {
+        self.budget.set_limit(snapshot.limits.memory);
         self.snapshot.store(snapshot);
         self.admission.limit_changed();
     }
@@ -65,6 +73,7 @@ impl Worker {
             shared: Arc::clone(shared),
             pool: Pool::new(),
             multiplex: Multiplex::new(),
+            turns: Turns::default(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! HTTP/2: the `h2` crate as a client and a server that behave, and bare frames for a client that does not.
 
+pub mod bare;
 pub mod client;
 pub mod server;
 pub mod stream;
@@ -265,6 +266,7 @@ pub const HEADERS: u8 = 1;
 pub const PRIORITY: u8 = 2;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
+pub const PUSH_PROMISE: u8 = 5;
 pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
@@ -273,3 +275,5 @@ pub const CONTINUATION: u8 = 9;
 pub const ACK: u8 = 1;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
+pub const PADDED: u8 = 8;
+pub const PRIORITIZED: u8 = 32;

@@ -15,6 +15,7 @@ pub mod matrix;
 pub mod modules;
 pub mod plugins;
 pub mod proxy;
+pub mod raw;
 pub mod secrets;
 pub mod upstream;
 pub mod websocket;

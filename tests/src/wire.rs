@@ -2,7 +2,7 @@
 //! so that what follows a message stays in the stream.
 //!
 //! The reader is strict about what it is sent: a body that breaks off or is badly framed is an
-//! error, never a shorter body.
+//! error, never a shorter body. Lines that are no UTF-8 are read as Latin-1.
 
 use std::io::{Error, ErrorKind, Result};
 
@@ -142,7 +142,8 @@ async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> Result<String> {
         line.push(stream.read_u8().await?);
     }
     line.truncate(line.len() - 2);
-    String::from_utf8(line).map_err(|_| bad("a line"))
+    let latin1 = |bytes: Vec<u8>| bytes.into_iter().map(char::from).collect();
+    Ok(String::from_utf8(line).unwrap_or_else(|error| latin1(error.into_bytes())))
 }
 
 fn bad(what: &str) -> Error {

@@ -249,14 +249,13 @@ async fn trailers_pass_both_ways_without_what_only_a_head_may_say() {
     let upstream = Script::new().await;
     let proxy = Proxy::in_front_of(upstream.addr, "").await;
     let announced = "X-Sum, X_Forwarded_For, X-Forwarded-For, X-Real-IP, Cookie, Connection, \
-                     Content-Range, X-Client-Cert-Subject";
+                     X-Client-Cert-Subject";
     let body = "3\r\nabc\r\n0\r\nX-Sum: 6\r\nX_Forwarded_For: evil\r\nX-Forwarded-For: evil\r\n\
-                X-Real-IP: evil\r\nCookie: evil\r\nConnection: evil\r\nContent-Range: evil\r\n\
-                X-Client-Cert-Subject: evil\r\n\r\n";
+                X-Real-IP: evil\r\nCookie: evil\r\nConnection: evil\r\nX-Client-Cert-Subject: evil\r\n";
     let mut client = tcp(proxy.addr(0)).await;
     let request = format!(
         "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\
-         Trailer: {announced}\r\n\r\n{body}"
+         Trailer: {announced}\r\n\r\n{body}\r\n"
     );
     client.write_all(request.as_bytes()).await.unwrap();
     let mut server = upstream.accept().await;
@@ -266,7 +265,8 @@ async fn trailers_pass_both_ways_without_what_only_a_head_may_say() {
     assert_eq!(seen.trailers.0, only);
     assert_eq!(seen.head.get("te"), Some("trailers"));
     let answer = format!(
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: {announced}\r\n\r\n{body}"
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: {announced}\r\n\r\n{body}\
+         Content-Range: evil\r\nHost: evil\r\n\r\n"
     );
     server.write_all(answer.as_bytes()).await.unwrap();
     let answer = read_response(&mut client).await.unwrap();

@@ -1,460 +1,381 @@
-//! HTTP/1.1 requests as raw bytes: which are refused before an upstream hears of them, and which
-//! arrive as they were sent.
+//! Heads of HTTP/1.1 requests as raw bytes: which are refused, with which status, before an upstream hears of
+//! them, and which arrive as they were sent.
+//!
+//! Bare LF or CR in the head, NUL, blank before the colon, folded lines, no colon, bad field names, versions
+//! other than 1.0 and 1.1, over-long method, target, field or head, too many fields, CONNECT, TRACE, an HTTP/2
+//! preface: refused, not forwarded. What frames a body is in `http1_framing`, where it goes in `targets`.
 
-use sluicegate_tests::client::{exchange, tcp};
-use sluicegate_tests::proxy::Proxy;
-use sluicegate_tests::upstream::{Script, Upstream};
-use sluicegate_tests::{soon, wire};
+use sluicegate_tests::client::{read_to_end, tcp};
+use sluicegate_tests::raw::{Bench, get_with, post_with, statuses, with_line};
+use sluicegate_tests::wire;
 use tokio::io::AsyncWriteExt;
 
-/// The statuses of all responses in what came back.
-fn statuses(answer: &[u8]) -> Vec<String> {
-    let text = String::from_utf8_lossy(answer);
-    // `HTTP/1.x 200`
-    let starts = text.match_indices("HTTP/1.");
-    starts
-        .map(|(at, _)| text[at + 9..at + 12].to_owned())
-        .collect()
-}
-
-/// Every request must be refused with a 4xx of its own and a closed connection, and reach nobody.
-async fn check_refused(requests: &[(&str, String)]) {
-    let upstream = Script::new().await;
-    let proxy = Proxy::in_front_of(upstream.addr, "[admin]\nbind = \"127.0.0.1:0\"\n").await;
-    for (name, request) in requests {
-        // The end of the stream is the proof that the connection was closed.
-        let answer = exchange(proxy.addr(0), request.as_bytes()).await;
-        let statuses = statuses(&answer);
-        let shown = String::from_utf8_lossy(&answer);
-        assert_eq!(statuses.len(), 1, "{name}: {shown}");
-        assert!(statuses[0].starts_with('4'), "{name}: {shown}");
-        assert!(shown.contains("connection: close\r\n"), "{name}: {shown}");
+/// Every request must be refused with its status, be counted, and reach nobody.
+async fn check_refused(rows: &[(&str, Vec<u8>, u16)]) {
+    let mut bench = Bench::new("").await;
+    for (name, request, status) in rows {
+        bench.refuses(name, request, *status).await;
     }
-    assert!(!upstream.was_contacted().await);
-    let (_, metrics) = proxy.admin_request("GET", "/metrics", "").await;
-    let rejected = metrics
-        .lines()
-        .filter(|line| line.starts_with("sluicegate_requests_rejected_total{"))
-        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok());
-    assert_eq!(rejected.sum::<usize>(), requests.len(), "{metrics}");
-}
-
-fn with_fields(fields: &str) -> String {
-    format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")
-}
-
-fn chunked(body: &str) -> String {
-    with_fields("Transfer-Encoding: chunked\r\n") + body
+    assert_eq!(bench.upstream.connections(), 0);
+    assert_eq!(bench.rejected().await, rows.len());
 }
 
 #[tokio::test]
-async fn ambiguous_lengths_are_refused() {
-    const TE: &str = "Transfer-Encoding: chunked\r\n";
-    const END: &str = "0\r\n\r\n";
-    let coded = |value: &str| with_fields(&format!("Transfer-Encoding: {value}\r\n")) + END;
-    let sized = |value: &str| with_fields(&format!("Content-Length: {value}\r\n")) + "abcde";
-    check_refused(&[
-        (
-            "length, then encoding",
-            with_fields(&format!("Content-Length: 5\r\n{TE}")) + END,
-        ),
-        (
-            "encoding, then length",
-            with_fields(&format!("{TE}Content-Length: 5\r\n")) + END,
-        ),
-        ("gzip, chunked", coded("gzip, chunked")),
-        ("chunked, gzip", coded("chunked, gzip")),
-        ("chunked, chunked", coded("chunked, chunked")),
-        ("gzip", coded("gzip")),
-        ("identity", coded("identity")),
-        ("xchunked", coded("xchunked")),
-        ("quoted", coded("\"chunked\"")),
-        ("with a parameter", coded("chunked;q=1")),
-        ("with a comma", coded("chunked,")),
-        ("vertical tab", coded("\u{b}chunked")),
-        ("empty encoding", coded("")),
-        ("encoding twice", with_fields(&format!("{TE}{TE}")) + END),
-        (
-            "encoding folded",
-            with_fields("Transfer-Encoding:\r\n chunked\r\n") + END,
-        ),
-        (
-            "encoding in HTTP/1.0",
-            format!("POST / HTTP/1.0\r\nHost: a\r\n{TE}\r\n{END}"),
-        ),
-        ("signed", sized("+5")),
-        ("negative", sized("-5")),
-        ("hex", sized("0x5")),
-        ("empty", sized("")),
-        ("a list", sized("5, 5")),
-        ("a list of two", sized("5,6")),
-        ("blank inside", sized("5 5")),
-        ("fraction", sized("5.0")),
-        ("over 64 bits", sized("18446744073709551621")),
-        ("very long", sized(&"5".repeat(100))),
-        (
-            "twice the same",
-            with_fields("Content-Length: 5\r\nContent-Length: 5\r\n") + "abcde",
-        ),
-        (
-            "two different",
-            with_fields("Content-Length: 5\r\nContent-Length: 6\r\n") + "abcde",
-        ),
-    ])
-    .await;
-}
-
-#[tokio::test]
-async fn malformed_heads_are_refused() {
-    let line = |line: &str| format!("{line}\r\nHost: a\r\n\r\n");
-    let field = |field: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n");
-    let long = "a".repeat(20_000);
+async fn lines_that_do_not_end_in_crlf_are_refused() {
+    let raw = |text: &str| text.as_bytes().to_vec();
     check_refused(&[
         (
             "bare LF after the line",
-            "GET / HTTP/1.1\nHost: a\r\n\r\n".into(),
+            raw("GET / HTTP/1.1\nHost: a\r\n\r\n"),
+            400,
         ),
         (
             "bare LF after a field",
-            "GET / HTTP/1.1\r\nHost: a\n\r\n".into(),
+            raw("GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n"),
+            400,
         ),
         (
             "bare LF at the end",
-            "GET / HTTP/1.1\r\nHost: a\r\n\n".into(),
+            raw("GET / HTTP/1.1\r\nHost: a\r\n\n"),
+            400,
         ),
-        ("bare CR in a value", field("X: a\rb")),
+        ("bare LF only", raw("GET / HTTP/1.1\nHost: a\n\n"), 400),
         (
-            "bare CR after the line",
-            "GET / HTTP/1.1\rHost: a\r\n\r\n".into(),
+            "bare LF before the line",
+            raw("\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            400,
         ),
-        ("NUL in a value", field("X: a\0b")),
-        ("NUL in a name", field("X\0: a")),
-        ("escape in a value", field("X: \u{1b}[2J")),
-        ("blank before the colon", field("X : a")),
-        ("tab before the colon", field("X\t: a")),
-        ("folded line", field("X: a\r\n b")),
         (
-            "folded first line",
-            "GET / HTTP/1.1\r\n Host: a\r\n\r\n".into(),
+            "CR after the line",
+            raw("GET / HTTP/1.1\rHost: a\r\n\r\n"),
+            400,
         ),
-        ("no colon", field("X")),
-        ("no name", field(": a")),
-        ("bad name", field("X(y): a")),
-        ("name beyond ASCII", field("X\u{e4}: a")),
-        ("HTTP/0.9", "GET /\r\n\r\n".into()),
-        ("HTTP/1.2", line("GET / HTTP/1.2")),
-        ("HTTP/2.0", line("GET / HTTP/2.0")),
-        ("HTTP/11", line("GET / HTTP/11")),
-        ("lower-case version", line("GET / http/1.1")),
-        ("no version", line("GET / ")),
-        ("two blanks", line("GET  / HTTP/1.1")),
-        ("tab", line("GET\t/ HTTP/1.1")),
-        ("blank after the version", line("GET / HTTP/1.1 ")),
-        ("fragment", line("GET /#top HTTP/1.1")),
-        ("no slash", line("GET a HTTP/1.1")),
-        ("only a query", line("GET ?a HTTP/1.1")),
-        ("asterisk", line("GET * HTTP/1.1")),
-        ("foreign scheme", line("GET ftp://a/ HTTP/1.1")),
-        ("bytes beyond ASCII", line("GET /\u{e4} HTTP/1.1")),
-        ("bad method", line("G@T / HTTP/1.1")),
-        ("no method", line(" / HTTP/1.1")),
-        ("long method", line(&format!("{} / HTTP/1.1", &long[..33]))),
-        ("long target", line(&format!("GET /{long} HTTP/1.1"))),
-        ("long name", field(&format!("{long}: a"))),
-        ("long value", field(&format!("X: {long}"))),
-        ("many fields", field(&"X: a\r\n".repeat(150))),
-        ("CONNECT", line("CONNECT a:443 HTTP/1.1")),
-        ("CONNECT with a path", line("CONNECT / HTTP/1.1")),
-        ("TRACE", line("TRACE / HTTP/1.1")),
-        ("HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into()),
         (
-            "blank lines",
-            "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".into(),
+            "CR CR LF after the line",
+            raw("GET / HTTP/1.1\r\r\nHost: a\r\n\r\n"),
+            400,
         ),
-        ("TLS", "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}".into()),
+        ("CR CR LF after a field", get_with("X: a\r\r\n"), 400),
+        ("CR in place of the end", get_with("\rX: a\r\n"), 400),
+        (
+            "two lines before it",
+            raw("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            400,
+        ),
+        ("a blank line of blanks", raw("   \r\n\r\n"), 400),
     ])
     .await;
 }
 
 #[tokio::test]
-async fn a_request_needs_one_valid_host() {
-    let hosts = |fields: &str| format!("GET / HTTP/1.1\r\n{fields}\r\n");
-    let host = |value: &str| hosts(&format!("Host: {value}\r\n"));
-    let absolute = |authority: &str| format!("GET http://{authority}/ HTTP/1.1\r\nHost: a\r\n\r\n");
+async fn malformed_request_lines_are_refused() {
+    let mut rows: Vec<(&str, Vec<u8>, u16)> = vec![
+        ("two blanks", with_line("GET  / HTTP/1.1"), 400),
+        ("two blanks later", with_line("GET /  HTTP/1.1"), 400),
+        ("a blank before", with_line(" GET / HTTP/1.1"), 400),
+        ("a blank behind", with_line("GET / HTTP/1.1 "), 400),
+        ("a tab", with_line("GET\t/ HTTP/1.1"), 400),
+        ("a tab later", with_line("GET /\tHTTP/1.1"), 400),
+        ("a tab behind", with_line("GET / HTTP/1.1\t"), 400),
+        ("vertical tab", with_line("GET\x0b/ HTTP/1.1"), 400),
+        ("CR for a blank", with_line("GET\r/ HTTP/1.1"), 400),
+        ("no target", with_line("GET HTTP/1.1"), 400),
+        (
+            "two words in the target",
+            with_line("GET /a b HTTP/1.1"),
+            400,
+        ),
+        ("no method", with_line(" / HTTP/1.1"), 400),
+        ("only a method", with_line("GET"), 400),
+        ("something before", with_line("xx xGET / HTTP/1.1"), 400),
+        ("HTTP/0.9", b"GET /\r\n\r\n".to_vec(), 400),
+        (
+            "HTTP/2 preface",
+            b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_vec(),
+            505,
+        ),
+        ("TLS", b"\x16\x03\x01\x02\0\x01\0\x01".to_vec(), 400),
+        ("every byte", (0..=255).collect(), 400),
+    ];
+    for version in [
+        "HTTP/1.2", "HTTP/1.9", "HTTP/0.9", "HTTP/0.0", "HTTP/2.0", "HTTP/2.1", "HTTP/3.0",
+        "HTTP/9.9",
+    ] {
+        rows.push((version, with_line(format!("GET / {version}")), 505));
+    }
+    for version in [
+        "",
+        "HTTP/1",
+        "HTTP/2",
+        "HTTP/11",
+        "HTTP/1.",
+        "HTTP/.1",
+        "HTTP/1.10",
+        "HTTP/1.01",
+        "HTTP/01.1",
+        "HTTP/01.01",
+        "HTTP/ 1.1",
+        "HTTP /1.1",
+        "HTTP/1,1",
+        "HTTP/1.1.1",
+        "HTTP/-1.1",
+        "HTTP/+1.1",
+        "HTTP/1.1x",
+        "HTTP/1.1;x",
+        "HTTP/1.1\0",
+        "HTTP/1.x",
+        "http/1.1",
+        "Http/1.1",
+        "HTTPS/1.1",
+        "HTTP1.1",
+        "HTTP\\1.1",
+        "XTTP/1.1",
+    ] {
+        rows.push((version, with_line(format!("GET / {version}")), 400));
+    }
+    check_refused(&rows).await;
+}
+
+#[tokio::test]
+async fn methods_that_nobody_should_see_are_refused() {
+    let mut rows: Vec<(&str, Vec<u8>, u16)> = vec![
+        (
+            "CONNECT",
+            b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n".to_vec(),
+            405,
+        ),
+        ("CONNECT with a path", with_line("CONNECT / HTTP/1.1"), 405),
+        ("TRACE", with_line("TRACE / HTTP/1.1"), 405),
+        (
+            "TRACE with a body",
+            b"TRACE / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx".to_vec(),
+            405,
+        ),
+        ("long", with_line("A".repeat(33) + " / HTTP/1.1"), 400),
+        (
+            "longer",
+            with_line("A".repeat(100_000) + " / HTTP/1.1"),
+            400,
+        ),
+    ];
+    for other_case in ["get", "Get", "pOST", "trace", "Connect", "options"] {
+        let line = format!("{other_case} / HTTP/1.1");
+        rows.push((other_case, with_line(line), 405));
+    }
+    for byte in b"\0\x7f\"(),/:;<=>?@[\\]{}\x80" {
+        let line = [b"GE", &[*byte][..], b"T / HTTP/1.1"].concat();
+        rows.push(("no token", with_line(line), 400));
+    }
+    check_refused(&rows).await;
+}
+
+#[tokio::test]
+async fn a_refused_method_is_told_what_may_be_used() {
+    let mut bench = Bench::new("").await;
+    let mut client = tcp(bench.proxy.addr(0)).await;
+    let request = with_line("TRACE / HTTP/1.1");
+    client.write_all(&request).await.unwrap();
+    let answer = wire::read_response(&mut client).await.unwrap();
+    let allow = answer.head.get("allow").unwrap();
+    assert!(allow.contains("GET") && !allow.contains("TRACE"), "{allow}");
+    for method in ["PATCH", "DELETE", "OPTIONS", "PROPFIND", "M-SEARCH", "X!"] {
+        let seen = bench.passes(method, with_line(format!("{method} /x HTTP/1.1")));
+        assert_eq!(seen.await.head.start, format!("{method} /x HTTP/1.1"));
+    }
+}
+
+#[tokio::test]
+async fn malformed_fields_are_refused() {
+    let mut rows: Vec<(&str, Vec<u8>, u16)> = vec![
+        ("blank before the colon", get_with("X : a\r\n"), 400),
+        ("tab before the colon", get_with("X\t: a\r\n"), 400),
+        ("folded", get_with("X: a\r\n b\r\n"), 400),
+        ("folded with a tab", get_with("X: a\r\n\tb\r\n"), 400),
+        (
+            "folded over a framing field",
+            post_with("X: a\r\n Transfer-Encoding: chunked\r\n", "0\r\n\r\n"),
+            400,
+        ),
+        (
+            "a blank before the first",
+            b"GET / HTTP/1.1\r\n Host: a\r\n\r\n".to_vec(),
+            400,
+        ),
+        (
+            "a line of blanks before the first",
+            b"GET / HTTP/1.1\r\n \r\nHost: a\r\n\r\n".to_vec(),
+            400,
+        ),
+        ("no colon", get_with("NoColon\r\n"), 400),
+        ("no name", get_with(": a\r\n"), 400),
+        ("bare CR in a value", get_with("X: a\rb\r\n"), 400),
+        ("bare CR before a value", get_with("X:\ra\r\n"), 400),
+        (
+            "credentials twice",
+            get_with("Authorization: a\r\nAuthorization: b\r\n"),
+            400,
+        ),
+        (
+            "two types of body",
+            post_with(
+                "Content-Type: a/b\r\nContent-Type: c/d\r\nContent-Length: 1\r\n",
+                "x",
+            ),
+            400,
+        ),
+        ("unknown expectation", get_with("Expect: 200-ok\r\n"), 417),
+        ("no expectation", get_with("Expect:\r\n"), 417),
+        (
+            "two expectations",
+            get_with("Expect: 100-continue, x\r\n"),
+            417,
+        ),
+        (
+            "two lines of them",
+            get_with("Expect: 100-continue\r\nExpect: x\r\n"),
+            417,
+        ),
+    ];
+    for byte in b"\0\x01\x08\x0b\x0c\x1b \t\x7f\"(),/;<=>?@[\\]{}\x80\xc3\xff" {
+        let line = [b"X", &[*byte][..], b"Y: a\r\n"].concat();
+        rows.push(("no token", get_with(line), 400));
+    }
+    let controls = (0..32)
+        .chain([127])
+        .filter(|byte| !b"\t\r\n".contains(byte));
+    for byte in controls {
+        let line = [b"X: a", &[byte][..], b"b\r\n"].concat();
+        rows.push(("a control byte", get_with(line), 400));
+    }
+    check_refused(&rows).await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_refused() {
+    let long = "a".repeat(100_000);
+    let field = |name: &str, value: &str| get_with(format!("{name}: {value}\r\n"));
     check_refused(&[
-        ("none", hosts("")),
-        ("none in HTTP/1.0", "GET / HTTP/1.0\r\n\r\n".into()),
-        ("two", hosts("Host: a\r\nHost: b\r\n")),
-        ("the same twice", hosts("Host: a\r\nHost: a\r\n")),
-        ("empty", host("")),
-        ("userinfo", host("user@a")),
-        ("password", host("user:word@a")),
-        ("a list", host("a, b")),
-        ("a path", host("a/b")),
-        ("a blank", host("a b")),
-        ("bad port", host("a:port")),
-        ("large port", host("a:65536")),
-        ("open bracket", host("[::1")),
-        ("empty label", host("a..b")),
-        ("escape", host("%61")),
-        ("absolute target with userinfo", absolute("user@a")),
-        ("absolute target with a bad port", absolute("a:x")),
+        ("target", with_line(format!("GET /{long} HTTP/1.1")), 414),
         (
-            "absolute target alone",
-            "GET http://a/ HTTP/1.1\r\n\r\n".into(),
+            "target that fits a head",
+            with_line(format!("GET /{} HTTP/1.1", &long[..10_000])),
+            414,
         ),
+        ("query", with_line(format!("GET /?{long} HTTP/1.1")), 414),
+        ("endless target", format!("GET /{long}").into_bytes(), 414),
+        ("version", with_line(format!("GET / HTTP/1.1{long}")), 400),
+        ("value", field("X", &long), 431),
+        ("cookie", field("Cookie", &format!("a={long}")), 431),
+        ("name", field(&long, "x"), 431),
+        (
+            "endless name",
+            [b"GET / HTTP/1.1\r\nHost: a\r\n", long.as_bytes()].concat(),
+            431,
+        ),
+        ("101 fields", get_with("X: a\r\n".repeat(100)), 431),
+        ("10,000 fields", get_with("X: a\r\n".repeat(10_000)), 431),
     ])
     .await;
+    let mut bench = Bench::new("").await;
+    bench
+        .passes(
+            "a long target",
+            with_line(format!("GET /{} HTTP/1.1", &long[..7_900])),
+        )
+        .await;
+    bench
+        .passes("100 fields", get_with("X: a\r\n".repeat(99)))
+        .await;
 }
 
 #[tokio::test]
-async fn an_absolute_target_wins_over_host_and_rewrites_it() {
-    let (upstream, mut requests) = Upstream::collecting().await;
-    let proxy = Proxy::in_front_of(upstream.addr, "").await;
-    for (target, line, host) in [
+async fn unusual_fields_arrive_as_they_were_sent() {
+    let mut bench = Bench::new("").await;
+    for (name, line, field, values) in [
+        ("no blank", &b"X:y\r\n"[..], "x", &["y"][..]),
+        ("many blanks", b"X: \t y \t\r\n", "x", &["y"]),
+        ("empty", b"X:\r\n", "x", &[""]),
+        ("a tab inside", b"X: a\tb\r\n", "x", &["a\tb"]),
+        ("colons", b"X: a:b::c\r\n", "x", &["a:b::c"]),
+        ("twice", b"X: a\r\nx: b\r\n", "x", &["a", "b"]),
+        ("beyond ASCII", b"X: \xe9\xff\r\n", "x", &["\u{e9}\u{ff}"]),
         (
-            "http://Other.example/x?y",
-            "GET /x?y HTTP/1.1",
-            "other.example",
+            "every token character",
+            b"X!#$%&'*+-.^`|~0: y\r\n",
+            "x!#$%&'*+-.^`|~0",
+            &["y"],
         ),
         (
-            "http://other.example:81",
-            "GET / HTTP/1.1",
-            "other.example:81",
+            "an odd cookie",
+            b"Cookie: ===;;; a=hello world\r\n",
+            "cookie",
+            &["===;;; a=hello world"],
         ),
-        ("/x", "GET /x HTTP/1.1", "first.example"),
-    ] {
-        let request =
-            format!("GET {target} HTTP/1.1\r\nHost: first.example\r\nConnection: close\r\n\r\n");
-        exchange(proxy.addr(0), request.as_bytes()).await;
-        let seen = requests.recv().await.unwrap().head;
-        assert_eq!(seen.start, line);
-        assert_eq!(seen.fields.all("host"), [host]);
-        assert_eq!(seen.get("x-forwarded-host"), Some(host));
-    }
-}
-
-#[tokio::test]
-async fn no_part_of_a_badly_chunked_body_completes_a_request() {
-    let (upstream, mut requests) = Upstream::collecting().await;
-    let proxy = Proxy::in_front_of(upstream.addr, "").await;
-    let long = "a".repeat(50_000);
-    for (name, body) in [
-        ("bare LF after the size", "3\nabc\r\n0\r\n\r\n".to_owned()),
-        ("bare CR after the size", "3\rabc\r\n0\r\n\r\n".into()),
-        ("bare LF after the data", "3\r\nabc\n0\r\n\r\n".into()),
-        ("nothing after the data", "3\r\nabc0\r\n\r\n".into()),
-        ("data too long", "3\r\nabcd\r\n0\r\n\r\n".into()),
-        ("bare LF at the end", "3\r\nabc\r\n0\r\n\n".into()),
-        ("bare LF after the last chunk", "3\r\nabc\r\n0\n\r\n".into()),
-        ("prefix 0x", "0x3\r\nabc\r\n0\r\n\r\n".into()),
-        ("plus", "+3\r\nabc\r\n0\r\n\r\n".into()),
-        ("minus", "-3\r\nabc\r\n0\r\n\r\n".into()),
-        ("leading blank", " 3\r\nabc\r\n0\r\n\r\n".into()),
-        ("trailing blank", "3 \r\nabc\r\n0\r\n\r\n".into()),
-        ("no size", "\r\nabc\r\n0\r\n\r\n".into()),
-        ("no hex", "g\r\nabc\r\n0\r\n\r\n".into()),
-        ("overflow", "10000000000000003\r\nabc\r\n0\r\n\r\n".into()),
+        ("a via", b"Via: 1.0 other\r\n", "via", &["1.0 other"]),
         (
-            "many digits",
-            format!("{}3\r\nabc\r\n0\r\n\r\n", "0".repeat(16)),
-        ),
-        ("LF in an extension", "3;a\nb\r\nabc\r\n0\r\n\r\n".into()),
-        ("CR in an extension", "3;a\rb\r\nabc\r\n0\r\n\r\n".into()),
-        ("NUL in an extension", "3;a\0\r\nabc\r\n0\r\n\r\n".into()),
-        ("endless extension", format!("3;{long}\r\nabc\r\n0\r\n\r\n")),
-        (
-            "endless extensions",
-            "1;aaaaaaaaa\r\nx\r\n".repeat(1000) + "0\r\n\r\n",
-        ),
-        (
-            "endless trailers",
-            format!("0\r\n{}\r\n", "X: a\r\n".repeat(1000)),
-        ),
-        ("endless trailer", format!("0\r\nX: {long}\r\n\r\n")),
-        ("trailer without a colon", "0\r\nX\r\n\r\n".into()),
-        (
-            "blank before a trailer's colon",
-            "0\r\nX : a\r\n\r\n".into(),
-        ),
-        ("folded trailer", "0\r\nX: a\r\n b\r\n\r\n".into()),
-        ("NUL in a trailer", "0\r\nX: \0\r\n\r\n".into()),
-        (
-            "length in the trailers",
-            "0\r\nContent-Length: 3\r\n\r\n".into(),
-        ),
-        (
-            "encoding in the trailers",
-            "0\r\nTransfer-Encoding: chunked\r\n\r\n".into(),
-        ),
-        (
-            "a request in place of the end",
-            "3\r\nabc\r\nGET / HTTP/1.1\r\n\r\n".into(),
+            "a range",
+            b"Range: bytes=abc-xyz\r\n",
+            "range",
+            &["bytes=abc-xyz"],
         ),
     ] {
-        let answer = exchange(proxy.addr(0), chunked(&body).as_bytes()).await;
-        let statuses = statuses(&answer);
-        assert_eq!(statuses.len(), 1, "{name}: {statuses:?}");
-        assert!(statuses[0].starts_with('4'), "{name}: {statuses:?}");
+        let seen = bench.passes(name, get_with(line)).await;
+        assert_eq!(seen.head.fields.all(field), values, "{name}");
     }
-    assert!(requests.try_recv().is_err(), "a request was completed");
+    let after_a_line = [b"\r\n", &get_with("")[..]].concat();
+    bench.passes("one line before it", after_a_line).await;
+    let old = "GET / HTTP/1.0\r\nHost: a\r\n\r\n";
+    assert_eq!(
+        bench.passes("HTTP/1.0", old).await.head.start,
+        "GET / HTTP/1.1"
+    );
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_completes_no_request() {
-    let (upstream, mut requests) = Upstream::collecting().await;
-    let proxy = Proxy::in_front_of(upstream.addr, "").await;
-    for request in [
-        with_fields("Content-Length: 5\r\n") + "abc",
-        chunked("3\r\nabc\r\n"),
-        chunked("5\r\nabc"),
-        chunked("3\r\nabc\r\n0\r\n"),
+async fn a_connection_ends_when_either_side_says_so() {
+    let mut bench = Bench::new("").await;
+    let next = get_with("");
+    for (fields, served) in [
+        ("Connection: close\r\n", 1),
+        ("Connection: x, Close\r\n", 1),
+        ("Connection: keep-alive\r\nConnection: close\r\n", 1),
+        ("Connection: closed\r\n", 2),
+        ("Connection: keep-alive\r\n", 2),
     ] {
-        let mut stream = tcp(proxy.addr(0)).await;
-        stream.write_all(request.as_bytes()).await.unwrap();
-        stream.shutdown().await.unwrap();
-        let answer = wire::read_response(&mut stream).await.unwrap();
-        assert_eq!(answer.head.status(), 400, "{request:?}");
+        let both = [get_with(fields), next.clone()].concat();
+        let seen = bench.serves(fields, both, &[200, 200][..served]).await;
+        assert_eq!(seen.len(), served, "{fields}");
     }
-    assert!(requests.try_recv().is_err(), "a request was completed");
-}
-
-#[tokio::test]
-async fn valid_chunks_arrive_intact() {
-    let (upstream, mut requests) = Upstream::collecting().await;
-    let proxy = Proxy::in_front_of(upstream.addr, "").await;
-    for (name, body, expect) in [
-        ("one", "3\r\nabc\r\n0\r\n\r\n", "abc"),
-        (
-            "several",
-            "3\r\nabc\r\n1\r\nd\r\n2\r\nef\r\n0\r\n\r\n",
-            "abcdef",
-        ),
-        ("none", "0\r\n\r\n", ""),
-        ("several zeros", "3\r\nabc\r\n000\r\n\r\n", "abc"),
-        (
-            "hex of either case",
-            "a\r\n0123456789\r\nB\r\n0123456789a\r\n0\r\n\r\n",
-            "01234567890123456789a",
-        ),
-        ("leading zeros", "0003\r\nabc\r\n0\r\n\r\n", "abc"),
-        ("extensions", "3;a=b;c=\"d\"\r\nabc\r\n0;e\r\n\r\n", "abc"),
-        (
-            "line ends as data",
-            "4\r\n\r\n\r\n\r\n0\r\n\r\n",
-            "\r\n\r\n",
-        ),
-        (
-            "a request as data",
-            "10\r\nGET / HTTP/1.1\r\n\r\n0\r\n\r\n",
-            "GET / HTTP/1.1\r\n",
-        ),
-        ("trailers", "3\r\nabc\r\n0\r\nX: y\r\n\r\n", "abc"),
+    for (fields, served) in [
+        ("", 1),
+        ("Connection: close, keep-alive\r\n", 1),
+        ("Connection: Keep-Alive\r\n", 2),
     ] {
-        // The method must make no difference: a body may come with any.
-        for method in ["POST", "GET", "DELETE"] {
-            let request = chunked(body).replacen("POST", method, 1);
-            let mut stream = tcp(proxy.addr(0)).await;
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let answer = wire::read_response(&mut stream).await.unwrap();
-            assert_eq!(answer.head.status(), 200, "{method}: {name}");
-            let seen = soon("the request", requests.recv()).await.unwrap();
-            assert_eq!(seen.body, expect.as_bytes(), "{method}: {name}");
-        }
+        let old = format!("GET / HTTP/1.0\r\nHost: a\r\n{fields}\r\n").repeat(2);
+        let seen = bench.serves(fields, old, &[200, 200][..served]).await;
+        assert_eq!(seen.len(), served, "HTTP/1.0 {fields}");
     }
 }
 
 #[tokio::test]
-async fn pipelined_requests_are_answered_in_their_order() {
-    let upstream = Upstream::describing("pages").await;
-    let proxy = Proxy::in_front_of(upstream.addr, "").await;
-    let requests = "GET /1 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()
-        + "POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
-        + "POST /3 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"
-        + "GET /4 HTTP/1.1\r\nHost: a\r\n\r\n";
-    let mut stream = tcp(proxy.addr(0)).await;
-    stream.write_all(requests.as_bytes()).await.unwrap();
-    for (target, length) in [("/1", 0), ("/2", 3), ("/3", 2), ("/4", 0)] {
-        let answer = wire::read_response(&mut stream).await.unwrap();
-        let described: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
-        assert_eq!(described["target"], target);
-        assert_eq!(described["body_len"], length);
+async fn an_unfinished_head_is_no_request() {
+    let mut bench = Bench::new("").await;
+    let whole = get_with("X: a\r\n");
+    for end in 1..whole.len() {
+        let mut client = tcp(bench.proxy.addr(0)).await;
+        client.write_all(&whole[..end]).await.unwrap();
+        client.shutdown().await.unwrap();
+        let answer = read_to_end(&mut client).await;
+        assert_eq!(statuses(&answer), [0; 0], "{end} bytes");
     }
-    assert_eq!(upstream.connections(), 1, "one connection is enough");
-}
-
-#[tokio::test]
-async fn requests_before_a_malformed_one_are_answered() {
-    let upstream = Upstream::describing("pages").await;
-    let proxy = Proxy::in_front_of(upstream.addr, "").await;
-    let good = "GET /1 HTTP/1.1\r\nHost: a\r\n\r\n";
-    let answer = exchange(
-        proxy.addr(0),
-        (good.repeat(2) + "GET /\n\r\n" + good).as_bytes(),
-    )
-    .await;
-    assert_eq!(statuses(&answer), ["200", "200", "400"]);
-}
-
-#[tokio::test]
-async fn a_denied_prefix_has_no_other_spelling() {
-    let (upstream, mut requests) = Upstream::collecting().await;
-    let proxy = Proxy::in_front_of(
-        upstream.addr,
-        "[[route]]\npath = \"/admin\"\nrespond = { status = 403 }\n",
-    )
-    .await;
-    for target in [
-        "/admin",
-        "/admin/x",
-        "//admin",
-        "///admin//x",
-        "/./admin",
-        "/a/../admin",
-        "/a/b/../../admin/",
-        "/%61dmin",
-        "/%61%64%6D%69%6e",
-        "/%2e/admin",
-        "/a/%2E%2e/admin",
-        "/a/.%2e/admin",
-        "/%2Fadmin",
-        "/%5cadmin",
-        "/\\admin",
-        "/a\\..\\admin",
-        "/;/admin",
-        "/;a=b/admin",
-        "/a/..;/admin",
-        "/a/..;x=y/admin",
-        "/a/%2e%2e%3b/admin",
-        "/%00/admin",
-        "/admin%00",
-        "/a/%c0%ae%c0%ae/admin",
-        "/%c1%a1dmin",
-        "/%u0061dmin",
-        "/%",
-        "/..",
-        "/%2e%2e/admin",
-        "http://a/admin",
-        "http://a//admin",
-    ] {
-        let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        let answer = exchange(proxy.addr(0), request.as_bytes()).await;
-        let statuses = statuses(&answer);
-        assert!(
-            statuses == ["403"] || statuses == ["400"],
-            "{target}: {statuses:?}"
-        );
+    assert_eq!(bench.upstream.connections(), 0);
+    // In two pieces it is one.
+    for end in 1..whole.len() {
+        let mut client = tcp(bench.proxy.addr(0)).await;
+        client.write_all(&whole[..end]).await.unwrap();
+        client.write_all(&whole[end..]).await.unwrap();
+        let answer = wire::read_response(&mut client).await.unwrap();
+        assert_eq!(answer.head.status(), 200, "{end} bytes");
     }
-    assert!(requests.try_recv().is_err(), "a request was forwarded");
-    // What is forwarded is what was matched.
-    for (target, forwarded) in [
-        ("/a/../b//c/./d?x=/../y", "/b/c/d?x=/../y"),
-        ("/%7euser/%c3%a9%2B", "/~user/%C3%A9%2B"),
-        ("/a;v=1", "/a;v=1"),
-    ] {
-        let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        exchange(proxy.addr(0), request.as_bytes()).await;
-        let seen = soon("the request", requests.recv()).await.unwrap();
-        assert_eq!(seen.head.target(), forwarded);
-    }
+    assert_eq!(bench.serves("all", b"", &[]).await.len(), whole.len() - 1);
 }

@@ -2,7 +2,7 @@
 //! serves others all the while.
 
 use sluicegate_tests::http2::{
-    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, RST_STREAM,
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PADDED, PING, PRIORITY, RST_STREAM,
     SETTINGS, Site, WINDOW_UPDATE, block, frame, headers, read_frame,
 };
 use sluicegate_tests::soon;
@@ -90,13 +90,38 @@ async fn a_rapid_reset_is_cut() {
 
 #[tokio::test]
 async fn resets_that_the_client_provokes_are_cut() {
-    // An increment of zero is a fault of the stream, which the proxy itself must reset.
-    check_is_cut(b"", |count| {
-        let stream = 2 * count + 1;
-        let fault = frame(WINDOW_UPDATE, 0, stream, &[0; 4]);
-        [headers(stream, GET), fault].concat()
-    })
-    .await;
+    type Fault<'a> = &'a dyn Fn(u32) -> Vec<u8>;
+    let closed = |stream| headers(stream, GET);
+    let open = |stream| {
+        let mut fields = GET.to_vec();
+        fields[0] = (":method", "POST");
+        fields.push(("content-length", "1"));
+        frame(HEADERS, END_HEADERS, stream, &block(&fields))
+    };
+    let most = (u32::MAX >> 1).to_be_bytes();
+    let faults: [(&str, Fault<'_>); 6] = [
+        ("a window by nothing", &|stream| {
+            [closed(stream), frame(WINDOW_UPDATE, 0, stream, &[0; 4])].concat()
+        }),
+        ("a window by too much", &|stream| {
+            [closed(stream), frame(WINDOW_UPDATE, 0, stream, &most)].concat()
+        }),
+        ("a priority of itself", &|stream| {
+            let itself = [&stream.to_be_bytes()[..], &[16]].concat();
+            [closed(stream), frame(PRIORITY, 0, stream, &itself)].concat()
+        }),
+        ("a body that is too long", &|stream| {
+            [open(stream), frame(DATA, END_STREAM, stream, b"ab")].concat()
+        }),
+        ("trailers that are none", &|stream| {
+            [open(stream), headers(stream, &[("X", "y")])].concat()
+        }),
+        ("a head that is none", &|stream| headers(stream, &GET[1..])),
+    ];
+    for (name, fault) in faults {
+        let end = flood(b"", u32::MAX, |count| fault(2 * count + 1)).await;
+        assert_eq!(end, End::Cut, "{name}");
+    }
 }
 
 #[tokio::test]
@@ -124,31 +149,44 @@ async fn empty_data_frames_are_cut() {
 }
 
 #[tokio::test]
-async fn pings_cost_nothing_that_lasts() {
-    let end = flood(b"", 100_000, |count| {
-        frame(PING, 0, 0, &u64::from(count).to_be_bytes())
-    })
-    .await;
-    assert_eq!(end, End::Swallowed);
+async fn frames_that_carry_nothing_are_cut() {
+    let counted = |count: u32| u64::from(count).to_be_bytes();
+    let setting = |count: u32| [&4_u16.to_be_bytes()[..], &count.to_be_bytes()].concat();
+    type Again<'a> = &'a dyn Fn(u32) -> Vec<u8>;
+    let kinds: [(&str, Again<'_>); 7] = [
+        ("PING", &|count| frame(PING, 0, 0, &counted(count))),
+        ("answers to PING", &|count| {
+            frame(PING, ACK, 0, &counted(count))
+        }),
+        ("SETTINGS", &|count| frame(SETTINGS, 0, 0, &setting(count))),
+        ("empty SETTINGS", &|_| frame(SETTINGS, 0, 0, b"")),
+        ("PRIORITY", &|count| {
+            frame(PRIORITY, 0, 2 * count + 1, &[0, 0, 0, 0, 16])
+        }),
+        ("WINDOW_UPDATE", &|_| {
+            frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])
+        }),
+        ("unknown frames", &|_| frame(0x42, 0, 0, b"")),
+    ];
+    for (name, again) in kinds {
+        assert_eq!(flood(b"", u32::MAX, again).await, End::Cut, "{name}");
+    }
 }
 
 #[tokio::test]
-async fn settings_cost_nothing_that_lasts() {
-    let end = flood(b"", 100_000, |count| {
-        let size = [&4_u16.to_be_bytes()[..], &count.to_be_bytes()].concat();
-        frame(SETTINGS, 0, 0, &size)
-    })
-    .await;
-    assert_eq!(end, End::Swallowed);
+async fn window_updates_of_a_stream_are_cut() {
+    let mut fields = GET.to_vec();
+    fields[0] = (":method", "POST");
+    let start = frame(HEADERS, END_HEADERS, 1, &block(&fields));
+    check_is_cut(&start, |_| frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1])).await;
 }
 
 #[tokio::test]
-async fn priorities_cost_nothing_that_lasts() {
-    let end = flood(b"", 100_000, |count| {
-        frame(PRIORITY, 0, 2 * count + 1, &[0, 0, 0, 0, 16])
-    })
-    .await;
-    assert_eq!(end, End::Swallowed);
+async fn data_that_is_all_padding_is_cut() {
+    let mut fields = GET.to_vec();
+    fields[0] = (":method", "POST");
+    let start = frame(HEADERS, END_HEADERS, 1, &block(&fields));
+    check_is_cut(&start, |_| frame(DATA, PADDED, 1, &[9; 10])).await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! Every part goes on after a mistake, so that one run finds all of them. A part that cannot be
 //! built is `None`, and its mistake has been reported; the model comes out only if every part did.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -358,15 +358,64 @@ fn limits(written: Option<&schema::Limits>, cx: &mut Context<'_>) -> Option<Limi
             cx.report(Diagnostic::error(given.span.clone(), message).hint(hint));
         }
     }
+    let memory = memory(&written.memory, MIN_MEMORY, "at least `1MiB`", cx);
+    let connection_memory = memory_of_one(written, memory.flatten(), cx);
     Some(Limits {
         connections: count(&written.connections),
         connections_per_client: count(&written.connections_per_client),
+        ipv6_prefix: u8::try_from(number(&written.ipv6_prefix, IPV6_PREFIX)).unwrap_or(u8::MAX),
+        requests_per_connection: count(&written.requests_per_connection),
+        tls_handshakes: count(&written.tls_handshakes),
         head_size: head_size?,
         head_fields: number(&written.head_fields, HEAD_FIELDS) as usize,
         target_size: target_size?.min(head_size?),
         request_body: written.request_body.value().map(|size| size.0),
+        memory: memory?,
+        connection_memory: connection_memory?,
+        body_rate: rate(&written.body_rate).unwrap_or(BODY_RATE),
         http2_streams: number(&written.http2_streams, HTTP2_STREAMS),
+        http2_resets: number(&written.http2_resets, HTTP2_RESETS),
+        http2_control_frames: number(&written.http2_control_frames, HTTP2_CONTROL_FRAMES),
     })
+}
+
+/// An amount of memory, if one is given; `None` if it is a mistake.
+fn memory(
+    field: &Field<Text<ByteSize>>,
+    least: usize,
+    hint: &str,
+    cx: &mut Context<'_>,
+) -> Option<Option<usize>> {
+    let Some(given) = field.given() else {
+        return Some(None);
+    };
+    // What is beyond all memory is no limit.
+    let bytes = usize::try_from(given.value.0).unwrap_or(usize::MAX);
+    if bytes >= least {
+        return Some(Some(bytes));
+    }
+    let message = "this is too little memory to work with";
+    cx.report(Diagnostic::error(given.span.clone(), message).hint(hint.to_owned()));
+    None
+}
+
+/// `connection_memory`, which is less than `all` where that is given.
+fn memory_of_one(
+    written: &schema::Limits,
+    all: Option<usize>,
+    cx: &mut Context<'_>,
+) -> Option<Option<usize>> {
+    let field = &written.connection_memory;
+    let one = memory(field, MIN_CONNECTION_MEMORY, "at least `64KiB`", cx)?;
+    if let (Some(one), Some(all), Some(given)) = (one, all, field.given())
+        && one > all
+    {
+        let message = "`connection_memory` is more than `memory`";
+        let hint = "a part cannot be larger than the whole".to_owned();
+        cx.report(Diagnostic::error(given.span.clone(), message).hint(hint));
+        return None;
+    }
+    Some(one)
 }
 
 fn log(written: Option<&schema::Log>) -> Log {
@@ -439,6 +488,11 @@ fn count<T: Read<Out = u64>>(field: &Field<T>) -> Option<NonZeroUsize> {
     NonZeroUsize::new(usize::try_from(value).unwrap_or(usize::MAX))
 }
 
+/// A size, which is more than nothing, as so much a second.
+fn rate(field: &Field<Text<ByteSize>>) -> Option<NonZeroU64> {
+    NonZeroU64::new(field.value()?.0)
+}
+
 /// A size that has bounds; `None`, and a report, outside of them.
 fn size(
     field: &Field<Text<ByteSize>>,
@@ -472,5 +526,16 @@ const HEAD_FIELDS: u32 = 100;
 const TARGET_SIZE: usize = 8 << 10;
 const MIN_HEAD: usize = 1 << 10;
 const MAX_HEAD: usize = 1 << 20;
+const MIN_MEMORY: usize = 1 << 20;
+const MIN_CONNECTION_MEMORY: usize = 64 << 10;
 const HTTP2_STREAMS: u32 = 128;
+const HTTP2_RESETS: u32 = 200;
+const HTTP2_CONTROL_FRAMES: u32 = 1000;
+/// Far below any line that a page could be read on, far above what costs an attacker nothing.
+const BODY_RATE: NonZeroU64 = match NonZeroU64::new(240) {
+    Some(rate) => rate,
+    None => NonZeroU64::MIN,
+};
+/// What one customer gets.
+const IPV6_PREFIX: u32 = 64;
 const LEVEL: &str = "info";

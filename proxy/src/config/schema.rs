@@ -345,6 +345,12 @@ table! {
             connections: Whole<1, { u64::MAX }>,
             /// Connections at once from one client address. Default: no limit.
             connections_per_client: Whole<1, { u64::MAX }>,
+            /// Leading bits of an IPv6 address that are one client. Default 64.
+            ipv6_prefix: Whole<1, 128>,
+            /// Requests on one connection, which then ends in an orderly way. Default: no limit.
+            requests_per_connection: Whole<1, { u64::MAX }>,
+            /// TLS handshakes with clients at once; further ones wait in line. Default: 256 for each core.
+            tls_handshakes: Whole<1, 1_000_000>,
             /// Request head. Default `16KiB`.
             head_size: Text<ByteSize>,
             /// Fields in a request head. Default 100.
@@ -353,10 +359,23 @@ table! {
             target_size: Text<ByteSize>,
             /// Request body. Default: no limit.
             request_body: Text<ByteSize>,
+            /// Bytes a second that a client has to send of a request's body, and to take of an answer, on
+            /// average after ten seconds of waiting for it; a route may say otherwise. Default `240B`.
+            body_rate: Text<ByteSize>,
             /// WebSocket message, as it is before compression; a route may say otherwise. Default: no limit.
             message_size: Text<ByteSize>,
+            /// Bytes that may wait in buffers of the whole process, at least `1MiB`. Default: half of the memory
+            /// that the process may have.
+            memory: Text<ByteSize>,
+            /// Bytes that may wait in the buffers of one WebSocket or one request, at least `64KiB`. Default: what
+            /// the other limits allow.
+            connection_memory: Text<ByteSize>,
             /// Requests and WebSockets at once on one HTTP/2 connection. Default 128.
             http2_streams: Whole<1, 10_000>,
+            /// Streams reset on one HTTP/2 connection within ten seconds, by the client or for its faults. Default 200.
+            http2_resets: Whole<1, 1_000_000>,
+            /// HTTP/2 frames that carry nothing (PING, SETTINGS, WINDOW_UPDATE …) from one connection within ten seconds, beyond what answers our own. Default 1000.
+            http2_control_frames: Whole<1, 1_000_000>,
         }
     }
 }

@@ -199,7 +199,12 @@ fn load(
         return Err(BodyFault::TooLarge.into());
     }
     let framing = size.exact().map_or(Framing::Chunked, Framing::Length);
-    let body = RequestBody::new(body, limit, snapshot.timeouts.request_body);
+    let body = RequestBody::new(
+        body,
+        limit,
+        snapshot.timeouts.request_body,
+        exchange.request_pace(),
+    );
     exchange.counts(body.received());
     Ok((Some(framing), Load::Body(body)))
 }

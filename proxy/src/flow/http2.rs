@@ -16,13 +16,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::RecvStream;
+use h2::{Reason, RecvStream};
 use http::Request;
 use tokio::time::{Sleep, sleep_until};
 
+use crate::config::model as config;
 use crate::drain::{Member, Phase};
 use crate::flow::connection::Connection;
 use crate::flow::watch::{Waiting, Watch};
+use crate::http2::Bounds;
 use crate::http2::server::{self, Limits, Reply};
 use crate::snapshot::Snapshot;
 use crate::stream::Stream;
@@ -35,9 +37,15 @@ pub(super) async fn serve(
     snapshot: &Snapshot,
     member: Member,
 ) {
+    let limits = &snapshot.limits;
     let limits = Limits {
-        streams: snapshot.limits.http2_streams,
-        head_size: snapshot.limits.head_size,
+        bounds: Bounds {
+            head_size: limits.head_size,
+            head_fields: limits.head_fields,
+            streams: limits.http2_streams,
+            resets: limits.http2_resets,
+            control_frames: limits.http2_control_frames,
+        },
         extended_connect: connection.policy.http2.websocket,
     };
     let mut driver = Driver {
@@ -47,10 +55,12 @@ pub(super) async fn serve(
         watch: Watch::new(snapshot),
         waiting: Waiting::Head,
         patience: snapshot.longest_wait(),
+        limits: snapshot.limits,
         writes: 0,
         moves: 0,
         registered: false,
         leaving: false,
+        requests: 0,
     };
     let mut timer = pin!(sleep_until(driver.watch.begins_until()));
     poll_fn(|cx| driver.poll(timer.as_mut(), cx)).await;
@@ -66,6 +76,8 @@ struct Driver {
     waiting: Waiting,
     /// How long a client may take nothing of a response.
     patience: Duration,
+    /// Of the snapshot that the connection began with.
+    limits: config::Limits,
     /// The client's count when it was last looked at.
     writes: u32,
     /// Changes as long as a busy connection may last.
@@ -74,6 +86,7 @@ struct Driver {
     registered: bool,
     /// GOAWAY was said.
     leaving: bool,
+    requests: usize,
 }
 
 impl Driver {
@@ -81,10 +94,17 @@ impl Driver {
         loop {
             while let Poll::Ready(asked) = self.client.poll_request(cx) {
                 match asked {
-                    Some((request, reply)) => self.begin(request, reply),
-                    None => return Poll::Ready(()),
+                    Some((request, reply)) => {
+                        self.begin(request, reply);
+                        self.count();
+                    }
+                    None => {
+                        self.count_faults(true);
+                        return Poll::Ready(());
+                    }
                 }
             }
+            self.count_faults(false);
             if !std::mem::replace(&mut self.registered, true) {
                 // A connection keeps its task, so one registration serves all its polls.
                 self.member.wake_on_change(cx);
@@ -98,7 +118,13 @@ impl Driver {
                 Phase::Draining | Phase::Running => {}
             }
             self.look();
-            ready!(self.watch.poll_over(timer.as_mut(), self.moves, cx));
+            if self.waiting == Waiting::NextRequest && !self.leaving && self.connection.gives_way()
+            {
+                self.connection.retire("room");
+                self.leave();
+                continue;
+            }
+            ready!(self.watch.poll_over(timer.as_mut(), self.moves, None, cx));
             if self.leaving || self.waiting == Waiting::Busy {
                 return Poll::Ready(());
             }
@@ -117,6 +143,29 @@ impl Driver {
             self.patience,
             member,
         ));
+    }
+
+    /// Counts what was refused before it became a request, and a connection that `ended` for a fault.
+    fn count_faults(&mut self, ended: bool) {
+        let metrics = &self.connection.worker.shared.metrics;
+        for _ in 0..self.client.take_refused() {
+            metrics.request_rejected("http2_malformed");
+        }
+        match self.client.fault().filter(|_| ended) {
+            None => {}
+            Some(Reason::ENHANCE_YOUR_CALM) => metrics.request_rejected("http2_flood"),
+            Some(_) => metrics.request_rejected("http2_protocol"),
+        }
+    }
+
+    /// Says GOAWAY behind the last request that there may be.
+    fn count(&mut self) {
+        self.requests += 1;
+        let most = self.limits.requests_per_connection;
+        if most.is_some_and(|most| self.requests >= most.get()) && !self.leaving {
+            self.connection.retire("requests");
+            self.leave();
+        }
     }
 
     fn leave(&mut self) {

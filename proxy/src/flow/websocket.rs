@@ -33,6 +33,7 @@ pub(super) struct Upgrade {
     rules: Arc<TunnelRules>,
     reads_messages: bool,
     compression: Legs,
+    memory: Option<usize>,
     judge: Option<Box<dyn Judge>>,
 }
 
@@ -86,6 +87,7 @@ pub(super) async fn open(
         rules: Arc::clone(&route.tunnel),
         reads_messages: route.reads_messages,
         compression,
+        memory: outbound.snapshot.limits.connection_memory,
         judge: None,
     });
     Ok(Response::from_parts(head, ResponseBody::own(Bytes::new())))
@@ -122,6 +124,7 @@ impl Pending {
             Level::Messages(Box::new(Terms {
                 rules: upgrade.rules,
                 compression: upgrade.compression,
+                memory: upgrade.memory,
                 judge: upgrade.judge,
             }))
         } else if rules.follow {
@@ -144,6 +147,7 @@ impl Pending {
             expiry,
             metrics,
             member,
+            budget: self.exchange.budget(),
         };
         tunnel.run().map(move |summary| {
             drop((hold, open, admission));

@@ -91,7 +91,7 @@ fn render_part<'a>(part: &'a TemplatePart, values: &TemplateValues<'a>) -> Cow<'
         TemplatePart::Literal(text) => Cow::from(text.as_str()),
         TemplatePart::Variable(variable) => match variable {
             Variable::Host => Cow::from(&*facts.host),
-            Variable::Path => Cow::from(&*facts.path),
+            Variable::Path => Cow::from(facts.place()),
             Variable::Query => match facts.query.as_deref() {
                 Some(query) => Cow::from(format!("?{query}")),
                 None => Cow::from(""),

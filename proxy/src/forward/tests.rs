@@ -264,6 +264,14 @@ fn downstream_responses() {
         response(false),
         ["content-length: 5", "set-cookie: a", "set-cookie: b"]
     );
+    let (mut parts, ()) = Response::builder()
+        .status(426)
+        .body(())
+        .unwrap()
+        .into_parts();
+    parts.headers = headers(&[("upgrade", "h2c"), ("connection", "upgrade")]);
+    downstream_response(&mut parts, false);
+    assert_eq!(lines(&parts.headers), ["upgrade: websocket"]);
     assert_eq!(
         response(true),
         [

@@ -1,15 +1,18 @@
 //! Where a body ends, and what of its bytes are data: without IO, in place.
 //!
-//! A chunked body (RFC 9112 §7.1) is taken apart by the same strict rules whoever sends it; only
-//! upstreams may pad a chunk's size with blanks, which some old servers do. What a reader cannot
-//! use is refused as soon as it is seen.
+//! A chunked body (RFC 9112 §7.1) is taken apart by the same strict rules whoever sends it, with two
+//! exceptions: upstreams may pad a chunk's size with blanks, which some old servers do, and a client may not say
+//! in trailers what only a head may say. What a reader cannot use is refused as soon as it is seen.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
+use http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HOST, HeaderName,
+};
 use http_body::SizeHint;
 use thiserror::Error;
 
-use super::syntax::{find_end, is_text, parse_fields};
+use super::syntax::{find_end, is_text, is_token, parse_fields};
 use super::{HeadLimits, READ_AHEAD, READ_MOST, Violation};
 
 /// How a body is delimited (RFC 9112 §6.3), and how far it has come.
@@ -32,9 +35,16 @@ pub(super) struct Chunked {
     next: Next,
     /// Bytes of chunk extensions that it may still hold.
     extensions: usize,
-    /// A chunk's size may be followed by blanks alone.
-    padded: bool,
+    sender: Sender,
     trailers: HeadLimits,
+}
+
+/// Who sends a chunked body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    Client,
+    /// May pad a chunk's line with blanks.
+    Upstream,
 }
 
 /// The part of a chunked body that comes next.
@@ -71,12 +81,11 @@ pub enum BodyFault {
 }
 
 impl Decoder {
-    /// Of a chunked body; `padded` allows blanks behind a chunk's size.
-    pub(super) fn chunked(trailers: HeadLimits, padded: bool) -> Decoder {
+    pub(super) fn chunked(trailers: HeadLimits, sender: Sender) -> Decoder {
         Decoder::Chunked(Chunked {
             next: Next::Size,
             extensions: CHUNK_EXTENSIONS,
-            padded,
+            sender,
             trailers,
         })
     }
@@ -162,7 +171,9 @@ impl Chunked {
                     }
                     _ => return Err(Violation::BadChunkEnd),
                 },
-                Next::Trailers(scanned) => return trailers(read, scanned, self.trailers),
+                Next::Trailers(scanned) => {
+                    return trailers(read, scanned, self.trailers, self.sender);
+                }
             }
         }
     }
@@ -196,22 +207,71 @@ impl Chunked {
         Ok(Some((size, line_end + 1)))
     }
 
-    /// What stands between a chunk's size and the end of its line: nothing, or `;` and text, which
-    /// says nothing to us. `whole`: that is all of it.
+    /// What stands between a chunk's size and the end of its line: nothing, or extensions, which say
+    /// nothing to us. `whole`: that is all of it.
     fn check_extension(&self, extension: &[u8], whole: bool) -> Result<(), Violation> {
+        let mut place = Place::Size;
+        for byte in extension.iter().take(self.extensions) {
+            place = place.step(*byte).ok_or(match (place, byte) {
+                (_, b'\r') => Violation::BareCr,
+                (Place::Size | Place::Gap, _) => Violation::BadChunkSize,
+                _ => Violation::BadChunkExtension,
+            })?;
+        }
         if extension.len() > self.extensions {
             return Err(Violation::ChunkExtensionsTooLong);
         }
-        match extension.iter().find(|byte| !matches!(byte, b' ' | b'\t')) {
-            None if extension.is_empty() || !whole || self.padded => Ok(()),
-            Some(b'\r') => Err(Violation::BareCr),
-            Some(b';') => match extension.iter().find(|byte| !is_text(**byte)) {
-                None => Ok(()),
-                Some(b'\r') => Err(Violation::BareCr),
-                Some(_) => Err(Violation::BadChunkExtension),
-            },
-            _ => Err(Violation::BadChunkSize),
+        match place {
+            _ if !whole => Ok(()),
+            Place::Size | Place::Name | Place::Token | Place::Closed => Ok(()),
+            Place::Gap | Place::ValueGap if self.sender == Sender::Upstream => Ok(()),
+            Place::Gap => Err(Violation::BadChunkSize),
+            _ => Err(Violation::BadChunkExtension),
         }
+    }
+}
+
+/// Where in `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )` a reader stands
+/// (RFC 9112 §7.1.1).
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// Behind the chunk's size.
+    Size,
+    /// Behind the blanks after it, which only a semicolon may end.
+    Gap,
+    Semicolon,
+    Name,
+    /// Behind the blanks after a name.
+    NameGap,
+    Equals,
+    Token,
+    Quoted,
+    Backslash,
+    /// Behind a quoted string.
+    Closed,
+    /// Behind the blanks after a value.
+    ValueGap,
+}
+
+impl Place {
+    fn step(self, byte: u8) -> Option<Place> {
+        use Place::*;
+        Some(match (self, byte) {
+            (Quoted, b'"') => Closed,
+            (Quoted, b'\\') => Backslash,
+            (Quoted | Backslash, byte) if is_text(byte) => Quoted,
+            (Size | Gap, b' ' | b'\t') => Gap,
+            (Token | Closed | ValueGap, b' ' | b'\t') => ValueGap,
+            (Semicolon, b' ' | b'\t') => Semicolon,
+            (Name | NameGap, b' ' | b'\t') => NameGap,
+            (Equals, b' ' | b'\t') => Equals,
+            (Size | Gap | Name | NameGap | Token | Closed | ValueGap, b';') => Semicolon,
+            (Name | NameGap, b'=') => Equals,
+            (Equals, b'"') => Quoted,
+            (Semicolon | Name, byte) if is_token(byte) => Name,
+            (Equals | Token, byte) if is_token(byte) => Token,
+            _ => return None,
+        })
     }
 }
 
@@ -220,6 +280,7 @@ fn trailers(
     read: &mut BytesMut,
     scanned: &mut usize,
     limits: HeadLimits,
+    sender: Sender,
 ) -> Result<Piece, Violation> {
     if read.starts_with(b"\r\n") {
         read.advance(2);
@@ -234,10 +295,14 @@ fn trailers(
         };
     };
     let trailers = parse_fields(&read.split_to(end).freeze(), 0, limits)?;
-    match trailers.frame_nothing() {
-        true => Ok(Piece::Trailers(trailers.headers)),
-        false => Err(Violation::FramingInTrailers),
+    if !trailers.frame_nothing() {
+        return Err(Violation::FramingInTrailers);
     }
+    let of_heads = |name: &HeaderName| OF_HEADS.contains(name);
+    if sender == Sender::Client && trailers.headers.keys().any(of_heads) {
+        return Err(Violation::HeadFieldInTrailers);
+    }
+    Ok(Piece::Trailers(trailers.headers))
 }
 
 fn take_data(read: &mut BytesMut, left: &mut u64) -> Piece {
@@ -249,6 +314,15 @@ fn take_data(read: &mut BytesMut, left: &mut u64) -> Piece {
     Piece::Data(read.split_to(taken).freeze())
 }
 
+/// What would lead a request elsewhere, let it in or make something else of its body (RFC 9110 §6.5.1), to
+/// a server that merges trailers into the head.
+static OF_HEADS: [HeaderName; 5] = [
+    HOST,
+    AUTHORIZATION,
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+    CONTENT_RANGE,
+];
 /// 64 bits.
 const SIZE_DIGITS: usize = 16;
 /// Chunk extensions of one body, bytes in total: nobody uses them but attackers.

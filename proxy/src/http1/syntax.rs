@@ -126,15 +126,20 @@ impl FieldBlock {
         !self.length && !self.coding
     }
 
-    /// The one Content-Length: 1*DIGIT, which always fits.
+    /// The one Content-Length: 1*DIGIT, which always fits. No zeros lead it: some readers would take it
+    /// for octal.
     pub(super) fn content_length(&self) -> Result<Option<u64>, Violation> {
         if !self.length {
             return Ok(None);
         }
         let mut lengths = self.headers.get_all(CONTENT_LENGTH).iter();
         let digits = lengths.next().map_or(&b""[..], HeaderValue::as_bytes);
-        let all_digits = digits.iter().all(u8::is_ascii_digit);
-        if digits.is_empty() || digits.len() > LENGTH_DIGITS || !all_digits {
+        let is_number = match digits {
+            [] => false,
+            [b'0', _, ..] => false,
+            digits => digits.iter().all(u8::is_ascii_digit),
+        };
+        if !is_number || digits.len() > LENGTH_DIGITS {
             return Err(Violation::BadContentLength);
         }
         if lengths.next().is_some() {

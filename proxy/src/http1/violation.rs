@@ -9,8 +9,11 @@ pub enum Violation {
     BadMethod,
     MethodTooLong,
     BadTarget,
+    TargetTooLong,
     Fragment,
     BadVersion,
+    /// One that HTTP may have, and that is not spoken here.
+    UnsupportedVersion,
     BareLf,
     BareCr,
     ControlByte,
@@ -29,6 +32,7 @@ pub enum Violation {
     ChunkExtensionsTooLong,
     BadChunkEnd,
     FramingInTrailers,
+    HeadFieldInTrailers,
 }
 
 impl Violation {
@@ -38,8 +42,10 @@ impl Violation {
             Violation::BadMethod => "bad_method",
             Violation::MethodTooLong => "method_too_long",
             Violation::BadTarget => "bad_target",
+            Violation::TargetTooLong => "target_too_long",
             Violation::Fragment => "fragment",
             Violation::BadVersion => "bad_version",
+            Violation::UnsupportedVersion => "unsupported_version",
             Violation::BareLf => "bare_lf",
             Violation::BareCr => "bare_cr",
             Violation::ControlByte => "control_byte",
@@ -58,6 +64,7 @@ impl Violation {
             Violation::ChunkExtensionsTooLong => "chunk_extensions_too_long",
             Violation::BadChunkEnd => "bad_chunk_end",
             Violation::FramingInTrailers => "framing_in_trailers",
+            Violation::HeadFieldInTrailers => "head_field_in_trailers",
         }
     }
 }

@@ -40,7 +40,7 @@ pub use body::ResponseBody;
 pub use fault::{Fault, HeadFault};
 pub use upload::Upload;
 
-use super::pulse::Counted;
+use super::gate::{Bounds, Gate};
 use super::{SEND_BUFFER, STREAM_WINDOW, connection_window};
 use liveness::Liveness;
 
@@ -114,7 +114,15 @@ pub async fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (stream, moves) = Counted::new(stream, Bytes::new());
+    let bounds = Bounds {
+        head_size: HEAD_SIZE as usize,
+        head_fields: FIELDS,
+        streams,
+        // Who resets a stream has answered it.
+        resets: u32::MAX,
+        control_frames: CONTROL_FRAMES,
+    };
+    let (stream, moves) = Gate::before_server(stream, bounds);
     let window = connection_window(streams);
     let (send, mut connection) = Builder::new()
         .initial_window_size(STREAM_WINDOW)
@@ -375,6 +383,8 @@ const HEAD_SIZE: u32 = 64 * 1024;
 const FIELDS: usize = 200;
 /// 1xx answers before the one that counts.
 const INTERIMS: u32 = 16;
+/// Frames in ten seconds that carry nothing and answer nothing.
+const CONTROL_FRAMES: u32 = 1000;
 /// What keeping a window full of frames may cost beside their bytes, in windows: as much as frames of 64
 /// bytes do. With less, some clients that do not read would end the connection of all the others.
 const FRAME_COST: usize = 4;

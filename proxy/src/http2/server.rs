@@ -5,8 +5,8 @@
 //! connection's task has to be polled all the while. [`Connection::leave`] says GOAWAY: streams that are
 //! open go on to their ends.
 //!
-//! A request is what `h2` lets through: it refuses malformed ones on their streams, and ends connections
-//! that flood it. An answer's head says what HTTP/2 may say and no more: nothing about the connection,
+//! A request is what the [gate](super::gate) and `h2` let through: they refuse malformed ones on their
+//! streams, and end connections that flood them. An answer's head says what HTTP/2 may say and no more: nothing about the connection,
 //! a Date, and the body's length where that is known.
 //!
 //! RFC 9110 §6.6.1, §8.6, §10.1.1; RFC 9113 §6.8, §8.1, §8.2.2; RFC 8441.
@@ -30,7 +30,8 @@ use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::{Received, Sending};
-use super::pulse::{Counted, Moves, Pings};
+use super::gate::{Bounds, Gate, Moves};
+use super::pulse::Pings;
 use super::{SEND_BUFFER, STREAM_WINDOW, connection_window};
 use crate::date;
 
@@ -43,10 +44,7 @@ pub struct Connection<S> {
 /// What a client may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open at once.
-    pub streams: u32,
-    /// Bytes of a request's head, each field counted with 32 more (RFC 9113 §6.5.2).
-    pub head_size: usize,
+    pub bounds: Bounds,
     /// Announce extended CONNECT (RFC 8441), and take it.
     pub extended_connect: bool,
 }
@@ -62,10 +60,12 @@ pub struct Reply {
 
 enum Stage<S> {
     /// The client's preface is still to come.
-    Beginning(Handshake<Counted<S>>),
+    Beginning(Handshake<Gate<S>>),
     Open {
-        connection: h2::server::Connection<Counted<S>, Bytes>,
+        connection: h2::server::Connection<Gate<S>, Bytes>,
         pings: Pings,
+        /// The client is told of its fault.
+        ending: bool,
     },
     Over,
 }
@@ -73,16 +73,22 @@ enum Stage<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// `early` was read of the stream before.
     pub fn new(stream: S, early: Bytes, limits: Limits) -> Connection<S> {
-        let (stream, moves) = Counted::new(stream, early);
+        let Limits {
+            bounds,
+            extended_connect,
+        } = limits;
+        let (stream, moves) = Gate::before_client(stream, early, bounds, extended_connect);
         let mut builder = Builder::new();
         builder
-            .max_concurrent_streams(limits.streams)
-            .max_header_list_size(u32::try_from(limits.head_size).unwrap_or(u32::MAX))
+            .max_concurrent_streams(bounds.streams)
+            .max_header_list_size(u32::try_from(bounds.head_size).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(PENDING_RESETS)
+            // The gate counts them, in a window of time: a connection may live for long.
+            .max_local_error_reset_streams(None)
             .max_send_buffer_size(SEND_BUFFER)
             .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(connection_window(limits.streams));
-        if limits.extended_connect {
+            .initial_connection_window_size(connection_window(bounds.streams));
+        if extended_connect {
             builder.enable_connect_protocol();
         }
         Connection {
@@ -115,15 +121,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     let Some(pings) = connection.ping_pong().map(Pings::new) else {
                         return Poll::Ready(None);
                     };
-                    self.stage = Stage::Open { connection, pings };
+                    self.stage = Stage::Open {
+                        connection,
+                        pings,
+                        ending: false,
+                    };
                 }
-                Stage::Open { connection, pings } => {
+                Stage::Open {
+                    connection,
+                    pings,
+                    ending,
+                } => {
                     if let Poll::Ready(asked) = connection.poll_accept(cx) {
-                        let asked = asked.and_then(Result::ok);
-                        return Poll::Ready(asked.map(|(request, stream)| {
-                            let reply = Reply::to(&request, stream);
-                            (request, reply)
-                        }));
+                        return Poll::Ready(match asked {
+                            Some(Ok((request, stream))) => {
+                                let reply = Reply::to(&request, stream);
+                                Some((request, reply))
+                            }
+                            Some(Err(error)) => {
+                                if let Some(reason) = error.reason().filter(|_| error.is_library())
+                                {
+                                    self.moves.blame(reason);
+                                }
+                                None
+                            }
+                            None => None,
+                        });
+                    }
+                    if let Some(fault) = self.moves.fault()
+                        && !std::mem::replace(ending, true)
+                    {
+                        connection.abrupt_shutdown(fault);
+                        continue;
                     }
                     ready!(pings.poll_lost(&self.moves, || connection.has_streams(), cx));
                     return Poll::Ready(None);
@@ -148,6 +177,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Stage::Open { connection, .. } => connection.has_streams(),
             Stage::Beginning(_) | Stage::Over => false,
         }
+    }
+
+    /// Why the connection ended or is about to, if it is for a fault of the client.
+    pub fn fault(&self) -> Option<Reason> {
+        self.moves.fault()
+    }
+
+    /// Requests that were refused for their heads before they came here, since this was last asked.
+    pub fn take_refused(&self) -> u32 {
+        self.moves.take_refused()
     }
 
     /// A number that changes whenever bytes go out.

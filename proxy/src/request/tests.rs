@@ -1,3 +1,5 @@
+use std::num::NonZeroU64;
+
 use http::Request;
 
 use super::*;
@@ -6,11 +8,19 @@ use crate::facts::TlsFacts;
 const LIMITS: Limits = Limits {
     connections: None,
     connections_per_client: None,
+    ipv6_prefix: 64,
+    requests_per_connection: None,
+    tls_handshakes: None,
     head_size: 8192,
     head_fields: 20,
     target_size: 100,
     request_body: None,
+    memory: None,
+    connection_memory: None,
+    body_rate: NonZeroU64::MIN,
     http2_streams: 100,
+    http2_resets: 100,
+    http2_control_frames: 100,
 };
 
 /// A request from its parts: `METHOD target`, then `name: value` lines.
@@ -77,6 +87,11 @@ fn methods() {
     check("TRACE /", H1, &host, Err((405, "method_not_allowed")));
     check("CONNECT a:443", H1, &host, Err((405, "method_not_allowed")));
     check("CONNECT a:443", H2, &[], Err((405, "method_not_allowed")));
+    for method in ["get", "Get", "posT", "trace", "connect"] {
+        let line = format!("{method} /");
+        check(&line, H1, &host, Err((405, "method_not_allowed")));
+    }
+    check("gets /", H1, &host, Ok("a /"));
     check(
         &("A".repeat(33) + " /"),
         H1,
@@ -134,6 +149,12 @@ fn hosts() {
         Err((400, "bad_scheme")),
     );
 
+    check(
+        "GET https://b/x",
+        H1,
+        &[("host", "a")],
+        Err((421, "scheme_mismatch")),
+    );
     check("GET https://a/x", H2, &[], Ok("a /x"));
     check("GET https://a/x", H2, &[("host", "A")], Ok("a /x"));
     check(
@@ -266,6 +287,24 @@ fn fields() {
         ("content-length", "1"),
     ];
     check("GET /", H2, &twice, Err((400, "bad_content_length")));
+    for length in ["01", "00"] {
+        check(
+            "GET /",
+            H2,
+            &with("content-length", length),
+            Err((400, "bad_content_length")),
+        );
+    }
+    for version in [H1, H2] {
+        for name in ["authorization", "content-type"] {
+            let twice = [("host", "a"), (name, "x"), (name, "x")];
+            check("GET /", version, &twice, Err((400, "repeated_field")));
+        }
+        for name in ["transfer_encoding", "content_length", "content_Length"] {
+            let refused = Err((400, "framing_with_underscore"));
+            check("GET /", version, &with(name, "1"), refused);
+        }
+    }
     let mut many = vec![("cookie", "a=b"); 19];
     many.push(("host", "a"));
     check("GET /", H2, &many, Ok("a /"));

@@ -33,6 +33,12 @@ pub(super) trait Carrier: Send {
         cx: &mut Context<'_>,
     ) -> Result<Pumped, BrokenLeg>;
 
+    /// Bytes of memory that it takes to wait for a side.
+    fn size(&self) -> usize {
+        let (from_down, from_up) = self.ways();
+        from_down.size() + from_up.size()
+    }
+
     /// When [`Carrier::on_time`] wants to be called; a carrier that ever does comes with `Alarms`.
     fn deadline(&self) -> Option<Instant> {
         None
@@ -58,6 +64,16 @@ pub(super) trait Carrier: Send {
 pub(super) trait OneWay {
     /// Puts `close` in at the next frame boundary and drops everything after it.
     fn interrupt(&mut self, close: &ControlFrame);
+
+    /// Bytes of memory that it takes to wait for either side.
+    fn size(&self) -> usize;
+
+    /// Gives that back, at the price of what the sender has said; false if the receiver can no longer be
+    /// told anything, as it has got half a frame.
+    fn let_go(&mut self) -> bool;
+
+    /// The sender can no longer be told anything: [`OneWay::is_answered`] does not wait for its Close.
+    fn expect_no_answer(&mut self);
 
     /// Nothing is read from the sender now, so it cannot be said to be silent.
     fn is_held_up(&self) -> bool;

@@ -8,6 +8,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::carrier::{BrokenLeg, Carrier, OneWay, Stop};
 use super::silence::Alarms;
 use super::{Cause, Expiry, Summary, random_mask};
+use crate::budget::{Account, Budget, FREE, Kind};
 use crate::drain::{Member, Phase};
 use crate::facts::{ClosedBy, Traffic};
 use crate::stream::Stream;
@@ -42,6 +44,7 @@ pub(super) struct Beginning<C> {
     pub(super) drain: Duration,
     pub(super) expiry: Option<Box<Expiry>>,
     pub(super) member: Member,
+    pub(super) budget: Arc<Budget>,
     pub(super) metrics: Option<RouteMetrics>,
     /// Where more than the stage may want the timer.
     pub(super) alarms: Option<Box<Alarms>>,
@@ -64,10 +67,16 @@ impl<C: Carrier> Running<C> {
                 downstream: beginning.downstream,
                 upstream: beginning.upstream,
                 started,
-                tick,
+                tick: u32::try_from(tick.as_millis()).unwrap_or(u32::MAX),
                 drain: beginning.drain,
-                expiry: beginning.expiry,
+                extras: beginning.expiry.map(|expiry| {
+                    Box::new(Extras {
+                        expiry: Some(*expiry),
+                        account: None,
+                    })
+                }),
                 member: beginning.member,
+                budget: beginning.budget,
                 metrics: beginning.metrics,
                 alarms,
                 counted: (Traffic::default(), Traffic::default()),
@@ -101,11 +110,12 @@ struct Live<C> {
     downstream: Stream,
     upstream: Stream,
     started: Instant,
-    /// The idle timeout's share of which [`QUIET_TICKS`] make a whole.
-    tick: Duration,
+    /// The idle timeout's share of which [`QUIET_TICKS`] make a whole, in milliseconds.
+    tick: u32,
     drain: Duration,
-    expiry: Option<Box<Expiry>>,
+    extras: Option<Box<Extras>>,
     member: Member,
+    budget: Arc<Budget>,
     metrics: Option<RouteMetrics>,
     alarms: Option<Box<Alarms>>,
     /// What the metrics have been told already, from downstream and from upstream.
@@ -124,6 +134,14 @@ struct Live<C> {
     armed: bool,
     /// The drain knows this task's waker.
     registered: bool,
+}
+
+/// What few tunnels have.
+#[derive(Default)]
+struct Extras {
+    expiry: Option<Expiry>,
+    /// Of what is held, once that was worth one.
+    account: Option<Account>,
 }
 
 /// What the one timer is for.
@@ -234,6 +252,10 @@ impl<C: Carrier> Live<C> {
                 if self.has_passed_close_on(leg, cx) {
                     return Some(end);
                 }
+                // What waits for the other side waits no longer than memory lasts.
+                if self.is_shed(cx) {
+                    return Some(end);
+                }
                 if self.broken.replace(leg).is_none() {
                     self.set_stage(Stage::Lingering, LINGER, timer);
                 }
@@ -251,8 +273,14 @@ impl<C: Carrier> Live<C> {
             }
         }
         if let Some(stop) = pumped.stop {
+            if stop.cause == Cause::ConnectionMemory {
+                self.let_go();
+            }
             self.obey(stop, timer);
             // What both sides are told goes out with the next turn.
+            cx.waker().wake_by_ref();
+        } else if self.is_shed(cx) {
+            self.leave_for_memory(timer);
             cx.waker().wake_by_ref();
         }
         if (self.is_finished() || self.pass_ends_on(cx)) && self.has_said_goodbye(cx) {
@@ -264,6 +292,56 @@ impl<C: Carrier> Live<C> {
             cx.waker().wake_by_ref();
         }
         None
+    }
+
+    /// Says what is held, where that is worth a word; true if it must be given back.
+    fn is_shed(&mut self, cx: &mut Context<'_>) -> bool {
+        let held = self.carrier.size();
+        if held < FREE && self.extras.is_none() {
+            return false;
+        }
+        let extras = self.extras.get_or_insert_default();
+        if held < FREE && extras.account.is_none() {
+            return false;
+        }
+        let open = || self.budget.open(Kind::Tunnel);
+        let account = extras.account.get_or_insert_with(open);
+        account.set(held);
+        held >= FREE && account.poll_shed(cx).is_ready()
+    }
+
+    fn leave_for_memory(&mut self, timer: Pin<&mut Sleep>) {
+        self.let_go();
+        let stop = Stop {
+            cause: Cause::Memory,
+            code: CloseCode::TRY_AGAIN_LATER,
+            reason: "out of memory".to_owned(),
+            offender: None,
+        };
+        self.obey(Box::new(stop), timer);
+    }
+
+    /// Gives back what is held for the sides. One that waits for the rest of a frame hears nothing more.
+    fn let_go(&mut self) {
+        let (from_down, from_up) = self.carrier.ways_mut();
+        if !from_down.let_go() {
+            from_up.expect_no_answer();
+        }
+        if !from_up.let_go() {
+            from_down.expect_no_answer();
+        }
+        let held = self.carrier.size();
+        if let Some(account) = self.account() {
+            account.set(held);
+        }
+    }
+
+    fn account(&self) -> Option<&Account> {
+        self.extras.as_ref()?.account.as_ref()
+    }
+
+    fn expiry(&self) -> Option<Expiry> {
+        self.extras.as_ref()?.expiry
     }
 
     /// Ends the streams that nothing more is written to; true if the tunnel is over with that.
@@ -371,8 +449,7 @@ impl<C: Carrier> Live<C> {
         }
         match self.stage {
             Stage::Open | Stage::Leaving if self.has_expired() => {
-                let expiry = self.expiry.as_deref().copied();
-                let (cause, code, reason) = match expiry {
+                let (cause, code, reason) = match self.expiry() {
                     Some(Expiry { lifetime: true, .. }) => {
                         (Cause::Lifetime, CloseCode::GOING_AWAY, "lifetime reached")
                     }
@@ -384,12 +461,15 @@ impl<C: Carrier> Live<C> {
             }
             Stage::Open => {
                 self.count_traffic();
+                let is_idle = self.account().is_none_or(Account::is_empty);
+                self.extras
+                    .take_if(|extras| is_idle && extras.expiry.is_none());
                 self.quiet_ticks = match std::mem::take(&mut self.active) {
                     true => 0,
                     false => self.quiet_ticks + 1,
                 };
                 if self.quiet_ticks < QUIET_TICKS {
-                    self.set_stage(Stage::Open, self.tick, timer);
+                    self.set_stage(Stage::Open, Duration::from_millis(self.tick.into()), timer);
                 } else {
                     let code = CloseCode::GOING_AWAY;
                     self.say_close(Cause::IdleTimeout, code, "idle timeout", timer);
@@ -508,7 +588,7 @@ impl<C: Carrier> Live<C> {
         self.stage = stage;
         self.armed = false;
         let mut deadline = Instant::now() + wait;
-        if let (Stage::Open | Stage::Leaving, Some(expiry)) = (stage, &self.expiry) {
+        if let (Stage::Open | Stage::Leaving, Some(expiry)) = (stage, self.expiry()) {
             deadline = deadline.min(expiry.at);
         }
         if let Some(alarms) = &mut self.alarms {
@@ -518,8 +598,8 @@ impl<C: Carrier> Live<C> {
     }
 
     fn has_expired(&self) -> bool {
-        let at = self.expiry.as_ref().map(|expiry| expiry.at);
-        at.is_some_and(|at| at <= Instant::now())
+        self.expiry()
+            .is_some_and(|expiry| expiry.at <= Instant::now())
     }
 
     /// The end that counts: this one, unless an earlier event began it.

@@ -14,6 +14,7 @@ mod court;
 mod lane;
 mod output;
 mod throttle;
+mod waiting;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -39,6 +40,8 @@ use crate::ws::frame::Side;
 pub struct Terms {
     pub rules: Arc<TunnelRules>,
     pub compression: Legs,
+    /// Bytes that the tunnel may hold for slow sides and of messages under way; `None`: what else limits it.
+    pub memory: Option<usize>,
     /// The route's filters, where one has an interest in this tunnel.
     pub judge: Option<Box<dyn Judge>>,
 }
@@ -47,6 +50,7 @@ pub(super) struct Relay {
     from_client: Lane,
     from_server: Lane,
     court: Court,
+    memory: Option<usize>,
     metrics: Option<RouteMetrics>,
 }
 
@@ -74,6 +78,7 @@ impl Relay {
         Relay {
             from_client: lane(Side::FromClient, from_client),
             from_server: lane(Side::FromServer, from_server),
+            memory: terms.memory,
             court: terms.judge.map_or(Court::Empty, Court::Free),
             metrics,
         }
@@ -194,6 +199,17 @@ impl Carrier for Relay {
             }
         }
         self.metrics = metrics;
+        if self.memory.is_some_and(|most| self.size() > most) {
+            let stop = || {
+                Box::new(Stop {
+                    cause: Cause::ConnectionMemory,
+                    code: CloseCode::TOO_BIG,
+                    reason: "too much to keep".to_owned(),
+                    offender: None,
+                })
+            };
+            pumped.stop.get_or_insert_with(stop);
+        }
         match broken {
             Some(leg) if pumped.stop.is_none() => Err(leg),
             _ => Ok(pumped),

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 
 use super::carrier::Broken;
+use crate::budget::FREE;
 
 #[derive(Default)]
 pub(super) struct Outlet {
@@ -42,6 +43,22 @@ impl Outlet {
     pub(super) fn held_len(&self) -> usize {
         let held = self.held.as_ref();
         held.map_or(0, |held| held.bytes.len() - held.at)
+    }
+
+    /// Bytes of memory that the buffer takes: what was sent of it goes with the rest.
+    pub(super) fn size(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| held.bytes.len())
+    }
+
+    /// Throws away what the receiver has not taken, if it is worth that, and writes nothing any more: it
+    /// has got half a frame. False if everything stays as it is.
+    pub(super) fn cut(&mut self) -> bool {
+        let is_worth_it = self.size() >= FREE;
+        if is_worth_it {
+            self.held = None;
+            self.mark_shut();
+        }
+        is_worth_it
     }
 
     /// The receiver has everything.

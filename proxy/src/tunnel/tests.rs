@@ -39,6 +39,7 @@ impl Rig {
             drain: Duration::from_secs(3),
             expiry: expiry.map(Box::new),
             member: drain.join(),
+            budget: Budget::new(None),
             metrics: None,
         };
         Rig {

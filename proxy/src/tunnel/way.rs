@@ -23,6 +23,8 @@ pub(super) struct Way {
     /// Our Close has gone out (or never can): what the sender still sends is read, followed and
     /// dropped, for nothing may follow a Close (RFC 6455 §5.5.1).
     muted: bool,
+    /// The sender can be told nothing, so it answers nothing.
+    unanswered: bool,
     reader: ReaderState,
 }
 
@@ -48,6 +50,7 @@ impl Way {
             outlet: Outlet::default(),
             interruption: None,
             muted: false,
+            unanswered: false,
             reader: ReaderState::Open,
         };
         way.follow(early);
@@ -166,7 +169,26 @@ impl OneWay for Way {
     }
 
     fn interrupt(&mut self, close: &ControlFrame) {
-        self.interruption = Some(Box::new(*close));
+        if !self.muted {
+            self.interruption = Some(Box::new(*close));
+        }
+    }
+
+    fn size(&self) -> usize {
+        self.outlet.size()
+    }
+
+    fn let_go(&mut self) -> bool {
+        if self.outlet.cut() {
+            self.interruption = None;
+            self.muted = true;
+            return false;
+        }
+        !self.follower.is_lost()
+    }
+
+    fn expect_no_answer(&mut self) {
+        self.unanswered = true;
     }
 
     fn finish(&mut self) {
@@ -195,7 +217,8 @@ impl OneWay for Way {
     }
 
     fn is_answered(&self) -> bool {
-        self.muted && (self.follower.close().is_some() || self.has_ended())
+        let has_finished = self.follower.close().is_some() || self.has_ended();
+        self.muted && (self.unanswered || has_finished)
     }
 
     fn has_ended(&self) -> bool {

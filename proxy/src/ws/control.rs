@@ -62,6 +62,7 @@ impl CloseCode {
     pub const TOO_BIG: CloseCode = CloseCode(1009);
     pub const INTERNAL_ERROR: CloseCode = CloseCode(1011);
     pub const SERVICE_RESTART: CloseCode = CloseCode(1012);
+    pub const TRY_AGAIN_LATER: CloseCode = CloseCode(1013);
 
     /// Whether the code may stand in a Close frame (RFC 6455 §7.4 and the IANA registry).
     pub fn may_be_sent(self) -> bool {

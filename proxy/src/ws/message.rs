@@ -180,6 +180,11 @@ impl Message {
         1 + self.more.len()
     }
 
+    /// Bytes of memory that it takes.
+    pub fn size(&self) -> usize {
+        self.payload.len() + self.inflated.len()
+    }
+
     /// Payload bytes on the wire, without heads.
     pub fn wire_payload(&self) -> usize {
         self.payload.len()

@@ -188,6 +188,24 @@ impl Reader {
         self.stage == Stage::Over
     }
 
+    /// Bytes of the message that is being collected, as far as it has come.
+    pub fn collected(&self) -> usize {
+        let message = self.collected.as_ref();
+        message.map_or(0, |message| message.wire_payload())
+    }
+
+    /// Lets go of everything collected. From now on nothing is looked into: the caller wants no message
+    /// whole any more.
+    pub fn let_go(&mut self) {
+        self.collected = None;
+        self.inflater = None;
+        self.context_missing = true;
+        self.rules.inspect = false;
+        if let Some(message) = &mut self.message {
+            message.pass = true;
+        }
+    }
+
     /// Not inlined: so its event, large as the type is, is written where the caller wants it.
     #[inline(never)]
     fn next<'b>(

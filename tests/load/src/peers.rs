@@ -415,8 +415,9 @@ pub(crate) const PEERS: &[Peer] = &[
     Peer::http2(
         "sluicegate-http2",
         Program::Sluicegate,
-        include_str!("../peers/sluicegate-http2.toml"),
+        SLUICEGATE_HTTP2,
     ),
+    Peer::http2("baseline-http2", Program::Baseline, SLUICEGATE_HTTP2),
     Peer::http2(
         "haproxy-http2",
         Program::Haproxy,
@@ -445,6 +446,7 @@ pub(crate) const REFERENCE: &str = "nginx";
 const FILTER: &str = include_str!("../peers/sluicegate-filter.toml");
 const MESSAGE_FILTER: &str = include_str!("../peers/sluicegate-messages.toml");
 const NGINX: &str = include_str!("../peers/nginx.conf");
+const SLUICEGATE_HTTP2: &str = include_str!("../peers/sluicegate-http2.toml");
 const SCRIPTED_NGINX: &str = include_str!("../peers/nginx-script.conf");
 /// Longest start of a proxy.
 const START: Duration = Duration::from_secs(20);

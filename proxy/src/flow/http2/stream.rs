@@ -41,14 +41,19 @@ pub(super) async fn serve(
     };
     let request = Request::from_parts(parts, Incoming::Http2(body));
     let answered = {
-        let mut serving = pin!(handle(connection, request));
+        let mut serving = pin!(handle(Arc::clone(&connection), request));
         poll_fn(|cx| match serving.as_mut().poll(cx) {
             Poll::Ready(answered) => Poll::Ready(Some(answered)),
             Poll::Pending => reply.poll_left(cx).map(|()| None),
         })
         .await
     };
-    let Some(Answered { response, upgrade }) = answered else {
+    let Some(Answered {
+        response,
+        pace,
+        upgrade,
+    }) = answered
+    else {
         return;
     };
     if let (Some(pending), Some(stream)) = (upgrade, tunnelled) {
@@ -61,12 +66,16 @@ pub(super) async fn serve(
         }
         return;
     }
-    let Some(mut sending) = reply.answer(response, patience) else {
+    let Some(sending) = reply.answer(response, patience) else {
         return;
     };
+    let mut sending = sending.paced(pace);
     match poll_fn(|cx| sending.poll_send(cx)).await {
         Ok(()) | Err(SendFault::Left) => {}
-        Err(SendFault::Stalled) => sending.reset(Reason::CANCEL),
+        Err(fault @ (SendFault::Stalled | SendFault::TooSlow)) => {
+            connection.cut_response(matches!(fault, SendFault::TooSlow));
+            sending.reset(Reason::CANCEL);
+        }
         Err(SendFault::Body(_)) => sending.reset(Reason::INTERNAL_ERROR),
     }
 }

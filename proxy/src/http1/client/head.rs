@@ -6,7 +6,7 @@ use http::response::Parts;
 use http::{Method, Response, StatusCode, Version};
 use thiserror::Error;
 
-use super::super::decode::Decoder;
+use super::super::decode::{Decoder, Sender};
 use super::super::syntax::{FieldBlock, is_text, next_line, parse_fields};
 use super::super::{Framing, HeadLimits, Violation};
 
@@ -173,7 +173,7 @@ fn body_of(
                 size: limits.size.min(TRAILERS_SIZE),
                 ..limits
             };
-            Decoder::chunked(trailers, true)
+            Decoder::chunked(trailers, Sender::Upstream)
         }
         _ => return Err(HeadFault::Framing),
     };

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, UPGRADE};
 use http::{Response, StatusCode, response};
 use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
@@ -28,6 +28,10 @@ pub struct Answer<B> {
     /// Why the body broke off: what came before that still goes out.
     broken: Option<io::Error>,
     goes_on: bool,
+    /// Bytes that the stream has taken.
+    sent: u64,
+    /// The stream takes no more for the moment.
+    blocked: bool,
     /// The client has said that its request is the last.
     asked_as_last: bool,
 }
@@ -61,6 +65,16 @@ impl<B> Answer<B> {
         self.goes_on
     }
 
+    /// How many bytes the stream has taken, heads and framing included.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Whether, after a write that was not ready, the client is to take something.
+    pub fn waits_for_client(&self) -> bool {
+        self.blocked
+    }
+
     /// Whether the client has said that it sends nothing behind its request.
     pub(super) fn was_asked_as_last(&self) -> bool {
         self.asked_as_last
@@ -86,6 +100,8 @@ where
             tail: b"",
             broken: None,
             goes_on,
+            sent: 0,
+            blocked: false,
             asked_as_last: asked.last,
         };
         if !has_body {
@@ -107,6 +123,8 @@ where
                 self.body = None;
                 Poll::Ready(())
             });
+            // A flush or a write that is not ready returns.
+            self.blocked = true;
             while self.has_left() {
                 let n = ready!(self.poll_write_left(stream, cx))?;
                 if n == 0 {
@@ -116,6 +134,7 @@ where
             }
             if filled.is_pending() || self.body.is_none() {
                 ready!(Pin::new(&mut *stream).poll_flush(cx))?;
+                self.blocked = false;
                 return filled.map(|()| self.broken.take().map_or(Ok(()), Err));
             }
         }
@@ -220,6 +239,7 @@ where
     }
 
     fn advance(&mut self, mut n: usize) {
+        self.sent += n as u64;
         let of_text = n.min(self.text.len() - self.written);
         self.written += of_text;
         n -= of_text;
@@ -264,15 +284,19 @@ fn encode_head(
     text.push(b' ');
     text.extend_from_slice(parts.status.canonical_reason().unwrap_or("").as_bytes());
     text.extend_from_slice(b"\r\n");
+    // Of the body that a GET would have got.
+    let tells_length = asked.head_only && parts.status != StatusCode::NO_CONTENT;
     let mut dated = false;
+    let mut offers_upgrade = false;
     for (name, value) in &parts.headers {
         if *name == CONNECTION && !switches {
             goes_on &= !names_option(value, "close");
             continue;
         }
-        if *name == TRANSFER_ENCODING || *name == CONTENT_LENGTH && !asked.head_only {
+        if *name == TRANSFER_ENCODING || *name == CONTENT_LENGTH && !tells_length {
             continue;
         }
+        offers_upgrade |= *name == UPGRADE;
         dated |= *name == DATE;
         push_field(&mut text, name.as_str().as_bytes(), value.as_bytes());
     }
@@ -288,6 +312,9 @@ fn encode_head(
             (false, _) => text.extend_from_slice(b"connection: close\r\n"),
             (true, true) => text.extend_from_slice(b"connection: keep-alive\r\n"),
             (true, false) => {}
+        }
+        if offers_upgrade {
+            text.extend_from_slice(b"connection: upgrade\r\n");
         }
     }
     if !dated {

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{Method, Request, Uri, Version};
 
-use super::super::decode::Decoder;
+use super::super::decode::{Decoder, Sender};
 use super::super::syntax::{
     FieldBlock, check_field, is_token, next_line, parse_fields, put_back, take_block,
 };
@@ -62,7 +62,10 @@ impl HeadReader {
             check_beginning(&read[self.line..])?;
         }
         while let Some(line) = next_line(read, self.line, limits) {
-            let (line, next) = line?;
+            let (line, next) = match self.lines {
+                0 => line.map_err(|fault| in_request_line(fault, read, limits))?,
+                _ => line?,
+            };
             match self.lines {
                 0 => split_request_line(line).map(drop)?,
                 fields if fields > limits.fields => return Err(Violation::TooManyFields),
@@ -72,6 +75,7 @@ impl HeadReader {
             self.lines += 1;
         }
         match read.len() > limits.size {
+            true if self.lines == 0 => Err(in_request_line(Violation::HeadTooLarge, read, limits)),
             true => Err(Violation::HeadTooLarge),
             false => Ok(()),
         }
@@ -82,7 +86,9 @@ impl HeadReader {
 /// bytes.
 fn parse(head: &Bytes, start: usize, limits: HeadLimits) -> Result<(Head, usize), Violation> {
     check_beginning(&head[start..])?;
-    let (line, fields) = next_line(head, start, limits).ok_or(Violation::BadMethod)??;
+    let (line, fields) = next_line(head, start, limits)
+        .ok_or(Violation::BadMethod)?
+        .map_err(|fault| in_request_line(fault, head, limits))?;
     let (method, target, version) = split_request_line(line)?;
     let mut request = Request::new(());
     *request.method_mut() = Method::from_bytes(method).map_err(|_| Violation::BadMethod)?;
@@ -120,9 +126,30 @@ fn split_request_line(line: &[u8]) -> Result<(&[u8], &[u8], Version), Violation>
         Some(b"HTTP/1.1") => Version::HTTP_11,
         Some(b"HTTP/1.0") => Version::HTTP_10,
         Some(rest) if rest.contains(&b'\r') => return Err(Violation::BareCr),
+        Some([b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9']) => {
+            return Err(Violation::UnsupportedVersion);
+        }
         _ => return Err(Violation::BadVersion),
     };
+    if target.len() > TARGET_LENGTH {
+        return Err(Violation::TargetTooLong);
+    }
     Ok((method, target, version))
+}
+
+/// What is wrong with a request line that has this fault: one that is too large for a head has too
+/// long a target, unless what is long stands behind that.
+fn in_request_line(fault: Violation, read: &[u8], limits: HeadLimits) -> Violation {
+    if fault != Violation::HeadTooLarge {
+        return fault;
+    }
+    let seen = &read[..limits.size.min(read.len())];
+    match seen.splitn(3, |byte| *byte == b' ').nth(2) {
+        Some(rest) if !VERSIONS.iter().any(|line_end| line_end.starts_with(rest)) => {
+            Violation::BadVersion
+        }
+        _ => Violation::TargetTooLong,
+    }
 }
 
 /// Refuses what does not even begin like a request, TLS for example, before it is waited for.
@@ -153,7 +180,7 @@ fn body_of(
     }
     match fields.content_length()? {
         Some(_) if chunked => Err(Violation::LengthAndEncoding),
-        None if chunked => Ok(Decoder::chunked(limits, false)),
+        None if chunked => Ok(Decoder::chunked(limits, Sender::Client)),
         None | Some(0) => Ok(Decoder::Empty),
         Some(length) => Ok(Decoder::Length(length)),
     }
@@ -166,3 +193,7 @@ fn is_target(byte: u8) -> bool {
 
 /// The longest registered method has 16 letters.
 const METHOD_LENGTH: usize = 32;
+/// How a request line ends.
+const VERSIONS: [&[u8]; 2] = [b"HTTP/1.1\r\n", b"HTTP/1.0\r\n"];
+/// What a [`Uri`] holds.
+const TARGET_LENGTH: usize = 65_534;

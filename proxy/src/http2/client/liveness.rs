@@ -13,7 +13,7 @@ use h2::{Ping, PingPong};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use crate::http2::pulse::Moves;
+use crate::http2::gate::Moves;
 
 /// What is known of a server's life.
 #[derive(Debug)]

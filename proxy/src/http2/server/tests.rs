@@ -15,8 +15,13 @@ use super::*;
 use crate::http2::body::SendFault;
 
 const LIMITS: Limits = Limits {
-    streams: 8,
-    head_size: 16 * 1024,
+    bounds: Bounds {
+        head_size: 16 * 1024,
+        head_fields: 100,
+        streams: 8,
+        resets: 100,
+        control_frames: 1000,
+    },
     extended_connect: true,
 };
 const PATIENCE: Duration = Duration::from_secs(60);

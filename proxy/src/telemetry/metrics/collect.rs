@@ -15,6 +15,7 @@ use sluicegate_plugin_host::metrics::{MetricKind, Value};
 
 use super::series::{Histogram, LabelledCounter};
 use super::{METHODS, STATUS_CLASSES, Shared, lock};
+use crate::budget::Kind;
 
 /// One series of a family: its labels and its value.
 struct Sample<V> {
@@ -30,7 +31,8 @@ impl Collector for Shared {
         self.endpoints(&mut families)?;
         self.plugins(&mut families)?;
         self.plugins_own(&mut families)?;
-        self.process(&mut families)
+        self.process(&mut families)?;
+        self.budget(&mut families)
     }
 }
 
@@ -50,10 +52,21 @@ impl Shared {
             all.iter().map(|(l, s)| counter(l, &s.accepted)),
         )?;
         families.counter(
+            "accept_errors",
+            "Times at which no connection could be accepted, for want of descriptors or memory",
+            all.iter().map(|(l, s)| counter(l, &s.accept_errors)),
+        )?;
+        families.counter(
             "connections_refused",
             "Client connections closed right after accept",
             all.iter()
                 .flat_map(|(l, s)| labelled(l, "reason", &s.refused)),
+        )?;
+        families.counter(
+            "connections_retired",
+            "Client connections ended between two requests, though their clients would have gone on",
+            all.iter()
+                .flat_map(|(l, s)| labelled(l, "reason", &s.retired)),
         )?;
         families.counter(
             "tls_handshakes",
@@ -275,11 +288,38 @@ impl Shared {
         Ok(())
     }
 
+    fn budget(&self, families: &mut Families<'_>) -> fmt::Result {
+        let Some(budget) = self.budget.get() else {
+            return Ok(());
+        };
+        let bytes = |n: usize| [sample(Vec::new(), i64::try_from(n).unwrap_or(i64::MAX))];
+        families.gauge(
+            "buffered_bytes",
+            "Bytes held for peers that are slow, and of messages that are not whole",
+            bytes(budget.held()),
+        )?;
+        families.gauge(
+            "buffered_bytes_limit",
+            "Most of them, before the costliest holders are ended",
+            bytes(budget.limit()),
+        )?;
+        families.counter(
+            "memory_shed",
+            "Tunnels and requests ended because buffers took too much memory",
+            Kind::ALL.map(|kind| sample(with(&[], "kind", kind.label()), budget.shed(kind))),
+        )
+    }
+
     fn process(&self, families: &mut Families<'_>) -> fmt::Result {
         families.counter(
             "requests_rejected",
             "Requests refused by the proxy itself",
             labelled(&[], "reason", &self.rejected),
+        )?;
+        families.counter(
+            "responses_cut",
+            "Responses broken off because their clients did not take them",
+            labelled(&[], "reason", &self.responses_cut),
         )?;
         families.counter(
             "reloads",

@@ -11,13 +11,14 @@ use tokio::time::Instant;
 use super::court::Court;
 use super::output::{Output, Place};
 use super::throttle::{Throttle, TooMuch};
+use super::waiting::{Waiting, data_kind};
 use crate::config::model::{COLLECTED_MESSAGE, MESSAGE_FRAMES, OnlyKind, TunnelRules};
 use crate::facts::Traffic;
 use crate::random;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::tunnel::Cause;
 use crate::tunnel::carrier::{Broken, OneWay, ReaderState, Stop};
-use crate::tunnel::judge::{Injection, Interest, Judged, Kind, Message, Moment, Outcome, Receiver};
+use crate::tunnel::judge::{Injection, Interest, Judged, Kind, Moment, Outcome, Receiver};
 use crate::tunnel::keepalive::{Due, Pinger, Pong, Seen};
 use crate::tunnel::way::CHUNKS_PER_TURN;
 use crate::ws::control::{CloseCode, ControlFrame};
@@ -38,16 +39,14 @@ pub(in crate::tunnel) struct Lane {
     pub(super) output: Output,
     /// What the sender said last and the court has not answered yet.
     waiting: Option<Box<Waiting>>,
+    /// Bytes of it that the court has.
+    lent: usize,
+    /// The sender can be told nothing, so it answers nothing.
+    unanswered: bool,
     /// Read, but not looked at.
     backlog: Bytes,
     state: ReaderState,
     bytes: u64,
-}
-
-/// A message in court.
-enum Waiting {
-    Data(message::Message),
-    Control(Control),
 }
 
 /// What a lane begins with.
@@ -141,6 +140,8 @@ impl Lane {
                 .ping_interval
                 .map(|interval| Box::new(Pinger::new(interval, rules.pong_timeout, now))),
             waiting: None,
+            lent: 0,
+            unanswered: false,
             bytes: early.len() as u64,
             backlog: early,
             state: ReaderState::Open,
@@ -440,8 +441,11 @@ impl Lane {
             return Ok(());
         }
         if !court.is_busy() {
-            court.try_message(self.sender, waiting.lend());
+            let message = waiting.lend();
+            self.lent = message.data.len();
+            court.try_message(self.sender, message);
             if let Some((_, judged)) = court.poll(cx)? {
+                self.lent = 0;
                 return self.obey(Some(waiting), judged, other, shared);
             }
         }
@@ -502,7 +506,10 @@ impl Lane {
         shared: &mut Shared<'_>,
     ) -> Result<(), Box<Stop>> {
         let waiting = match about_message {
-            true => self.waiting.take().map(|waiting| *waiting),
+            true => {
+                self.lent = 0;
+                self.waiting.take().map(|waiting| *waiting)
+            }
             false => None,
         };
         let obeyed = self.obey(waiting, judged, other, shared);
@@ -669,6 +676,23 @@ impl OneWay for Lane {
             || !self.output.outlet.is_clear()
     }
 
+    fn size(&self) -> usize {
+        let waiting = self.waiting.as_ref().map_or(0, |waiting| waiting.size());
+        let said = self.reader.collected() + waiting + self.lent + self.backlog.len();
+        said + self.output.size()
+    }
+
+    fn let_go(&mut self) -> bool {
+        let can_be_told = !self.is_lost();
+        self.waiting = None;
+        self.reader.let_go();
+        self.output.let_go() && can_be_told
+    }
+
+    fn expect_no_answer(&mut self) {
+        self.unanswered = true;
+    }
+
     fn interrupt(&mut self, close: &ControlFrame) {
         self.output.interrupt(close);
     }
@@ -711,7 +735,8 @@ impl OneWay for Lane {
     }
 
     fn is_answered(&self) -> bool {
-        self.output.is_muted() && (self.reader.is_over() || self.has_ended())
+        let has_finished = self.reader.is_over() || self.has_ended();
+        self.output.is_muted() && (self.unanswered || has_finished)
     }
 
     fn has_ended(&self) -> bool {
@@ -731,37 +756,6 @@ impl OneWay for Lane {
             bytes: self.bytes,
             messages: self.reader.messages(),
         }
-    }
-}
-
-impl Waiting {
-    /// What the court is asked about; a data message comes back if it goes on.
-    fn lend(&mut self) -> Message {
-        match self {
-            Waiting::Data(message) => Message {
-                kind: data_kind(message.kind),
-                data: message.lend_plain(),
-            },
-            Waiting::Control(control) => Message {
-                kind: match control.kind {
-                    ControlKind::Ping => Kind::Ping,
-                    // A Close is never asked about.
-                    ControlKind::Pong | ControlKind::Close => Kind::Pong,
-                },
-                data: control.payload().to_vec(),
-            },
-        }
-    }
-
-    fn is_compressed(&self) -> bool {
-        matches!(self, Waiting::Data(message) if message.compressed)
-    }
-}
-
-fn data_kind(kind: DataKind) -> Kind {
-    match kind {
-        DataKind::Text => Kind::Text,
-        DataKind::Binary => Kind::Binary,
     }
 }
 

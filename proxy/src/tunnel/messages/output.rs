@@ -277,6 +277,21 @@ impl Output {
         out.clear();
     }
 
+    /// Bytes of memory that it takes.
+    pub(super) fn size(&self) -> usize {
+        self.outlet.size() + self.aside.len()
+    }
+
+    /// Gives that back; false if nothing more may be sent, as the receiver has got half a frame.
+    pub(super) fn let_go(&mut self) -> bool {
+        self.aside = Vec::new();
+        let is_cut = self.outlet.cut();
+        if is_cut {
+            self.mute();
+        }
+        !is_cut
+    }
+
     pub(super) fn mute(&mut self) {
         self.muted = true;
         self.interruption = None;

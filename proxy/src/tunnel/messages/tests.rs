@@ -163,12 +163,14 @@ impl Rig {
             level: Level::Messages(Box::new(Terms {
                 rules: Arc::new(rules),
                 compression: Legs::default(),
+                memory: None,
                 judge: judged.then_some(Box::new(puppet)),
             })),
             idle_timeout: Duration::from_secs(3600),
             drain: Duration::from_secs(3),
             expiry: None,
             member: drain.join(),
+            budget: crate::budget::Budget::new(None),
             metrics: None,
         };
         Rig {

@@ -30,6 +30,7 @@ fn tunnel(downstream: Stream, upstream: Stream, level: Level, drain: &Drain) -> 
         drain: Duration::from_secs(3),
         expiry: None,
         member: drain.join(),
+        budget: Budget::new(None),
         metrics: None,
     }
 }
@@ -63,6 +64,7 @@ fn levels() -> [Level; 3] {
         Level::Messages(Box::new(Terms {
             rules: std::sync::Arc::default(),
             compression: crate::ws::deflate::Legs::default(),
+            memory: None,
             judge: None,
         })),
     ]

@@ -91,7 +91,8 @@ fn hold<S: Held>(
     let mut generator = Generator::new(target, move || make(&small))?;
     generator.open(spread.connections, at_once)?;
     generator.each(at_once, S::say)?;
-    thread::sleep(effort.rest);
+    // Some give memory back at once, some when they next look after it.
+    thread::sleep(effort.rest * 6);
     let idle = more(memory(process)?);
 
     generator.each(at_once, |held, line| {
@@ -102,7 +103,6 @@ fn hold<S: Held>(
     let after_large = more(memory(process)?);
 
     drop(generator);
-    // Some give memory back at once, some when they next look after it.
     thread::sleep(effort.rest * 6);
     let kept = more(memory(process)?);
     let each = spread.sockets() as f64 * 1024.0;

@@ -110,6 +110,19 @@ async fn answers_on_the_wire() {
         ),
         (get, response(204), "204 No Content\r\n\r\n", true),
         (
+            "HEAD / HTTP/1.1\r\n\r\n",
+            response(204).header("content-length", "0"),
+            "204 No Content\r\n\r\n",
+            true,
+        ),
+        (
+            get,
+            response(426).header("upgrade", "websocket"),
+            "426 Upgrade Required\r\nupgrade: websocket\r\ncontent-length: 5\r\n\
+             connection: upgrade\r\n\r\nhello",
+            true,
+        ),
+        (
             get,
             response(304).header("content-length", "7"),
             "304 Not Modified\r\n\r\n",

@@ -1,0 +1,378 @@
+//! The memory that peers make the process hold, and who must go when it is too much.
+//!
+//! Whoever keeps bytes for somebody slow (a tunnel, a request) opens an [`Account`] and says how many they
+//! are. The [`Budget`] has the sum. Above its limit it tells the costliest accounts to go, as many as it
+//! takes to be a sixteenth below; from nine tenths on, until it is under eight, it [is short](Budget::is_short)
+//! and nothing new should begin. It frees nothing itself: an account that is told must give back at once.
+//!
+//! Meant to cost nothing where nothing is held. An account below [`FREE`] bytes is unknown to the budget, one
+//! above it touches the shared sum only where it passes a step of 4 KiB, and takes a lock only when it first
+//! gets heavy. What an account said is given back with its drop, so the sum cannot drift.
+
+mod system;
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+/// The sum of all accounts of the process, and its limit.
+#[derive(Debug)]
+pub struct Budget {
+    /// Below 0 for a moment, where one thread gives back what another has not charged yet.
+    held: AtomicIsize,
+    limit: AtomicUsize,
+    /// Where the configuration says nothing.
+    default_limit: usize,
+    short: AtomicBool,
+    /// What of the sum is held by those who were told to go.
+    going: AtomicIsize,
+    /// Held while accounts are told.
+    telling: Mutex<()>,
+    /// Accounts that are, or were, worth telling.
+    heavy: [Mutex<HashMap<usize, Weak<Entry>>>; SHARDS],
+    shed: [AtomicU64; Kind::ALL.len()],
+}
+
+/// What one tunnel or request makes the process hold. Clones are the same account.
+#[derive(Debug, Clone)]
+pub struct Account(Arc<Entry>);
+
+/// What an account is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Tunnel,
+    /// A request and its answer.
+    Request,
+}
+
+#[derive(Debug)]
+struct Entry {
+    budget: Arc<Budget>,
+    kind: Kind,
+    /// Bytes.
+    held: AtomicUsize,
+    /// What of them the budget knows, in whole steps.
+    charged: AtomicUsize,
+    /// What of that it was told to give back.
+    going: AtomicUsize,
+    listed: AtomicBool,
+    shed: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+/// Bytes that count until they are dropped.
+struct Kept {
+    bytes: Bytes,
+    account: Account,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 2] = [Kind::Tunnel, Kind::Request];
+
+    /// For logs and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Kind::Tunnel => "tunnel",
+            Kind::Request => "request",
+        }
+    }
+}
+
+impl Budget {
+    /// `limit` in bytes; `None`: half of what the process may have, as it is now.
+    pub fn new(limit: Option<usize>) -> Arc<Budget> {
+        let default_limit = system::available_memory().map_or(usize::MAX, |bytes| bytes / 2);
+        Arc::new(Budget {
+            held: AtomicIsize::new(0),
+            limit: AtomicUsize::new(limit.unwrap_or(default_limit)),
+            default_limit,
+            short: AtomicBool::new(false),
+            going: AtomicIsize::new(0),
+            telling: Mutex::default(),
+            heavy: Default::default(),
+            shed: Default::default(),
+        })
+    }
+
+    /// As [`Budget::new`]. What is held above a lower limit is shed now.
+    pub fn set_limit(&self, limit: Option<usize>) {
+        let limit = limit.unwrap_or(self.default_limit);
+        if self.limit.swap(limit, Ordering::Relaxed) == limit {
+            return;
+        }
+        let held = self.held();
+        self.has_grown(held);
+        self.has_shrunk(held);
+    }
+
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that all accounts together hold.
+    pub fn held(&self) -> usize {
+        at_least_0(self.held.load(Ordering::Relaxed))
+    }
+
+    /// There is so little left that nothing new should begin.
+    pub fn is_short(&self) -> bool {
+        self.short.load(Ordering::Relaxed)
+    }
+
+    /// How many accounts were told to go.
+    pub fn shed(&self, kind: Kind) -> u64 {
+        self.shed[kind as usize].load(Ordering::Relaxed)
+    }
+
+    /// Opens an account that holds nothing yet.
+    pub fn open(self: &Arc<Self>, kind: Kind) -> Account {
+        Account(Arc::new(Entry {
+            budget: Arc::clone(self),
+            kind,
+            held: AtomicUsize::new(0),
+            charged: AtomicUsize::new(0),
+            going: AtomicUsize::new(0),
+            listed: AtomicBool::new(false),
+            shed: AtomicBool::new(false),
+            waker: Mutex::default(),
+        }))
+    }
+
+    fn charge(&self, more: usize) {
+        let more = more.cast_signed();
+        let before = self.held.fetch_add(more, Ordering::Relaxed);
+        self.has_grown(at_least_0(before + more));
+    }
+
+    fn credit(&self, less: usize) {
+        let less = less.cast_signed();
+        let before = self.held.fetch_sub(less, Ordering::Relaxed);
+        self.has_shrunk(at_least_0(before - less));
+    }
+
+    fn has_grown(&self, held: usize) {
+        let limit = self.limit();
+        if held >= limit - limit / 10
+            && !self.is_short()
+            && !self.short.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                held,
+                limit,
+                "buffers take too much memory: new requests are refused"
+            );
+        }
+        if held > limit && self.staying() > limit {
+            self.shed_above(limit);
+        }
+    }
+
+    fn has_shrunk(&self, held: usize) {
+        let limit = self.limit();
+        if self.is_short() && held < limit - limit / 5 && self.short.swap(false, Ordering::Relaxed)
+        {
+            tracing::info!(
+                held,
+                limit,
+                "buffers are small again: new requests are served"
+            );
+        }
+    }
+
+    /// What is held by those who were not told to go.
+    fn staying(&self) -> usize {
+        let going = self.going.load(Ordering::Relaxed);
+        at_least_0(self.held.load(Ordering::Relaxed) - going)
+    }
+
+    /// Tells the costliest to go, a few more than it takes: to look at all of them takes long.
+    fn shed_above(&self, limit: usize) {
+        let _telling = match self.telling.try_lock() {
+            Ok(telling) => telling,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Whoever is at it looks at this account too, or the next one that grows does.
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if self.staying() <= limit {
+            return;
+        }
+        let mut entries = Vec::new();
+        for shard in &self.heavy {
+            entries.extend(lock(shard).values().filter_map(Weak::upgrade));
+        }
+        let staying = entries
+            .iter()
+            .filter(|entry| !entry.shed.load(Ordering::Relaxed));
+        let mut staying: Vec<_> = staying
+            .map(|entry| (Reverse(entry.charged.load(Ordering::Relaxed)), entry))
+            .collect();
+        staying.sort_unstable_by_key(|(charged, _)| *charged);
+        for (Reverse(charged), entry) in staying {
+            if charged == 0 || self.staying() <= limit - limit / 16 {
+                break;
+            }
+            self.shed[entry.kind as usize].fetch_add(1, Ordering::Relaxed);
+            entry.tell();
+        }
+    }
+
+    /// The shard of an entry at this address.
+    fn shard(&self, address: usize) -> MutexGuard<'_, HashMap<usize, Weak<Entry>>> {
+        lock(&self.heavy[address / size_of::<Entry>() % SHARDS])
+    }
+}
+
+impl Account {
+    /// Holds so many bytes more.
+    pub fn hold(&self, more: usize) {
+        let before = self.0.held.fetch_add(more, Ordering::Relaxed);
+        Entry::settle(&self.0, before + more);
+    }
+
+    /// Holds so many bytes less.
+    pub fn give_back(&self, less: usize) {
+        let before = self.0.held.fetch_sub(less, Ordering::Relaxed);
+        Entry::settle(&self.0, before - less);
+    }
+
+    /// Holds just so many bytes; not to be mixed with [`Account::hold`].
+    pub fn set(&self, held: usize) {
+        self.0.held.store(held, Ordering::Relaxed);
+        Entry::settle(&self.0, held);
+    }
+
+    /// Bytes that count for this account wherever they go, until the last piece of them is dropped. A few are
+    /// not worth it.
+    pub fn keep(&self, bytes: Bytes) -> Bytes {
+        if bytes.len() < KEPT {
+            return bytes;
+        }
+        self.hold(bytes.len());
+        let account = self.clone();
+        Bytes::from_owner(Kept { bytes, account })
+    }
+
+    /// Nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.0.held.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether this one was told to go.
+    pub fn is_shed(&self) -> bool {
+        self.0.shed.load(Ordering::Acquire)
+    }
+
+    /// Ready when this one is told to go. Keeps the waker of the last call.
+    pub fn poll_shed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_shed() {
+            let mut waker = lock(&self.0.waker);
+            match &mut *waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+        }
+        match self.is_shed() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
+impl Entry {
+    /// Tells the budget, where `held` is another number of steps than it knows of.
+    fn settle(this: &Arc<Entry>, held: usize) {
+        let due = match held {
+            0..FREE => 0,
+            held => held.next_multiple_of(STEP),
+        };
+        if this.charged.load(Ordering::Relaxed) == due {
+            return;
+        }
+        if due >= HEAVY
+            && !this.listed.load(Ordering::Relaxed)
+            && !this.listed.swap(true, Ordering::Relaxed)
+        {
+            let address = Arc::as_ptr(this).addr();
+            this.budget
+                .shard(address)
+                .insert(address, Arc::downgrade(this));
+        }
+        // With `tell`: one of the two sees what the other has done.
+        let before = this.charged.swap(due, Ordering::SeqCst);
+        if this.shed.load(Ordering::SeqCst) {
+            this.note_going();
+        }
+        match due > before {
+            true => this.budget.charge(due - before),
+            false => this.budget.credit(before - due),
+        }
+    }
+
+    /// Tells the budget what is about to be given back.
+    fn note_going(&self) {
+        let going = self.charged.load(Ordering::SeqCst);
+        let before = self.going.swap(going, Ordering::Relaxed);
+        let more = going.cast_signed() - before.cast_signed();
+        self.budget.going.fetch_add(more, Ordering::Relaxed);
+    }
+
+    fn tell(&self) {
+        self.shed.store(true, Ordering::SeqCst);
+        self.note_going();
+        let waker = lock(&self.waker).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if *self.listed.get_mut() {
+            // Its memory is not used again while the list has it.
+            let address = std::ptr::from_ref(self).addr();
+            self.budget.shard(address).remove(&address);
+        }
+        let going = self.going.get_mut().cast_signed();
+        self.budget.going.fetch_sub(going, Ordering::Relaxed);
+        self.budget.credit(*self.charged.get_mut());
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.account.give_back(self.bytes.len());
+    }
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn at_least_0(sum: isize) -> usize {
+    sum.max(0).cast_unsigned()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An account that holds less costs nothing.
+pub const FREE: usize = 4 << 10;
+/// The budget hears of what is held in steps of this.
+const STEP: usize = 4 << 10;
+/// From here on an account is worth telling to go.
+const HEAVY: usize = 16 << 10;
+/// Pieces below this are not kept an eye on.
+const KEPT: usize = 256;
+/// Parts of the list, so that the workers seldom meet.
+const SHARDS: usize = 16;
+
+#[cfg(test)]
+mod tests;

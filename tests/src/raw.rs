@@ -1,0 +1,116 @@
+//! Raw requests of HTTP/1.1, and what both ends must have seen of them.
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::client::{exchange, read_to_end, tcp};
+use crate::proxy::Proxy;
+use crate::upstream::Upstream;
+use crate::wire::Message;
+
+/// A proxy before an upstream that answers 200 and keeps what it was asked.
+pub struct Bench {
+    pub proxy: Proxy,
+    pub upstream: Upstream,
+    requests: UnboundedReceiver<Message>,
+}
+
+impl Bench {
+    /// `more` goes on with the table of the one route, as [`Proxy::in_front_of`] has it.
+    pub async fn new(more: &str) -> Bench {
+        let (upstream, requests) = Upstream::collecting().await;
+        let more = format!("{more}\n[admin]\nbind = \"127.0.0.1:0\"\n");
+        Bench {
+            proxy: Proxy::in_front_of(upstream.addr, &more).await,
+            upstream,
+            requests,
+        }
+    }
+
+    /// Sends bytes that must be refused: one answer, with this status, that is the connection's last; and
+    /// no whole request to the upstream.
+    pub async fn refuses(&mut self, name: &str, request: impl AsRef<[u8]>, status: u16) {
+        // The end of the stream is the proof that the connection was closed.
+        let answer = exchange(self.proxy.addr(0), request.as_ref()).await;
+        let shown = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+        assert_eq!(statuses(&answer), [status], "{name}: {shown}");
+        assert!(shown.contains("connection: close\r\n"), "{name}: {shown}");
+        let reached = self.requests.try_recv();
+        assert!(reached.is_err(), "{name}: the upstream got {reached:?}");
+    }
+
+    /// Sends bytes, and the end of the stream behind them, that must be answered with these statuses; gives
+    /// the requests that the upstream got.
+    pub async fn serves(
+        &mut self,
+        name: &str,
+        requests: impl AsRef<[u8]>,
+        expect: &[u16],
+    ) -> Vec<Message> {
+        let mut stream = tcp(self.proxy.addr(0)).await;
+        // The proxy may have closed before it has read everything.
+        let _ = stream.write_all(requests.as_ref()).await;
+        let _ = stream.shutdown().await;
+        let answer = read_to_end(&mut stream).await;
+        let shown = String::from_utf8_lossy(&answer);
+        assert_eq!(statuses(&answer), expect, "{name}: {shown}");
+        let mut seen = Vec::new();
+        while let Ok(request) = self.requests.try_recv() {
+            seen.push(request);
+        }
+        seen
+    }
+
+    /// As [`Bench::serves`], for one request.
+    pub async fn passes(&mut self, name: &str, request: impl AsRef<[u8]>) -> Message {
+        let mut seen = self.serves(name, request, &[200]).await;
+        assert_eq!(seen.len(), 1, "{name}: {seen:?}");
+        seen.remove(0)
+    }
+
+    /// How many requests the proxy has counted as refused for their form.
+    pub async fn rejected(&self) -> usize {
+        let (_, metrics) = self.proxy.admin_request("GET", "/metrics", "").await;
+        let rejected = metrics
+            .lines()
+            .filter(|line| line.starts_with("sluicegate_requests_rejected_total{"))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok());
+        rejected.sum()
+    }
+}
+
+/// The statuses of all responses in what came back.
+pub fn statuses(answer: &[u8]) -> Vec<u16> {
+    let text = String::from_utf8_lossy(answer);
+    // `HTTP/1.x 200`
+    let starts = text.match_indices("HTTP/1.");
+    starts
+        .map(|(at, _)| text[at + 9..at + 12].parse().unwrap())
+        .collect()
+}
+
+/// `GET / HTTP/1.1` to a host, with these lines more.
+pub fn get_with(fields: impl AsRef<[u8]>) -> Vec<u8> {
+    [b"GET / HTTP/1.1\r\nHost: a\r\n", fields.as_ref(), b"\r\n"].concat()
+}
+
+/// The same as POST, for a body behind it.
+pub fn post_with(fields: impl AsRef<[u8]>, body: impl AsRef<[u8]>) -> Vec<u8> {
+    [
+        b"POST / HTTP/1.1\r\nHost: a\r\n",
+        fields.as_ref(),
+        b"\r\n",
+        body.as_ref(),
+    ]
+    .concat()
+}
+
+/// A request with this line and a host.
+pub fn with_line(line: impl AsRef<[u8]>) -> Vec<u8> {
+    [line.as_ref(), b"\r\nHost: a\r\n\r\n"].concat()
+}
+
+/// A POST whose body is chunked so.
+pub fn chunked(body: impl AsRef<[u8]>) -> Vec<u8> {
+    post_with("Transfer-Encoding: chunked\r\n", body)
+}

@@ -1,0 +1,321 @@
+//! The memory that peers make the proxy hold: the limit of all of it, who goes first, and what the others
+//! and those who come then get.
+//!
+//! "Buffered bytes per connection and in all (a global memory budget that sheds the costliest first, with
+//! 503 or Close 1013)."
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use sluicegate_tests::client;
+use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::upstream::Script;
+use sluicegate_tests::websocket::deflate::bomb;
+use sluicegate_tests::websocket::frame::{self, Frame};
+use sluicegate_tests::websocket::{Heard, Peer};
+use sluicegate_tests::{soon, until};
+
+const MIB: usize = 1 << 20;
+
+/// Routes that read messages, and one that does not; with these `[limits]`.
+fn config(script: &Script, limits: &str) -> String {
+    format!(
+        r#"
+        [runtime]
+        workers = 1
+        [[listener]]
+        bind = "127.0.0.1:0"
+        [admin]
+        bind = "127.0.0.1:0"
+        [log]
+        access = "json"
+        [limits]
+        {limits}
+        [[route]]
+        path = "/messages/"
+        to = "{0}"
+        compression = "terminate"
+        message_size = "64MiB"
+        [[route]]
+        path = "/"
+        to = "{0}"
+        "#,
+        script.addr
+    )
+}
+
+async fn start(limits: &str) -> (Proxy, Script) {
+    let script = Script::new().await;
+    let proxy = Proxy::start(&config(&script, limits)).await;
+    (proxy, script)
+}
+
+/// A number among the metrics; 0 where it does not stand.
+async fn metric(proxy: &Proxy, name: &str) -> usize {
+    let (_, text) = client::get(proxy.admin(), "/metrics").await;
+    let text = String::from_utf8(text).unwrap();
+    let mut lines = text.lines();
+    let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    found.map_or(0, |value| value.parse().unwrap())
+}
+
+async fn buffered(proxy: &Proxy) -> usize {
+    metric(proxy, "sluicegate_buffered_bytes").await
+}
+
+async fn shed(proxy: &Proxy, kind: &str) -> usize {
+    let name = format!(r#"sluicegate_memory_shed_total{{kind="{kind}"}}"#);
+    metric(proxy, &name).await
+}
+
+/// Waits until so much is held.
+async fn holds(proxy: &Proxy, least: usize) {
+    let held = || async { (buffered(proxy).await >= least).then_some(()) };
+    until("the proxy holds it", held).await;
+}
+
+async fn tunnel(proxy: &Proxy, script: &Script) -> (Peer, Peer) {
+    let offers = "permessage-deflate";
+    Peer::pair(proxy.addr(0), "/messages/", offers, script, None).await
+}
+
+/// A tunnel whose client has said `size` bytes of a message that does not end. The server does not
+/// take compressed ones, so it is collected.
+async fn half_said(proxy: &Proxy, script: &Script, size: usize) -> (Peer, Peer) {
+    let (mut client, server) = tunnel(proxy, script).await;
+    let frame = Frame::new(frame::BINARY, vec![7; size]).with_rsv(frame::COMPRESSED);
+    client.say(frame.unfinished()).await.unwrap();
+    (client, server)
+}
+
+/// The client says a message of `size` bytes in few, which the server would get in full.
+async fn throw_bomb(client: &mut Peer, size: usize) {
+    let frame = Frame::new(frame::BINARY, bomb(size)).with_rsv(frame::COMPRESSED);
+    client.say(frame).await.unwrap();
+}
+
+/// Waits for a Close with this code.
+async fn closed_with(peer: &mut Peer, code: u16) {
+    match soon("a Close", peer.next()).await {
+        Heard::Close(Some((given, _))) => assert_eq!(given, code),
+        other => panic!("no Close but {other:?}"),
+    }
+}
+
+/// The next `ws.close` of which this has not been said.
+async fn close_line(proxy: &Proxy) -> Value {
+    let line = proxy.access_line("ws.close", |line| line.contains("ws.close"));
+    serde_json::from_str(&line.await).unwrap()
+}
+
+async fn still_talks((client, server): &mut (Peer, Peer)) {
+    client
+        .say(Frame::new(frame::PING, *b"here?"))
+        .await
+        .unwrap();
+    let heard = soon("a ping", server.next()).await;
+    assert_eq!(heard, Heard::Ping(b"here?".to_vec()));
+}
+
+/// Resident memory, in bytes.
+fn resident(proxy: &Proxy) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))
+        .unwrap();
+    let kib: usize = line
+        .trim()
+        .strip_suffix("kB")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    kib << 10
+}
+
+#[tokio::test]
+async fn the_costliest_message_goes_and_the_small_ones_survive() {
+    let (proxy, script) = start(r#"memory = "8MiB""#).await;
+    let mut small = Vec::new();
+    for _ in 0..3 {
+        small.push(half_said(&proxy, &script, MIB / 2).await);
+    }
+    let mut late = tunnel(&proxy, &script).await;
+    let (mut client, mut server) = half_said(&proxy, &script, 5 * MIB).await;
+    holds(&proxy, 13 * MIB / 2).await;
+    assert_eq!(shed(&proxy, "tunnel").await, 0);
+    // Two more, and it is over eight.
+    let more = Frame::new(frame::BINARY, vec![7; 2 * MIB]).with_rsv(frame::COMPRESSED);
+    late.0.say(more.unfinished()).await.unwrap();
+    closed_with(&mut client, 1013).await;
+    closed_with(&mut server, 1013).await;
+    client.say(Frame::close(1013, "")).await.unwrap();
+    server.say(Frame::close(1013, "")).await.unwrap();
+    let line = close_line(&proxy).await;
+    assert_eq!(line["cause"], "memory", "{line}");
+    assert_eq!(line["close_code"], 1013, "{line}");
+    assert_eq!(shed(&proxy, "tunnel").await, 1);
+    assert!(buffered(&proxy).await <= 4 * MIB);
+    for pair in small.iter_mut().chain([&mut late]) {
+        still_talks(pair).await;
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_cut_and_who_spoke_to_it_is_told() {
+    let (proxy, script) = start(r#"memory = "8MiB""#).await;
+    let mut well = tunnel(&proxy, &script).await;
+    let (mut client, mut server) = tunnel(&proxy, &script).await;
+    throw_bomb(&mut client, 30 * MIB).await;
+    closed_with(&mut client, 1013).await;
+    client.say(Frame::close(1013, "")).await.unwrap();
+    assert_eq!(soon("the client's end", client.next()).await, Heard::End);
+    // It has got a part of the message, and then the end: there is no place for a Close.
+    assert_eq!(soon("the server's end", server.next()).await, Heard::End);
+    let line = close_line(&proxy).await;
+    assert_eq!(line["cause"], "memory", "{line}");
+    assert_eq!(buffered(&proxy).await, 0);
+    still_talks(&mut well).await;
+}
+
+#[tokio::test]
+async fn a_flood_for_readers_that_sleep_leaves_the_process_near_its_limit() {
+    let (proxy, script) = start(r#"memory = "32MiB""#).await;
+    let mut pairs = Vec::new();
+    for _ in 0..60 {
+        pairs.push(tunnel(&proxy, &script).await);
+    }
+    let before = resident(&proxy);
+    let mut most = 0;
+    for (client, _) in &mut pairs {
+        throw_bomb(client, 12 * MIB).await;
+        most = most.max(resident(&proxy));
+    }
+    // Those who stay hold less than the limit, and take up about that.
+    until("most of them are shed", || {
+        most = most.max(resident(&proxy));
+        async { (shed(&proxy, "tunnel").await >= 55).then_some(()) }
+    })
+    .await;
+    let grown = most - before;
+    // One message is worked on besides: inflated, encoded, and put aside, in buffers that grow by doubling.
+    assert!(grown < 96 * MIB, "the proxy has grown by {grown} bytes");
+    assert!(buffered(&proxy).await <= 32 * MIB);
+    drop(pairs);
+    until("all is given back", || async {
+        (buffered(&proxy).await == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tunnels_that_nobody_looks_into_are_shed_like_others() {
+    for follow in [true, false] {
+        let script = Script::new().await;
+        let proxy = Proxy::start(&format!(
+            r#"
+            [runtime]
+            workers = 1
+            [[listener]]
+            bind = "127.0.0.1:0"
+            [admin]
+            bind = "127.0.0.1:0"
+            [log]
+            access = "json"
+            [limits]
+            memory = "1MiB"
+            [[route]]
+            to = "{}"
+            follow = {follow}
+            "#,
+            script.addr
+        ))
+        .await;
+        let mut pairs = Vec::new();
+        for _ in 0..40 {
+            pairs.push(Peer::pair(proxy.addr(0), "/", "", &script, None).await);
+        }
+        let message = Frame::new(frame::BINARY, vec![7; MIB]).masked([1, 2, 3, 4]);
+        let message: Arc<[u8]> = message.encode().into();
+        let mut floods = Vec::new();
+        for (mut client, server) in pairs {
+            let message = Arc::clone(&message);
+            floods.push(tokio::spawn(async move {
+                while client.send(&message).await.is_ok() {}
+                drop(server);
+            }));
+        }
+        until("some are shed", || async {
+            (shed(&proxy, "tunnel").await >= 3).then_some(())
+        })
+        .await;
+        let line = close_line(&proxy).await;
+        assert_eq!(line["cause"], "memory", "{line}");
+        assert!(buffered(&proxy).await <= MIB);
+        for flood in floods {
+            flood.abort();
+        }
+    }
+}
+
+#[tokio::test]
+async fn while_memory_is_short_nothing_new_begins() {
+    let (proxy, script) = start(r#"memory = "8MiB""#).await;
+    let (client, _server) = half_said(&proxy, &script, 15 * MIB / 2).await;
+    holds(&proxy, 15 * MIB / 2).await;
+    let plain = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let answer = client::exchange(proxy.addr(0), plain.as_bytes()).await;
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
+    let refused = Peer::connect(proxy.addr(0), "/messages/", "").await;
+    assert_eq!(refused.err().expect("a refusal").status(), 503);
+    let reason = r#"sluicegate_requests_rejected_total{reason="overloaded"}"#;
+    assert_eq!(metric(&proxy, reason).await, 2);
+    // The admin listener is there for whoever looks into it, and the upstream was left alone.
+    assert!(!script.was_contacted().await);
+    client.reset();
+    until("it is over", || async {
+        (buffered(&proxy).await == 0).then_some(())
+    })
+    .await;
+    still_talks(&mut tunnel(&proxy, &script).await).await;
+}
+
+#[tokio::test]
+async fn a_reload_changes_the_limit_at_once() {
+    let (proxy, script) = start(r#"memory = "64MiB""#).await;
+    let mut costly = half_said(&proxy, &script, 6 * MIB).await;
+    let mut cheap = half_said(&proxy, &script, MIB).await;
+    holds(&proxy, 7 * MIB).await;
+    proxy.rewrite_config(&config(&script, r#"memory = "4MiB""#));
+    assert!(proxy.reload().await);
+    assert_eq!(
+        metric(&proxy, "sluicegate_buffered_bytes_limit").await,
+        4 * MIB
+    );
+    closed_with(&mut costly.0, 1013).await;
+    closed_with(&mut costly.1, 1013).await;
+    still_talks(&mut cheap).await;
+}
+
+#[tokio::test]
+async fn one_connection_may_hold_less_than_all() {
+    let (proxy, script) = start(r#"connection_memory = "1MiB""#).await;
+    let mut fits = half_said(&proxy, &script, MIB / 2).await;
+    let (mut client, mut server) = tunnel(&proxy, &script).await;
+    throw_bomb(&mut client, 20 * MIB).await;
+    closed_with(&mut client, 1009).await;
+    assert_eq!(soon("the server's end", server.next()).await, Heard::End);
+    let (mut client, mut server) = half_said(&proxy, &script, 2 * MIB).await;
+    closed_with(&mut client, 1009).await;
+    closed_with(&mut server, 1009).await;
+    still_talks(&mut fits).await;
+    let limit =
+        r#"sluicegate_websocket_limit_closes_total{route="/messages/",limit="connection_memory"}"#;
+    until("both are counted", || async {
+        (metric(&proxy, limit).await == 2).then_some(())
+    })
+    .await;
+}
