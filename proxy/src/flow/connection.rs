@@ -1,9 +1,10 @@
 //! What the requests of one downstream connection share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::admission::Admission;
+use crate::budget::{Account, Kind};
 use crate::error::Failure;
 use crate::facts::ConnectionFacts;
 use crate::snapshot::ListenerPolicy;
@@ -15,6 +16,8 @@ pub(super) struct Connection {
     pub(super) facts: ConnectionFacts,
     /// The right to be open; given back when the last of connection, request and tunnel is gone.
     admission: Admission,
+    /// What its requests hold, where they come one after the other.
+    account: OnceLock<Account>,
     /// At least one request has begun.
     used: AtomicBool,
 }
@@ -31,6 +34,7 @@ impl Connection {
             policy,
             facts,
             admission,
+            account: OnceLock::new(),
             used: AtomicBool::new(false),
         }
     }
@@ -51,6 +55,21 @@ impl Connection {
     /// Counts a WebSocket on this connection for the worker that serves both.
     pub(super) fn carries_too(&self, socket: Admission) -> Admission {
         socket.beside(&self.admission)
+    }
+
+    /// Where a request counts what it holds, over HTTP/1.1: with those before it.
+    pub(super) fn account(&self) -> &Account {
+        self.account.get_or_init(|| self.open_account())
+    }
+
+    /// As [`Connection::account`], if some request has held something.
+    pub(super) fn opened_account(&self) -> Option<&Account> {
+        self.account.get()
+    }
+
+    /// Where a request counts what it holds beside others.
+    pub(super) fn open_account(&self) -> Account {
+        self.worker.shared.budget.open(Kind::Request)
     }
 
     pub(super) fn begin_request(&self) {

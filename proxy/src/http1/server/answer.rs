@@ -61,6 +61,16 @@ impl<B> Answer<B> {
         self.goes_on
     }
 
+    /// The body, while it may have more, and whether what came of it waits for the client to take it.
+    pub fn body(&self) -> Option<(&B, bool)> {
+        let is_held_up = self.has_left();
+        self.body.as_ref().map(|body| (body, is_held_up))
+    }
+
+    fn has_left(&self) -> bool {
+        self.written < self.text.len() || !self.data.is_empty() || !self.tail.is_empty()
+    }
+
     /// Whether the client has said that it sends nothing behind its request.
     pub(super) fn was_asked_as_last(&self) -> bool {
         self.asked_as_last
@@ -198,10 +208,6 @@ where
                 false => self.tail = b"\r\n0\r\n\r\n",
             }
         }
-    }
-
-    fn has_left(&self) -> bool {
-        self.written < self.text.len() || !self.data.is_empty() || !self.tail.is_empty()
     }
 
     fn poll_write_left<S: AsyncWrite + Unpin>(
