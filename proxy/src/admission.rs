@@ -1,21 +1,34 @@
 //! Who may connect: the count of all connections, and of each client's. A WebSocket that shares its
 //! connection with others counts as one more.
+//!
+//! At the limit, who comes waits. Connections between two requests give way to it, one for each that waits:
+//! they hold nothing that their clients would miss.
+
+mod tls;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 
 use crate::facts::Peer;
 use crate::telemetry::metrics::OpenGuard;
+pub use tls::{TlsHandshakes, TlsPlace, Turns};
 
 /// Counts open client connections, tunnels included.
 pub struct AdmissionControl {
     open: AtomicUsize,
     freed: Notify,
+    /// How many wait for a place, and how many idle connections have made room for them.
+    waiting: AtomicUsize,
+    yielded: AtomicUsize,
+    told: Seldom,
+    pub tls: Arc<TlsHandshakes>,
     /// Only filled while `connections_per_client` is set.
     clients: Mutex<HashMap<IpAddr, usize>>,
     /// What the descriptor limit allows.
@@ -30,6 +43,21 @@ pub struct Admission {
     _carried: Option<Carried>,
 }
 
+/// How many connections one client may have, and what a client is.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientLimit {
+    pub most: NonZeroUsize,
+    /// Leading bits of an IPv6 address that are one client.
+    pub ipv6_prefix: u8,
+}
+
+/// Counts one that waits for a place.
+struct Waiting<'a>(&'a AdmissionControl);
+
+/// Says that it is time for another line about the same thing.
+#[derive(Debug, Default)]
+struct Seldom(Mutex<Option<Instant>>);
+
 /// How many connections one worker carries, tunnels included.
 #[derive(Debug, Clone, Default)]
 pub struct Load(Arc<AtomicUsize>);
@@ -43,6 +71,10 @@ impl Default for AdmissionControl {
         AdmissionControl {
             open: AtomicUsize::new(0),
             freed: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            yielded: AtomicUsize::new(0),
+            told: Seldom::default(),
+            tls: Arc::default(),
             clients: Mutex::new(HashMap::new()),
             default_limit: default_limit(),
         }
@@ -51,14 +83,35 @@ impl Default for AdmissionControl {
 
 impl AdmissionControl {
     /// Counts one more, as soon as there are fewer than `limit` says at that time.
-    pub async fn enter(self: &Arc<Self>, limit: impl Fn() -> Option<NonZeroUsize>) -> Admission {
+    ///
+    /// Until then idle connections are asked to make room: `wake` has some of them look whether they
+    /// [give way](AdmissionControl::gives_way), and is called until it was enough.
+    pub async fn enter(
+        self: &Arc<Self>,
+        limit: impl Fn() -> Option<NonZeroUsize>,
+        mut wake: impl FnMut(),
+    ) -> Admission {
+        let mut waiting = None;
         loop {
             let freed = self.freed.notified();
             if let Some(admission) = self.try_enter(limit()) {
                 return admission;
             }
-            freed.await;
+            waiting.get_or_insert_with(|| Waiting::new(self));
+            wake();
+            let _ = timeout(ASK_AGAIN, freed).await;
         }
+    }
+
+    /// Whether a connection that is idle shall end, as another waits for its place.
+    pub fn gives_way(&self) -> bool {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        waiting > 0
+            && (self.yielded)
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |yielded| {
+                    (yielded < waiting).then_some(yielded + 1)
+                })
+                .is_ok()
     }
 
     /// Counts one more, if there are fewer than `limit` now.
@@ -77,9 +130,10 @@ impl AdmissionControl {
         })
     }
 
-    /// Has those who wait look at the limit again.
+    /// Has those who wait look at the limits again.
     pub fn limit_changed(&self) {
         self.freed.notify_waiters();
+        self.tls.limit_changed();
     }
 
     fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
@@ -88,16 +142,16 @@ impl AdmissionControl {
 }
 
 impl Admission {
-    /// Counts the connection for its client too; `None` if the client has `limit` already.
+    /// Counts the connection for its client too; `None` if the client has as many as it may already.
     ///
-    /// A client is an IPv4 address or an IPv6 /64, which is what one customer gets; clients on a
-    /// unix socket cannot be told apart and are not counted.
-    pub fn of_client(mut self, peer: Peer, limit: Option<NonZeroUsize>) -> Option<Admission> {
+    /// A client is an IPv4 address or an IPv6 network; clients on a unix socket cannot be told apart and
+    /// are not counted.
+    pub fn of_client(mut self, peer: Peer, limit: Option<ClientLimit>) -> Option<Admission> {
         if let (Some(limit), Peer::Ip(_)) = (limit, peer) {
-            let ip = network_of(peer.ip());
+            let ip = network_of(peer.ip(), limit.ipv6_prefix);
             let mut clients = self.control.clients();
             let open = clients.entry(ip).or_insert(0);
-            if *open >= limit.get() {
+            if *open >= limit.most.get() {
                 return None;
             }
             *open += 1;
@@ -122,6 +176,26 @@ impl Admission {
     pub fn beside(mut self, other: &Admission) -> Admission {
         self._carried = other._carried.as_ref().map(Carried::again);
         self
+    }
+}
+
+impl<'a> Waiting<'a> {
+    fn new(control: &'a AdmissionControl) -> Waiting<'a> {
+        if control.told.is_time() {
+            tracing::warn!("there are as many connections as may be; others wait");
+        }
+        control.waiting.fetch_add(1, Ordering::AcqRel);
+        Waiting(control)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+        // Whoever made room, it is used now.
+        let _ = (self.0.yielded).fetch_update(Ordering::AcqRel, Ordering::Acquire, |yielded| {
+            yielded.checked_sub(1)
+        });
     }
 }
 
@@ -166,12 +240,25 @@ impl Drop for Admission {
     }
 }
 
-fn network_of(ip: IpAddr) -> IpAddr {
+impl Seldom {
+    /// True for the first who asks, and then for one in a while.
+    fn is_time(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|last| last.elapsed() >= SELDOM);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
+}
+
+fn network_of(ip: IpAddr, ipv6_prefix: u8) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
         IpAddr::V6(ip) => {
-            let [a, b, c, d, ..] = ip.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+            let host = 128_u32.saturating_sub(ipv6_prefix.into());
+            let mask = u128::MAX.checked_shl(host).unwrap_or(0);
+            IpAddr::V6((ip.to_bits() & mask).into())
         }
     }
 }
@@ -187,27 +274,76 @@ fn default_limit() -> usize {
 
 /// Listeners, logs, admin connections, certificate files during a reload.
 const RESERVED_DESCRIPTORS: usize = 64;
+/// How often idle connections are asked for room.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// Between two lines in the log about the same limit.
+const SELDOM: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::yield_now;
+
     use super::*;
 
     #[tokio::test]
     async fn the_last_place_is_given_once_and_given_back() {
         let control = Arc::new(AdmissionControl::default());
         let one = NonZeroUsize::new(1);
-        let first = control.enter(|| one).await;
+        let first = control.enter(|| one, || {}).await;
         let waiting = {
             let control = Arc::clone(&control);
-            tokio::spawn(async move { control.enter(|| one).await })
+            tokio::spawn(async move { control.enter(|| one, || {}).await })
         };
-        tokio::task::yield_now().await;
+        yield_now().await;
         assert!(!waiting.is_finished());
         assert!(control.try_enter(one).is_none());
         drop(first);
         drop(waiting.await.unwrap());
         assert!(control.try_enter(one).is_some());
         assert_eq!(control.open.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_idle_connections_give_way_as_others_wait() {
+        let control = Arc::new(AdmissionControl::default());
+        let four = NonZeroUsize::new(4);
+        let mut open: Vec<_> = (0..4).filter_map(|_| control.try_enter(four)).collect();
+        assert!(!control.gives_way(), "nobody waits");
+        let enter = || {
+            let control = Arc::clone(&control);
+            tokio::spawn(async move { control.enter(|| four, || {}).await })
+        };
+        let waiting = [enter(), enter()];
+        yield_now().await;
+        let given = [(); 3].map(|()| control.gives_way());
+        assert_eq!(given, [true, true, false]);
+        open.truncate(2);
+        for entered in waiting {
+            open.push(entered.await.unwrap());
+        }
+        assert!(!control.gives_way(), "nobody waits any more");
+        // Who gives up waiting wants nothing.
+        let waiting = enter();
+        yield_now().await;
+        waiting.abort();
+        assert!(waiting.await.is_err());
+        assert!(!control.gives_way());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_connections_are_asked_until_there_is_room() {
+        let control = Arc::new(AdmissionControl::default());
+        let one = NonZeroUsize::new(1);
+        let first = std::cell::RefCell::new(control.try_enter(one));
+        let asked = std::cell::Cell::new(0);
+        let ask = || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 3 {
+                drop(first.take());
+            }
+        };
+        control.enter(|| one, ask).await;
+        assert_eq!(asked.get(), 3);
     }
 
     #[test]
@@ -223,34 +359,44 @@ mod tests {
         assert_eq!(load.open(), 0);
     }
 
-    #[tokio::test]
-    async fn a_client_has_its_own_limit() {
+    #[test]
+    fn a_client_has_its_own_limit() {
         let control = Arc::new(AdmissionControl::default());
-        let one = NonZeroUsize::new(1);
-        let peer = |text: &str| Peer::Ip(text.parse().unwrap());
-        let ip = peer("127.0.0.1:1");
-        let first = control.enter(|| None).await.of_client(ip, one).unwrap();
-        assert!(control.enter(|| None).await.of_client(ip, one).is_none());
-        for (other, admitted) in [
-            (peer("127.0.0.2:1"), true),
-            (peer("127.0.0.1:2"), false),
-            (Peer::Unix, true),
+        let enter = |peer: &str, ipv6_prefix| {
+            let peer = match peer {
+                "unix" => Peer::Unix,
+                ip => Peer::Ip((ip.parse::<IpAddr>().unwrap(), 1).into()),
+            };
+            let limit = ClientLimit {
+                most: NonZeroUsize::MIN,
+                ipv6_prefix,
+            };
+            let admission = control.try_enter(None).unwrap();
+            admission.of_client(peer, Some(limit))
+        };
+        for (first, prefix, second, admitted) in [
+            ("127.0.0.1", 64, "127.0.0.1", false),
+            ("127.0.0.1", 64, "127.0.0.2", true),
+            ("127.0.0.1", 64, "::ffff:127.0.0.1", false),
+            ("::ffff:10.0.0.1", 64, "::ffff:10.0.0.2", true),
+            ("2001:db8::1", 64, "2001:db8::ffff:2", false),
+            ("2001:db8::1", 64, "2001:db8:0:1::1", true),
+            ("2001:db8::1", 56, "2001:db8:0:ff::1", false),
+            ("2001:db8::1", 56, "2001:db8:0:100::1", true),
+            ("2001:db8::1", 128, "2001:db8::2", true),
+            ("2001:db8::1", 128, "2001:db8::1", false),
+            ("2001:db8::1", 1, "4001:db8::1", false),
+            ("2001:db8::1", 1, "8001:db8::1", true),
+            ("unix", 64, "unix", true),
+            ("127.0.0.1", 64, "unix", true),
         ] {
-            let entered = control.enter(|| None).await.of_client(other, one);
-            assert_eq!(entered.is_some(), admitted, "{other}");
+            let one = enter(first, prefix);
+            assert!(one.is_some());
+            let other = enter(second, prefix);
+            assert_eq!(other.is_some(), admitted, "{first}, {second}, /{prefix}");
+            drop((one, other));
+            assert!(control.clients().is_empty());
         }
-        let v6 = control
-            .enter(|| None)
-            .await
-            .of_client(peer("[2001:db8::1]:1"), one);
-        let same_64 = control
-            .enter(|| None)
-            .await
-            .of_client(peer("[2001:db8::2]:1"), one);
-        assert!(v6.is_some() && same_64.is_none());
-        drop(v6);
-        drop(first);
-        assert!(control.enter(|| None).await.of_client(ip, one).is_some());
-        assert!(control.clients().is_empty());
+        assert_eq!(control.open.load(Ordering::Relaxed), 0);
     }
 }

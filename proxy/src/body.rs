@@ -1,7 +1,7 @@
 //! Bodies on their way through: streamed, counted, limited, never collected; their trailers cleaned.
 //!
-//! A [`RequestBody`] enforces the size limit and the wait between two pieces, and fails as what went
-//! wrong. It can keep its beginning, for a request that a server gives back unseen. A [`ResponseBody`]
+//! A [`RequestBody`] enforces the size limit, the wait between two pieces and the slowest pace, and fails as
+//! what went wrong. It can keep its beginning, for a request that a server gives back unseen. A [`ResponseBody`]
 //! carries whatever must happen when the last byte is out (or the client has gone): the upstream
 //! connection goes back to its pool, the access log gets its line.
 
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::budget::{Account, FREE};
 use crate::forward;
@@ -21,6 +21,7 @@ use crate::http1::{client, server};
 use crate::http2::STREAM_WINDOW;
 use crate::http2::body::Received;
 use crate::http2::client as http2;
+use crate::pace::Pace;
 use crate::stream::Stream;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -43,11 +44,20 @@ pub struct RequestBody {
     left: Option<u64>,
     /// `None`: the next piece may take as long as it likes.
     wait_limit: Option<Duration>,
-    waiting: Option<Pin<Box<Sleep>>>,
+    pace: Pace,
+    waiting: Option<Wait>,
     received: Arc<AtomicU64>,
     /// What was taken and is still somewhere counts there.
     account: Option<Account>,
     beginning: Beginning,
+}
+
+/// The wait for a piece of a request's body.
+#[derive(Debug)]
+struct Wait {
+    /// Its own end, whatever the pace allows.
+    deadline: Instant,
+    timer: Pin<Box<Sleep>>,
 }
 
 /// What was taken of a body, as far as it can be given again.
@@ -72,6 +82,8 @@ pub enum BodyFault {
     TooLarge,
     #[error("request body stalled")]
     TimedOut,
+    #[error("request body came too slowly")]
+    TooSlow,
     /// Bad framing, or the client went away.
     #[error("request body broke off")]
     Broken,
@@ -184,12 +196,18 @@ impl Body for Incoming {
 }
 
 impl RequestBody {
-    /// `limit` in bytes; `wait_limit` bounds the wait for the next piece.
-    pub fn new(inner: Incoming, limit: Option<u64>, wait_limit: Duration) -> RequestBody {
+    /// `limit` in bytes; `wait_limit` bounds the wait for the next piece, `pace` all waits together.
+    pub fn new(
+        inner: Incoming,
+        limit: Option<u64>,
+        wait_limit: Duration,
+        pace: Pace,
+    ) -> RequestBody {
         RequestBody {
             inner,
             left: limit,
             wait_limit: Some(wait_limit),
+            pace,
             waiting: None,
             received: Arc::default(),
             account: None,
@@ -288,6 +306,32 @@ impl RequestBody {
         Arc::clone(&self.received)
     }
 
+    /// Ready when the client has been waited for too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<BodyFault> {
+        let Some(limit) = self.wait_limit else {
+            return Poll::Pending;
+        };
+        let received = self.received.load(Ordering::Relaxed);
+        loop {
+            let too_slow = self.pace.waits(received);
+            let wait = self.waiting.get_or_insert_with(|| {
+                let deadline = Instant::now() + limit;
+                let timer = Box::pin(sleep_until(deadline.min(too_slow)));
+                Wait { deadline, timer }
+            });
+            ready!(wait.timer.as_mut().poll(cx));
+            let now = Instant::now();
+            if wait.deadline <= now {
+                return Poll::Ready(BodyFault::TimedOut);
+            }
+            if too_slow <= now {
+                return Poll::Ready(BodyFault::TooSlow);
+            }
+            // What shared the connection's rate is over.
+            wait.timer.as_mut().reset(wait.deadline.min(too_slow));
+        }
+    }
+
     fn take(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyFault> {
         self.waiting = None;
         let frame = match &self.account {
@@ -296,7 +340,8 @@ impl RequestBody {
         };
         if let Some(data) = frame.data_ref() {
             let len = data.len() as u64;
-            self.received.fetch_add(len, Ordering::Relaxed);
+            let received = self.received.fetch_add(len, Ordering::Relaxed) + len;
+            self.pace.goes_on(received);
             if let Some(left) = &mut self.left {
                 *left = left.checked_sub(len).ok_or(BodyFault::TooLarge)?;
             }
@@ -328,14 +373,7 @@ impl Body for RequestBody {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(this.take(frame))),
             Poll::Ready(Some(Err(fault))) => Poll::Ready(Some(Err(fault))),
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => {
-                let Some(limit) = this.wait_limit else {
-                    return Poll::Pending;
-                };
-                let waiting = this.waiting.get_or_insert_with(|| Box::pin(sleep(limit)));
-                ready!(waiting.as_mut().poll(cx));
-                Poll::Ready(Some(Err(BodyFault::TimedOut)))
-            }
+            Poll::Pending => this.poll_late(cx).map(|fault| Some(Err(fault))),
         }
     }
 
@@ -429,6 +467,25 @@ impl ResponseBody {
         match &self.account {
             Some(account) => account.poll_empty(cx),
             None => Poll::Ready(true),
+        }
+    }
+
+    /// It is over: what it carried for its end happens now, not with the drop.
+    pub fn finish(&mut self) {
+        if let Some(mut on_end) = self.on_end.take() {
+            // Nobody polls a body again that has said it is at its end.
+            let end = match self.end {
+                ResponseEnd::ClientLeft if self.is_end_stream() => ResponseEnd::Complete,
+                end => end,
+            };
+            let connection = match std::mem::replace(&mut self.inner, Inner::Own(None)) {
+                Inner::Upstream(upstream) => upstream.body.into_connection(),
+                Inner::Own(_) => None,
+            };
+            on_end.ended(self.sent, end, connection);
+        }
+        if let Some(account) = &self.account {
+            account.reserve(0);
         }
     }
 
@@ -585,18 +642,7 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        if let Some(mut on_end) = self.on_end.take() {
-            // Nobody polls a body again that has said it is at its end.
-            let end = match self.end {
-                ResponseEnd::ClientLeft if self.is_end_stream() => ResponseEnd::Complete,
-                end => end,
-            };
-            let connection = match std::mem::replace(&mut self.inner, Inner::Own(None)) {
-                Inner::Upstream(upstream) => upstream.body.into_connection(),
-                Inner::Own(_) => None,
-            };
-            on_end.ended(self.sent, end, connection);
-        }
+        self.finish();
     }
 }
 

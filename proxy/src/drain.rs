@@ -109,6 +109,23 @@ impl Drain {
         self.shared.phase()
     }
 
+    /// Wakes some members, others than the last call did, to look at something else than the phase. `from`
+    /// keeps the place between two calls.
+    pub fn wake_some(&self, from: &mut usize) {
+        let wakers: Vec<Waker> = {
+            let members = self.shared.members();
+            let count = members.slots.len();
+            let some = (0..count.min(SOME)).map(|n| &members.slots[(*from % count + n) % count]);
+            let live = some.filter_map(|slot| match slot {
+                Slot::Live(waker) => waker.clone(),
+                Slot::Free(_) => None,
+            });
+            live.collect()
+        };
+        *from = from.wrapping_add(SOME);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
     /// How many connections and tunnels are live.
     pub fn live(&self) -> usize {
         self.shared.members().live
@@ -227,9 +244,48 @@ impl Shared {
     }
 }
 
+/// Members that are woken together.
+const SOME: usize = 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn all_members_are_woken_in_turn() {
+        let drain = Drain::default();
+        let woken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = 2 * SOME + 10;
+        for _ in 0..count {
+            let (member, woken) = (drain.join(), Arc::clone(&woken));
+            tokio::spawn(async move {
+                let mut first = true;
+                poll_fn(|cx| {
+                    member.wake_on_change(cx);
+                    match std::mem::replace(&mut first, false) {
+                        true => Poll::Pending,
+                        false => Poll::Ready(()),
+                    }
+                })
+                .await;
+                woken.fetch_add(1, Ordering::Relaxed);
+                std::future::pending::<()>().await;
+            });
+        }
+        let settle = async || {
+            for _ in 0..count {
+                tokio::task::yield_now().await;
+            }
+        };
+        settle().await;
+        let mut from = 0;
+        for expect in [SOME, 2 * SOME, count] {
+            drain.wake_some(&mut from);
+            settle().await;
+            assert_eq!(woken.load(Ordering::Relaxed), expect);
+        }
+        Drain::default().wake_some(&mut from);
+    }
 
     #[tokio::test]
     async fn a_member_learns_of_the_drain_and_the_drain_of_its_end() {

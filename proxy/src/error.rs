@@ -146,6 +146,7 @@ impl From<BodyFault> for Failure {
         let (status, label) = match fault {
             BodyFault::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "request_body_too_large"),
             BodyFault::TimedOut => (StatusCode::REQUEST_TIMEOUT, "request_body_timeout"),
+            BodyFault::TooSlow => (StatusCode::REQUEST_TIMEOUT, "request_body_too_slow"),
             BodyFault::Broken => (StatusCode::BAD_REQUEST, "request_body_broken"),
         };
         Failure::downstream(status, label)

@@ -23,10 +23,10 @@ mod watch;
 mod websocket;
 
 use std::future::Future;
-use std::pin::Pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
@@ -36,7 +36,7 @@ use http_body::Body as _;
 use pin_project_lite::pin_project;
 use tokio::time::timeout;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, TlsHandshakes};
 use crate::body::{Incoming, ResponseBody};
 use crate::config::model::Action;
 use crate::drain::{Member, Phase};
@@ -50,6 +50,7 @@ use crate::flow::websocket::Pending;
 use crate::forward::{self, TemplateValues};
 use crate::handshake::compression::Bargain;
 use crate::handshake::{self, Kind};
+use crate::pace::Pace;
 use crate::request;
 use crate::route::Match;
 use crate::snapshot::{Route, Snapshot};
@@ -117,15 +118,16 @@ async fn serve_http(
     let (stream, tls) = match &policy.tls {
         None => (Stream::Plain(socket), None),
         Some(tls) => {
-            let deadline = snapshot.timeouts.tls_handshake;
             // Boxed, as all that only some connections need.
-            let accepting = Box::pin(accept_tls(tls, socket, deadline, &member));
-            let accepted = accepting.await?;
-            listener.metrics.tls_handshake(accepted.is_ok());
-            match accepted {
-                Ok((stream, facts)) => (Stream::ServerTls(Box::new(stream)), Some(facts)),
-                Err(error) => {
-                    tracing::debug!(%peer, listener = %policy.bind, error, "TLS handshake failed");
+            let accepting = Box::pin(accept_tls(&worker, tls, socket, &member));
+            match accepting.await? {
+                Ok((stream, facts)) => {
+                    listener.metrics.tls_handshake("ok");
+                    (Stream::ServerTls(Box::new(stream)), Some(facts))
+                }
+                Err(fault) => {
+                    listener.metrics.tls_handshake(fault.label());
+                    tracing::debug!(%peer, listener = %policy.bind, error = %fault, "TLS handshake failed");
                     return None;
                 }
             }
@@ -152,26 +154,70 @@ async fn serve_http(
     None
 }
 
-/// The TLS handshake under its deadline; `None` if a drain begins: nobody would be served behind it.
+/// Why there is no TLS with a client.
+#[derive(Debug, thiserror::Error)]
+enum TlsFault {
+    #[error("{0}")]
+    Failed(io::Error),
+    #[error("timed out")]
+    TimedOut,
+    #[error("it took long, and others waited")]
+    GaveWay,
+    #[error("there was no room for another one")]
+    NoRoom,
+}
+
+impl TlsFault {
+    fn label(&self) -> &'static str {
+        match self {
+            TlsFault::Failed(_) => "failed",
+            TlsFault::TimedOut => "timed_out",
+            TlsFault::GaveWay => "gave_way",
+            TlsFault::NoRoom => "no_room",
+        }
+    }
+}
+
+/// The TLS handshake; `None` if a drain begins: nobody would be served behind it.
 async fn accept_tls(
+    worker: &Worker,
     tls: &ServerTls,
     socket: Socket,
-    deadline: Duration,
     member: &Member,
-) -> Option<Result<(ServerTlsStream, TlsFacts), String>> {
+) -> Option<Result<(ServerTlsStream, TlsFacts), TlsFault>> {
     tokio::select! {
-        accepted = timeout(deadline, tls.accept(socket)) => Some(match accepted {
-            Ok(Ok(accepted)) => Ok(accepted),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("timed out".to_owned()),
-        }),
+        accepted = shake_hands(worker, tls, socket) => Some(accepted),
         () = member.reached(Phase::Draining) => None,
+    }
+}
+
+/// The TLS handshake under its deadline, which begins when there is room for it; waits for that as long.
+async fn shake_hands(
+    worker: &Worker,
+    tls: &ServerTls,
+    socket: Socket,
+) -> Result<(ServerTlsStream, TlsFacts), TlsFault> {
+    let handshakes: &Arc<TlsHandshakes> = &worker.shared.admission.tls;
+    let deadline = worker.snapshot().timeouts.tls_handshake;
+    let limit = || worker.snapshot().limits.tls_handshakes;
+    let place = timeout(deadline, handshakes.enter(limit)).await;
+    let place = place.map_err(|_| TlsFault::NoRoom)?;
+    let accepting = pin!(tls.accept(socket));
+    tokio::select! {
+        biased;
+        accepted = timeout(deadline, worker.turns.run(accepting)) => match accepted {
+            Ok(accepted) => accepted.map_err(TlsFault::Failed),
+            Err(_) => Err(TlsFault::TimedOut),
+        },
+        () = place.outstayed() => Err(TlsFault::GaveWay),
     }
 }
 
 /// What became of a request.
 struct Answered {
     response: Response<ResponseBody>,
+    /// At which the client has to take it.
+    pace: Pace,
     /// What a 101 leads to once it was sent.
     upgrade: Option<Box<Pending>>,
 }
@@ -185,7 +231,9 @@ async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Answ
     let mut must_close = handshake::asks_for_websocket(&parts.headers);
     let snapshot = connection.worker.snapshot();
     let mut exchange = Exchange::begin(&connection, &snapshot, &parts);
+    let is_last = old && connection.is_last_request(&snapshot.limits);
     let answered = answer(&connection, &snapshot, &mut exchange, &mut parts, body).await;
+    let pace = exchange.response_pace();
     let mut response = match answered {
         Ok(response) => response,
         Err(failure) => {
@@ -203,6 +251,7 @@ async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Answ
     if let (Some(upgrade), StatusCode::SWITCHING_PROTOCOLS) = (upgrade, response.status()) {
         return Answered {
             response,
+            pace,
             upgrade: Some(Box::new(Pending { upgrade, exchange })),
         };
     }
@@ -212,7 +261,10 @@ async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Answ
         exchange.fail(&failure);
         response = failure.response(exchange.request_id());
     }
-    if must_close && old {
+    if is_last {
+        connection.retire("requests");
+    }
+    if (must_close || is_last) && old {
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -231,6 +283,7 @@ async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Answ
     }
     Answered {
         response: exchange.end_with(response),
+        pace,
         upgrade: None,
     }
 }

@@ -22,6 +22,7 @@ pub mod http1;
 pub mod http2;
 pub mod listener;
 pub mod memory;
+pub mod pace;
 pub mod privileges;
 pub mod random;
 pub mod reload;

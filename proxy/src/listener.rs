@@ -143,8 +143,8 @@ impl Acceptor {
     /// A connection that its client gave up in the backlog is skipped. Any other error, which is
     /// as a rule a lack of descriptors or memory, is logged and followed by a pause, 10 ms at first
     /// and half a second at most, in which other connections may end. TCP sockets come with
-    /// TCP_NODELAY. Dropping the future loses no connection.
-    pub async fn accept(&mut self) -> (Socket, Peer) {
+    /// TCP_NODELAY. Dropping the future loses no connection. `failed` is called before each pause.
+    pub async fn accept(&mut self, failed: impl Fn()) -> (Socket, Peer) {
         loop {
             let accepted = match &self.source {
                 Source::Tcp(listener) => listener
@@ -163,6 +163,7 @@ impl Acceptor {
                 }
                 Err(error) => {
                     if let Some(pause) = self.pause_after(&error) {
+                        failed();
                         tokio::time::sleep(pause).await;
                     }
                 }
@@ -340,8 +341,8 @@ mod tests {
             panic!("two workers");
         };
         tokio::select! {
-            accepted = first.accept() => accepted,
-            accepted = second.accept() => accepted,
+            accepted = first.accept(|| ()) => accepted,
+            accepted = second.accept(|| ()) => accepted,
         }
     }
 
@@ -502,7 +503,7 @@ mod tests {
 
         // A connection ends the row.
         let _client = TcpStream::connect(address).await.unwrap();
-        acceptor.accept().await;
+        acceptor.accept(|| ()).await;
         assert_eq!(pause_after(&mut acceptor, libc::EMFILE), milliseconds(10));
     }
 }

@@ -10,17 +10,21 @@ pub mod config_schema;
 mod plugins;
 mod standing;
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use sluicegate_plugin_host::{self as plugin_host, Filter, Host, HostError, HostSettings};
 
+use crate::admission::ClientLimit;
 use crate::config::model::{
     self, Action, Bind, Config, HeaderEdits, Http2, Limits, Listener, OnError, OnMessageError,
     OriginPattern, RouteTimeouts, Timeouts, TunnelRules,
 };
 use crate::config::{Diagnostic, Report, Source};
+use crate::facts::Peer;
+use crate::request;
 use crate::route::Table;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{EndpointMetrics, Metrics, PluginMetrics, RouteMetrics};
@@ -65,6 +69,8 @@ pub struct Route {
     pub origins: Vec<OriginPattern>,
     pub chain: Vec<ChainLink>,
     pub timeouts: RouteTimeouts,
+    /// Bytes a second that a client has to send or to take of a body.
+    pub body_rate: NonZeroU64,
     /// Shared with its tunnels, which outlive it.
     pub tunnel: Arc<TunnelRules>,
     /// A filter of it has an interest in messages.
@@ -201,6 +207,17 @@ impl Snapshot {
         Ok((snapshot, report))
     }
 
+    /// How many connections a client may have; `None` of trusted proxies, behind which there are many, and
+    /// of whom nobody limits.
+    pub fn client_limit(&self, peer: Peer) -> Option<ClientLimit> {
+        let most = self.limits.connections_per_client?;
+        let trusted = request::is_trusted(peer.ip(), &self.trusted_proxies);
+        (!trusted).then_some(ClientLimit {
+            most,
+            ipv6_prefix: self.limits.ipv6_prefix,
+        })
+    }
+
     /// The longest that any route lets either side keep the other waiting.
     pub fn longest_wait(&self) -> Duration {
         let waits = self.routes.iter().map(|route| {
@@ -237,6 +254,7 @@ impl Route {
             origins: route.origins.clone(),
             chain,
             timeouts: route.timeouts,
+            body_rate: route.body_rate,
             converses,
             reads_messages: converses || route.tunnel.reads_messages(),
             tunnel: Arc::new(route.tunnel.clone()),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::admission::AdmissionControl;
+use crate::admission::{AdmissionControl, Turns};
 use crate::budget::Budget;
 use crate::drain::Drain;
 use crate::snapshot::{ListenerPolicy, Snapshot};
@@ -29,6 +29,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     pub pool: Pool,
     pub multiplex: Multiplex,
+    /// Of the TLS handshakes with its clients.
+    pub turns: Turns,
 }
 
 /// One configured listener; its policy changes with a reload, its sockets stay.
@@ -71,6 +73,7 @@ impl Worker {
             shared: Arc::clone(shared),
             pool: Pool::new(),
             multiplex: Multiplex::new(),
+            turns: Turns::default(),
         }
     }
 

@@ -1,18 +1,20 @@
 //! Limits: how many connections, whose, and what happens when the system has no more to give.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt, stream};
 use sluicegate_tests::certs::Authority;
+use sluicegate_tests::http2::client::Client;
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::Upstream;
 use sluicegate_tests::{client, raise_descriptor_limit, soon, until};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::process::Command;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 fn config(limits: &str, echo: &Upstream, pages: &Upstream) -> String {
     format!(
@@ -46,7 +48,7 @@ async fn open(proxy: &Proxy) -> WebSocketStream<TcpStream> {
     client::websocket(stream, request).await.unwrap().0
 }
 
-async fn echoes(socket: &mut WebSocketStream<TcpStream>) {
+async fn echoes<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>) {
     socket.send("ping".into()).await.unwrap();
     let answer = soon("an echo", socket.next()).await.unwrap().unwrap();
     assert_eq!(answer.to_text().unwrap(), "ping");
@@ -147,6 +149,146 @@ async fn a_client_has_only_its_own_connections() {
     client::ask(&mut second, "a.test", "/", "").await.unwrap();
 }
 
+/// Whether this many connections that each ask something are all served.
+async fn serves(proxy: &Proxy, count: usize) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let mut stream = client::tcp(proxy.addr(0)).await;
+        let (head, _) = client::ask(&mut stream, "a.test", "/", "").await.unwrap();
+        assert_eq!(head.status, 200);
+        streams.push(stream);
+    }
+    streams
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_and_a_unix_socket_bring_many_clients() {
+    let (echo, pages) = upstreams().await;
+    let limits = config("connections_per_client = 1", &echo, &pages);
+    let text = format!(
+        "trusted_proxies = ['127.0.0.1']\n{}",
+        limits.replacen("[admin]", "[[listener]]\nbind = 'unix:socket'\n[admin]", 1)
+    );
+    let proxy = Proxy::start(&text).await;
+    let _served = serves(&proxy, 3).await;
+    let path = proxy.dir().join("socket");
+    let mut local = Vec::new();
+    for _ in 0..3 {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        let answer = client::ask(&mut stream, "a.test", "/", "").await;
+        assert_eq!(answer.unwrap().0.status, 200);
+        local.push(stream);
+    }
+    // Who is not trusted is one client.
+    let other = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    let mut first = client::tcp_from(other, proxy.addr(0)).await;
+    client::ask(&mut first, "a.test", "/", "").await.unwrap();
+    let mut second = client::tcp_from(other, proxy.addr(0)).await;
+    assert!(client::read_to_end(&mut second).await.is_empty());
+}
+
+#[tokio::test]
+async fn on_a_listener_of_both_kinds_ipv4_clients_are_told_apart() {
+    let (echo, pages) = upstreams().await;
+    let limits = "connections_per_client = 1\nipv6_prefix = 1";
+    let text = config(limits, &echo, &pages).replacen("127.0.0.1:0", ":0", 1);
+    let proxy = Proxy::start(&text).await;
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, proxy.addr(0).port()));
+    let mut kept = Vec::new();
+    for last in 1..4 {
+        let client = IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
+        let mut first = client::tcp_from(client, addr).await;
+        let answer = client::ask(&mut first, "a.test", "/", "").await;
+        assert_eq!(answer.unwrap().0.status, 200);
+        let mut second = client::tcp_from(client, addr).await;
+        assert!(client::read_to_end(&mut second).await.is_empty());
+        kept.push(first);
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_and_no_others() {
+    let (echo, pages) = upstreams().await;
+    let proxy = Proxy::start(&config("connections = 4", &echo, &pages)).await;
+    let mut tunnel = open(&proxy).await;
+    let mut idle = serves(&proxy, 2).await;
+    // This one has begun to say something.
+    let mut busy = serves(&proxy, 1).await.remove(0);
+    busy.write_all(b"GET / HT").await.unwrap();
+    // Each newcomer takes the place of one.
+    let mut newcomers = [open(&proxy).await, open(&proxy).await];
+    for stream in &mut idle {
+        assert!(client::read_to_end(stream).await.is_empty());
+    }
+    let rest = b"TP/1.1\r\nHost: a.test\r\n\r\n";
+    busy.write_all(rest).await.unwrap();
+    assert_eq!(
+        client::read_response(&mut busy).await.unwrap().0.status,
+        200
+    );
+    for newcomer in &mut newcomers {
+        echoes(newcomer).await;
+    }
+    echoes(&mut tunnel).await;
+    let retired = r#"sluicegate_connections_retired_total{listener="127.0.0.1:0",reason="room"}"#;
+    assert_eq!(proxy.metric(retired).await, Some(2.0));
+    proxy
+        .log_line("the limit", |line| {
+            line.contains("as many connections as may be")
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn the_last_request_of_a_connection_is_told_so() {
+    let (echo, pages) = upstreams().await;
+    let proxy = Proxy::start(&config("requests_per_connection = 3", &echo, &pages)).await;
+    let mut stream = client::tcp(proxy.addr(0)).await;
+    for last in [false, false, true] {
+        let (head, _) = client::ask(&mut stream, "a.test", "/", "").await.unwrap();
+        assert_eq!(head.status, 200);
+        assert_eq!(head.get("connection"), last.then_some("close"));
+    }
+    assert!(client::read_to_end(&mut stream).await.is_empty());
+    let retired =
+        r#"sluicegate_connections_retired_total{listener="127.0.0.1:0",reason="requests"}"#;
+    assert_eq!(proxy.metric(retired).await, Some(1.0));
+
+    // As the last request a WebSocket may live as long as it likes.
+    let mut stream = client::tcp(proxy.addr(0)).await;
+    for _ in 0..2 {
+        client::ask(&mut stream, "a.test", "/", "").await.unwrap();
+    }
+    let request = client::ws_request("ws://a.test/ws/", &[]);
+    let (mut socket, _) = client::websocket(stream, request).await.unwrap();
+    echoes(&mut socket).await;
+    assert_eq!(proxy.metric(retired).await, Some(1.0));
+}
+
+#[tokio::test]
+async fn the_last_request_over_http2_brings_goaway_and_sockets_go_on() {
+    let (echo, pages) = upstreams().await;
+    let text = config("requests_per_connection = 3", &echo, &pages);
+    let text = text.replacen("[admin]", "http2 = true\n[admin]", 1);
+    let proxy = Proxy::start(&text).await;
+    let mut client = Client::plain(proxy.addr(0)).await;
+    let (head, stream) = client.open("/ws/", &[]).await.unwrap();
+    assert_eq!(head.status(), 200);
+    let mut socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+    assert_eq!(client.get("/").await.unwrap().head.status(), 200);
+    assert_eq!(client.goaways(), 0);
+    assert_eq!(client.get("/").await.unwrap().head.status(), 200);
+    client.told_to_go().await;
+    echoes(&mut socket).await;
+    assert!(client.get("/").await.is_err(), "nothing new");
+    echoes(&mut socket).await;
+    let retired =
+        r#"sluicegate_connections_retired_total{listener="127.0.0.1:0",reason="requests"}"#;
+    assert_eq!(proxy.metric(retired).await, Some(1.0));
+    drop(socket);
+    assert!(client.ended().await.is_ok());
+}
+
 #[tokio::test]
 async fn by_default_connections_leave_descriptors_for_their_upstreams() {
     let (echo, pages) = upstreams().await;
@@ -240,6 +382,10 @@ async fn without_descriptors_nothing_crashes_or_spins_and_it_recovers() {
     })
     .await;
     echoes(&mut tunnel).await;
+    let errors = r#"sluicegate_accept_errors_total{listener="127.0.0.1:0"}"#;
+    // Few, as there is a pause after each.
+    let errors = proxy.metric(errors).await.unwrap();
+    assert!((1.0..100.0).contains(&errors), "{errors}");
 }
 
 #[tokio::test]

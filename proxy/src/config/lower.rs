@@ -3,7 +3,7 @@
 //! Every part goes on after a mistake, so that one run finds all of them. A part that cannot be
 //! built is `None`, and its mistake has been reported; the model comes out only if every part did.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -363,12 +363,16 @@ fn limits(written: Option<&schema::Limits>, cx: &mut Context<'_>) -> Option<Limi
     Some(Limits {
         connections: count(&written.connections),
         connections_per_client: count(&written.connections_per_client),
+        ipv6_prefix: u8::try_from(number(&written.ipv6_prefix, IPV6_PREFIX)).unwrap_or(u8::MAX),
+        requests_per_connection: count(&written.requests_per_connection),
+        tls_handshakes: count(&written.tls_handshakes),
         head_size: head_size?,
         head_fields: number(&written.head_fields, HEAD_FIELDS) as usize,
         target_size: target_size?.min(head_size?),
         request_body: written.request_body.value().map(|size| size.0),
         memory: memory?,
         connection_memory: connection_memory?,
+        body_rate: rate(&written.body_rate).unwrap_or(BODY_RATE),
         http2_streams: number(&written.http2_streams, HTTP2_STREAMS),
         http2_resets: number(&written.http2_resets, HTTP2_RESETS),
         http2_control_frames: number(&written.http2_control_frames, HTTP2_CONTROL_FRAMES),
@@ -484,6 +488,11 @@ fn count<T: Read<Out = u64>>(field: &Field<T>) -> Option<NonZeroUsize> {
     NonZeroUsize::new(usize::try_from(value).unwrap_or(usize::MAX))
 }
 
+/// A size, which is more than nothing, as so much a second.
+fn rate(field: &Field<Text<ByteSize>>) -> Option<NonZeroU64> {
+    NonZeroU64::new(field.value()?.0)
+}
+
 /// A size that has bounds; `None`, and a report, outside of them.
 fn size(
     field: &Field<Text<ByteSize>>,
@@ -522,4 +531,11 @@ const MIN_CONNECTION_MEMORY: usize = 64 << 10;
 const HTTP2_STREAMS: u32 = 128;
 const HTTP2_RESETS: u32 = 200;
 const HTTP2_CONTROL_FRAMES: u32 = 1000;
+/// Far below any line that a page could be read on, far above what costs an attacker nothing.
+const BODY_RATE: NonZeroU64 = match NonZeroU64::new(240) {
+    Some(rate) => rate,
+    None => NonZeroU64::MIN,
+};
+/// What one customer gets.
+const IPV6_PREFIX: u32 = 64;
 const LEVEL: &str = "info";

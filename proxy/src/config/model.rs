@@ -9,7 +9,7 @@ mod tunnel;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -338,6 +338,8 @@ pub struct Route {
     pub origins: Vec<OriginPattern>,
     pub plugins: Vec<PluginUse>,
     pub timeouts: RouteTimeouts,
+    /// Bytes a second that a client has to send or to take of a body.
+    pub body_rate: NonZeroU64,
     pub tunnel: TunnelRules,
     /// One that may be sent.
     pub expiry_close_code: u16,
@@ -527,6 +529,12 @@ pub struct Limits {
     /// Client connections in the whole process; `None`: what the descriptor limit allows.
     pub connections: Option<NonZeroUsize>,
     pub connections_per_client: Option<NonZeroUsize>,
+    /// Leading bits of an IPv6 address that are one client.
+    pub ipv6_prefix: u8,
+    /// The last one of a connection is told so.
+    pub requests_per_connection: Option<NonZeroUsize>,
+    /// TLS handshakes with clients in the whole process; `None`: what the cores can do.
+    pub tls_handshakes: Option<NonZeroUsize>,
     /// Request head, bytes.
     pub head_size: usize,
     pub head_fields: usize,
@@ -538,6 +546,8 @@ pub struct Limits {
     pub memory: Option<usize>,
     /// Bytes in those of one tunnel, or of one request; `None`: what the other limits allow.
     pub connection_memory: Option<usize>,
+    /// As [`Route::body_rate`], where there is no route.
+    pub body_rate: NonZeroU64,
     /// Concurrent HTTP/2 streams per connection.
     pub http2_streams: u32,
     /// Streams reset on one connection in ten seconds.

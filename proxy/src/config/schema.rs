@@ -345,6 +345,12 @@ table! {
             connections: Whole<1, { u64::MAX }>,
             /// Connections at once from one client address. Default: no limit.
             connections_per_client: Whole<1, { u64::MAX }>,
+            /// Leading bits of an IPv6 address that are one client. Default 64.
+            ipv6_prefix: Whole<1, 128>,
+            /// Requests on one connection, which then ends in an orderly way. Default: no limit.
+            requests_per_connection: Whole<1, { u64::MAX }>,
+            /// TLS handshakes with clients at once; further ones wait in line. Default: 256 for each core.
+            tls_handshakes: Whole<1, 1_000_000>,
             /// Request head. Default `16KiB`.
             head_size: Text<ByteSize>,
             /// Fields in a request head. Default 100.
@@ -353,6 +359,9 @@ table! {
             target_size: Text<ByteSize>,
             /// Request body. Default: no limit.
             request_body: Text<ByteSize>,
+            /// Bytes a second that a client has to send of a request's body, and to take of an answer, on
+            /// average after ten seconds of waiting for it; a route may say otherwise. Default `240B`.
+            body_rate: Text<ByteSize>,
             /// WebSocket message, as it is before compression; a route may say otherwise. Default: no limit.
             message_size: Text<ByteSize>,
             /// Bytes that may wait in buffers of the whole process, at least `1MiB`. Default: half of the memory

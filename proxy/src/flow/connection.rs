@@ -1,12 +1,16 @@
 //! What the requests of one downstream connection share.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+
+use http::Version;
 
 use crate::admission::Admission;
 use crate::budget::{Account, Kind};
+use crate::config::model::Limits;
 use crate::error::Failure;
 use crate::facts::ConnectionFacts;
+use crate::pace::Sharers;
 use crate::snapshot::ListenerPolicy;
 use crate::worker::Worker;
 
@@ -18,8 +22,9 @@ pub(super) struct Connection {
     admission: Admission,
     /// What its requests hold, where they come one after the other.
     account: OnceLock<Account>,
-    /// At least one request has begun.
-    used: AtomicBool,
+    /// Requests that have begun, and those of them that are under way.
+    begun: AtomicUsize,
+    open: AtomicU32,
 }
 
 impl Connection {
@@ -35,7 +40,8 @@ impl Connection {
             facts,
             admission,
             account: OnceLock::new(),
-            used: AtomicBool::new(false),
+            begun: AtomicUsize::new(0),
+            open: AtomicU32::new(0),
         }
     }
 
@@ -73,10 +79,60 @@ impl Connection {
     }
 
     pub(super) fn begin_request(&self) {
-        self.used.store(true, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Who shares the connection's rate: on one of HTTP/1 there is one request at a time.
+    pub(super) fn sharers(self: &Arc<Self>, version: Version) -> Option<Arc<dyn Sharers>> {
+        (version == Version::HTTP_2).then(|| Arc::clone(self) as Arc<dyn Sharers>)
+    }
+
+    pub(super) fn end_request(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// At least one request has begun.
     pub(super) fn is_used(&self) -> bool {
-        self.used.load(Ordering::Relaxed)
+        self.begun.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether the request that began last is the last that there may be.
+    pub(super) fn is_last_request(&self, limits: &Limits) -> bool {
+        let most = limits.requests_per_connection;
+        most.is_some_and(|most| self.begun.load(Ordering::Relaxed) >= most.get())
+    }
+
+    /// Counts the end of a connection that its client would have gone on with.
+    pub(super) fn retire(&self, reason: &'static str) {
+        let shared = &self.worker.shared;
+        shared
+            .metrics
+            .listener(&self.facts.listener)
+            .retired(reason);
+        let (peer, listener) = (self.facts.peer, &self.facts.listener);
+        tracing::debug!(%peer, %listener, reason, "a connection is retired");
+    }
+
+    /// Counts an answer that is broken off: its client took it `too_slow`ly, or nothing of it for long.
+    pub(super) fn cut_response(&self, too_slow: bool) {
+        let reason = match too_slow {
+            true => "too_slow",
+            false => "stalled",
+        };
+        self.worker.shared.metrics.response_cut(reason);
+        let (peer, listener) = (self.facts.peer, &self.facts.listener);
+        tracing::info!(%peer, %listener, reason, "a response is cut: its client does not take it");
+    }
+
+    /// Whether this connection, which is idle, shall make room for another.
+    pub(super) fn gives_way(&self) -> bool {
+        self.is_used() && self.worker.shared.admission.gives_way()
+    }
+}
+
+impl Sharers for Connection {
+    fn count(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
     }
 }

@@ -5,6 +5,7 @@
 //! exchange is logged twice, as `ws.open` and, by the [`TunnelRecord`] that it leaves behind, as
 //! `ws.close`.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -25,6 +26,7 @@ use crate::flow::guest_http::GuestHttp;
 use crate::flow::record::{RequestRecord, TunnelRecord};
 use crate::flow::websocket::Upgrade;
 use crate::handshake::{self, HandshakeFault};
+use crate::pace::Pace;
 use crate::random;
 use crate::request;
 use crate::snapshot::{Route, Snapshot, UpstreamEntry};
@@ -167,8 +169,9 @@ impl Exchange {
         let control = &self.connection.worker.shared.admission;
         let entered = control.try_enter(limits.connections);
         let entered = entered.ok_or_else(|| full("connections"))?;
+        let peer = self.connection.facts.peer;
         let admission = entered
-            .of_client(self.connection.facts.peer, limits.connections_per_client)
+            .of_client(peer, self.snapshot.client_limit(peer))
             .ok_or_else(|| full("connections_per_client"))?;
         let admission = self.connection.carries_too(admission);
         self.admission = Some(Box::new(admission));
@@ -187,6 +190,25 @@ impl Exchange {
     /// The place of the WebSocket, for its tunnel to keep.
     pub(super) fn take_admission(&mut self) -> Option<Box<Admission>> {
         self.admission.take()
+    }
+
+    /// The slowest pace at which the client may send the request's body.
+    pub(super) fn request_pace(&self) -> Pace {
+        let pace = Pace::receiving(self.body_rate(), self.snapshot.timeouts.request_body);
+        pace.shared(self.connection.sharers(self.version))
+    }
+
+    /// The slowest pace at which it may take the answer.
+    pub(super) fn response_pace(&self) -> Pace {
+        let route = self.route.as_ref();
+        let patience = route.map_or(Duration::MAX, |route| route.timeouts.idle_timeout);
+        let pace = Pace::sending(self.body_rate(), patience);
+        pace.shared(self.connection.sharers(self.version))
+    }
+
+    fn body_rate(&self) -> NonZeroU64 {
+        let route = self.route.as_ref().map(|route| route.body_rate);
+        route.unwrap_or(self.snapshot.limits.body_rate)
     }
 
     pub(super) fn counts(&mut self, received: Arc<AtomicU64>) {
@@ -486,6 +508,7 @@ impl OnEnd for Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.connection.end_request();
         if !self.told {
             self.log();
         }

@@ -209,7 +209,12 @@ fn load(
         return Err(BodyFault::TooLarge.into());
     }
     let framing = size.exact().map_or(Framing::Chunked, Framing::Length);
-    let mut body = RequestBody::new(body, limit, snapshot.timeouts.request_body);
+    let mut body = RequestBody::new(
+        body,
+        limit,
+        snapshot.timeouts.request_body,
+        exchange.request_pace(),
+    );
     exchange.counts(body.received());
     if size.exact().is_none_or(|size| size >= FREE as u64) {
         body.count_for(exchange.account().clone());

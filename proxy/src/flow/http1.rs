@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, StatusCode};
-use tokio::time::{Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::body::{Incoming, ResponseBody};
 use crate::budget::Account;
@@ -24,6 +24,7 @@ use crate::flow::websocket::Pending;
 use crate::flow::{Answered, exchange, handle};
 use crate::http1::server::{self, Answer, Fault};
 use crate::http1::{HeadLimits, Violation};
+use crate::pace::Pace;
 use crate::snapshot::Snapshot;
 use crate::stream::Stream;
 
@@ -95,6 +96,8 @@ struct Driver {
     connection: Arc<Connection>,
     stage: Stage,
     watch: Watch,
+    /// At which the client takes the answer.
+    pace: Pace,
     /// The task will be woken when a drain begins.
     registered: bool,
 }
@@ -123,6 +126,7 @@ impl Driver {
             connection,
             stage: Stage::Reading,
             watch: Watch::new(snapshot),
+            pace: Pace::sending(snapshot.limits.body_rate, Duration::MAX),
             registered: false,
         }
     }
@@ -143,18 +147,25 @@ impl Driver {
             }
             let waiting = self.waiting();
             match member.phase() {
+                Phase::Running if self.is_idle() && self.connection.gives_way() => {
+                    self.connection.retire("room");
+                    return Poll::Ready(Ended::Over);
+                }
                 Phase::Running => {}
                 Phase::Draining if !self.is_idle() => {}
                 Phase::Draining => return Poll::Ready(Ended::Over),
                 Phase::Stopped => return Poll::Ready(Ended::Cut),
             }
             self.watch.waits_for(waiting);
-            ready!(
-                self.watch
-                    .poll_over(timer.as_mut(), self.client.moves(), cx)
-            );
+            let too_slow = self.too_slow_at();
+            let moves = self.client.moves();
+            ready!(self.watch.poll_over(timer.as_mut(), moves, too_slow, cx));
             match waiting {
-                Waiting::Busy | Waiting::NextRequest => return Poll::Ready(Ended::Cut),
+                Waiting::Busy => {
+                    self.log_cut(too_slow);
+                    return Poll::Ready(Ended::Cut);
+                }
+                Waiting::NextRequest => return Poll::Ready(Ended::Cut),
                 Waiting::Head if self.is_idle() => self.refuse_unsaid(SLOW, SLOW_HEAD),
                 Waiting::Head => self.refuse(SLOW, SLOW_HEAD),
             }
@@ -185,8 +196,10 @@ impl Driver {
                     };
                     let Answered {
                         mut response,
+                        pace,
                         upgrade,
                     } = answered;
+                    self.pace = pace;
                     let account = self.connection.opened_account();
                     let is_shed = account.is_some_and(Account::is_shed);
                     if upgrade.is_none() && (is_shed || member.phase() != Phase::Running) {
@@ -219,6 +232,26 @@ impl Driver {
                     self.stage = Stage::Reading;
                 }
             }
+        }
+    }
+
+    /// When an answer that waits for its client has waited too long.
+    fn too_slow_at(&mut self) -> Option<Instant> {
+        let Stage::Answering(answer, _) = &self.stage else {
+            return None;
+        };
+        if answer.waits_for_client() {
+            return Some(self.pace.waits(answer.sent()));
+        }
+        self.pace.goes_on(answer.sent());
+        None
+    }
+
+    /// Says why a busy connection ends.
+    fn log_cut(&self, too_slow: Option<Instant>) {
+        if too_slow.is_some() {
+            let late = too_slow.is_some_and(|too_slow| too_slow <= Instant::now());
+            self.connection.cut_response(late);
         }
     }
 
@@ -258,7 +291,7 @@ fn is_shed(answer: &Answer<ResponseBody>, connection: &Connection, cx: &mut Cont
         return false;
     };
     match answer.body() {
-        Some((body, held_up)) => body.is_held_up(held_up),
+        Some(body) => body.is_held_up(answer.waits_for_client()),
         None => account.reserve(0),
     }
     account.poll_shed(cx).is_ready()

@@ -20,6 +20,7 @@ use h2::{Reason, RecvStream};
 use http::Request;
 use tokio::time::{Sleep, sleep_until};
 
+use crate::config::model as config;
 use crate::drain::{Member, Phase};
 use crate::flow::connection::Connection;
 use crate::flow::watch::{Waiting, Watch};
@@ -54,10 +55,12 @@ pub(super) async fn serve(
         watch: Watch::new(snapshot),
         waiting: Waiting::Head,
         patience: snapshot.longest_wait(),
+        limits: snapshot.limits,
         writes: 0,
         moves: 0,
         registered: false,
         leaving: false,
+        requests: 0,
     };
     let mut timer = pin!(sleep_until(driver.watch.begins_until()));
     poll_fn(|cx| driver.poll(timer.as_mut(), cx)).await;
@@ -73,6 +76,8 @@ struct Driver {
     waiting: Waiting,
     /// How long a client may take nothing of a response.
     patience: Duration,
+    /// Of the snapshot that the connection began with.
+    limits: config::Limits,
     /// The client's count when it was last looked at.
     writes: u32,
     /// Changes as long as a busy connection may last.
@@ -81,6 +86,7 @@ struct Driver {
     registered: bool,
     /// GOAWAY was said.
     leaving: bool,
+    requests: usize,
 }
 
 impl Driver {
@@ -88,7 +94,10 @@ impl Driver {
         loop {
             while let Poll::Ready(asked) = self.client.poll_request(cx) {
                 match asked {
-                    Some((request, reply)) => self.begin(request, reply),
+                    Some((request, reply)) => {
+                        self.begin(request, reply);
+                        self.count();
+                    }
                     None => {
                         self.count_faults(true);
                         return Poll::Ready(());
@@ -109,7 +118,13 @@ impl Driver {
                 Phase::Draining | Phase::Running => {}
             }
             self.look();
-            ready!(self.watch.poll_over(timer.as_mut(), self.moves, cx));
+            if self.waiting == Waiting::NextRequest && !self.leaving && self.connection.gives_way()
+            {
+                self.connection.retire("room");
+                self.leave();
+                continue;
+            }
+            ready!(self.watch.poll_over(timer.as_mut(), self.moves, None, cx));
             if self.leaving || self.waiting == Waiting::Busy {
                 return Poll::Ready(());
             }
@@ -140,6 +155,16 @@ impl Driver {
             None => {}
             Some(Reason::ENHANCE_YOUR_CALM) => metrics.request_rejected("http2_flood"),
             Some(_) => metrics.request_rejected("http2_protocol"),
+        }
+    }
+
+    /// Says GOAWAY behind the last request that there may be.
+    fn count(&mut self) {
+        self.requests += 1;
+        let most = self.limits.requests_per_connection;
+        if most.is_some_and(|most| self.requests >= most.get()) && !self.leaving {
+            self.connection.retire("requests");
+            self.leave();
         }
     }
 

@@ -81,18 +81,21 @@ impl Watch {
         }
     }
 
-    /// Ready when the present wait has lasted too long. `moves` changes whenever a byte is moved.
+    /// Ready when the present wait has lasted too long. `moves` changes whenever a byte is moved; `paced` is
+    /// another end, where there is one.
     pub(super) fn poll_over(
         &mut self,
         mut timer: Pin<&mut Sleep>,
         moves: u32,
+        paced: Option<Instant>,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         loop {
-            if let Some(deadline) = self.deadline
-                && deadline < timer.deadline()
+            let first = self.deadline.into_iter().chain(paced).min();
+            if let Some(first) = first
+                && first < timer.deadline()
             {
-                timer.as_mut().reset(deadline);
+                timer.as_mut().reset(first);
                 self.armed = false;
             }
             if self.armed && !timer.is_elapsed() {
@@ -102,20 +105,22 @@ impl Watch {
             self.armed = tokio::task::coop::has_budget_remaining();
             ready!(timer.as_mut().poll(cx));
             self.armed = false;
-            match self.deadline {
-                Some(deadline) if deadline <= Instant::now() => {
-                    // A busy connection may last, as long as it moves.
-                    if self.waiting != Waiting::Busy || self.moves == Some(moves) {
-                        return Poll::Ready(());
-                    }
-                    self.rearm();
-                }
-                Some(_) => {}
-                None => self.rearm(),
+            let now = Instant::now();
+            if paced.is_some_and(|paced| paced <= now) {
+                return Poll::Ready(());
             }
-            self.moves = Some(moves);
-            if let Some(deadline) = self.deadline {
-                timer.as_mut().reset(deadline);
+            // A busy connection may last, as long as it moves.
+            let moved = self.waiting == Waiting::Busy && self.moves != Some(moves);
+            match self.deadline {
+                Some(deadline) if deadline > now => {}
+                Some(_) if !moved => return Poll::Ready(()),
+                Some(_) | None => {
+                    self.rearm();
+                    self.moves = Some(moves);
+                }
+            }
+            if let Some(first) = self.deadline.into_iter().chain(paced).min() {
+                timer.as_mut().reset(first);
             }
         }
     }
@@ -160,7 +165,7 @@ mod tests {
                 let _ = pin!(consume_budget()).poll(cx);
             }
             exhausted = true;
-            watch.poll_over(timer.as_mut(), moves(), cx)
+            watch.poll_over(timer.as_mut(), moves(), None, cx)
         });
         timeout(100 * SECOND, over).await.unwrap();
         start.elapsed()
@@ -172,6 +177,26 @@ mod tests {
         assert_eq!(waited(Waiting::NextRequest, || 0).await.as_secs(), 5);
         // Found by the timer of the wait before it, and then given its whole time.
         assert_eq!(waited(Waiting::Busy, || 0).await.as_secs(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_of_another_kind_comes_first_and_moves_nothing_else() {
+        let start = Instant::now();
+        let mut watch = Watch::with(SECOND, 5 * SECOND, 30 * SECOND);
+        let mut timer = pin!(sleep_until(watch.begins_until()));
+        watch.waits_for(Waiting::Busy);
+        let moving = std::cell::Cell::new(0);
+        // It is put off from one second to the next.
+        for second in 2..20 {
+            let paced = Some(start + second * SECOND);
+            let over = poll_fn(|cx| watch.poll_over(timer.as_mut(), moving.get(), paced, cx));
+            timeout(100 * SECOND, over).await.unwrap();
+            assert_eq!(start.elapsed().as_secs(), u64::from(second));
+            moving.set(second);
+        }
+        let over = poll_fn(|cx| watch.poll_over(timer.as_mut(), 1000, None, cx));
+        timeout(100 * SECOND, over).await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), 61, "two whole waits");
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,9 +19,10 @@ use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::PIECE;
+use crate::pace::Pace;
 
 /// A body as it comes.
 #[derive(Debug)]
@@ -45,7 +46,17 @@ pub struct Sending<B> {
     pieces: u32,
     /// The peer may take nothing for so long.
     patience: Duration,
-    waiting: Option<Pin<Box<Sleep>>>,
+    /// Bytes that went out, and how slowly they may.
+    sent: u64,
+    pace: Option<Pace>,
+    waiting: Option<Wait>,
+}
+
+/// The wait for room.
+struct Wait {
+    /// Its own end, whatever the pace allows.
+    deadline: Instant,
+    timer: Pin<Box<Sleep>>,
 }
 
 /// Why a body did not go out whole.
@@ -56,6 +67,8 @@ pub enum SendFault<E> {
     Left,
     #[error("the peer stopped reading")]
     Stalled,
+    #[error("the peer reads too slowly")]
+    TooSlow,
     /// The body itself failed.
     #[error("{0}")]
     Body(E),
@@ -150,8 +163,16 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
             piece: Bytes::new(),
             pieces: 0,
             patience,
+            sent: 0,
+            pace: None,
             waiting: None,
         }
+    }
+
+    /// As [`Sending::new`], to a peer that has to keep this pace.
+    pub fn paced(mut self, pace: Pace) -> Sending<B> {
+        self.pace = Some(pace);
+        self
     }
 
     /// Whether, after a poll that was not ready, the body is to bring the next piece.
@@ -220,24 +241,46 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
             match self.stream.poll_capacity(cx) {
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(None | Some(Err(_))) => return Poll::Ready(Err(SendFault::Left)),
-                Poll::Pending => {
-                    let patience = self.patience;
-                    let waiting = self
-                        .waiting
-                        .get_or_insert_with(|| Box::pin(sleep(patience)));
-                    ready!(waiting.as_mut().poll(cx));
-                    return Poll::Ready(Err(SendFault::Stalled));
-                }
+                Poll::Pending => return self.poll_late(cx).map(Err),
             }
         }
         self.waiting = None;
+        if let Some(pace) = &mut self.pace {
+            pace.goes_on(self.sent);
+        }
         Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the peer has been waited for too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<SendFault<B::Error>> {
+        loop {
+            let too_slow = self.pace.as_mut().map(|pace| pace.waits(self.sent));
+            let patience = self.patience;
+            let wait = self.waiting.get_or_insert_with(|| {
+                let deadline = Instant::now() + patience;
+                let timer = Box::pin(sleep_until(
+                    too_slow.map_or(deadline, |at| at.min(deadline)),
+                ));
+                Wait { deadline, timer }
+            });
+            ready!(wait.timer.as_mut().poll(cx));
+            let now = Instant::now();
+            match too_slow {
+                _ if wait.deadline <= now => return Poll::Ready(SendFault::Stalled),
+                Some(too_slow) if now < too_slow => {
+                    // What shared the connection's rate is over.
+                    wait.timer.as_mut().reset(wait.deadline.min(too_slow));
+                }
+                _ => return Poll::Ready(SendFault::TooSlow),
+            }
+        }
     }
 
     /// Sends as much of the piece as there is room for; true if that was the body's last.
     fn send_piece(&mut self) -> Result<bool, SendFault<B::Error>> {
         self.pieces = self.pieces.wrapping_add(1);
         let room = self.stream.capacity().min(PIECE);
+        self.sent += self.piece.len().min(room) as u64;
         if self.piece.len() > room {
             let data = self.piece.split_to(room);
             let sent = self.stream.send_data(data, false);

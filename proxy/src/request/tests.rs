@@ -1,3 +1,5 @@
+use std::num::NonZeroU64;
+
 use http::Request;
 
 use super::*;
@@ -6,12 +8,16 @@ use crate::facts::TlsFacts;
 const LIMITS: Limits = Limits {
     connections: None,
     connections_per_client: None,
+    ipv6_prefix: 64,
+    requests_per_connection: None,
+    tls_handshakes: None,
     head_size: 8192,
     head_fields: 20,
     target_size: 100,
     request_body: None,
     memory: None,
     connection_memory: None,
+    body_rate: NonZeroU64::MIN,
     http2_streams: 100,
     http2_resets: 100,
     http2_control_frames: 100,

@@ -1,5 +1,6 @@
 //! The table against examples, and against a model too simple to be wrong.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ fn route(name: &str, hosts: &[&str], path: PathPattern) -> Route {
         plugins: Vec::new(),
         tunnel: Default::default(),
         expiry_close_code: 1008,
+        body_rate: NonZeroU64::MIN,
         timeouts: RouteTimeouts {
             connect: Duration::ZERO,
             response_head: Duration::ZERO,

@@ -111,20 +111,21 @@ async fn accept(
     mut acceptor: Acceptor,
     listener: Arc<Listener>,
 ) {
+    let mut woken = 0;
     loop {
         let (socket, peer) = tokio::select! {
             biased;
             () = closing.reached(Phase::Draining) => return,
-            accepted = acceptor.accept() => accepted,
+            accepted = acceptor.accept(|| listener.metrics.accept_failed()) => accepted,
         };
+        let limit = || worker.snapshot().limits.connections;
+        let wake = || worker.shared.drain.wake_some(&mut woken);
         let admission = tokio::select! {
             biased;
-            admission = worker.shared.admission.enter(|| worker.snapshot().limits.connections) => {
-                admission
-            }
+            admission = worker.shared.admission.enter(limit, wake) => admission,
             () = closing.reached(Phase::Draining) => return,
         };
-        let per_client = worker.snapshot().limits.connections_per_client;
+        let per_client = worker.snapshot().client_limit(peer);
         let Some(admission) = admission.of_client(peer, per_client) else {
             listener.metrics.refused("connections_per_client");
             continue;

@@ -93,7 +93,9 @@ trait Gauged: std::fmt::Debug + Send + Sync {
 struct ListenerSeries {
     open: AtomicI64,
     accepted: AtomicU64,
+    accept_errors: AtomicU64,
     refused: LabelledCounter,
+    retired: LabelledCounter,
     tls: LabelledCounter,
 }
 
@@ -161,6 +163,7 @@ struct Shared {
     /// What plugins count for themselves, once there is a host for them.
     plugins_own: OnceLock<Arc<PluginRegistry>>,
     rejected: LabelledCounter,
+    responses_cut: LabelledCounter,
     reloads: LabelledCounter,
     last_reload_success: AtomicU64,
     config_generation: AtomicU64,
@@ -186,6 +189,7 @@ impl Metrics {
             plugins: Live::default(),
             plugins_own: OnceLock::new(),
             rejected: LabelledCounter::default(),
+            responses_cut: LabelledCounter::default(),
             reloads: LabelledCounter::default(),
             last_reload_success: AtomicU64::new(0),
             config_generation: AtomicU64::new(0),
@@ -223,6 +227,11 @@ impl Metrics {
     /// Counts a request refused by the proxy itself, with or without a route.
     pub fn request_rejected(&self, reason: &'static str) {
         self.shared.rejected.inc(reason);
+    }
+
+    /// Counts a response that was broken off for what its client did or did not do.
+    pub fn response_cut(&self, reason: &'static str) {
+        self.shared.responses_cut.inc(reason);
     }
 
     /// Counts a reload that was applied, and publishes its generation.
@@ -292,13 +301,24 @@ impl ListenerMetrics {
         OpenGuard::new(self.0.clone())
     }
 
+    /// Counts a time at which nothing could be accepted, for want of descriptors or memory.
+    pub fn accept_failed(&self) {
+        self.0.accept_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts a connection closed right after accept.
     pub fn refused(&self, reason: &'static str) {
         self.0.refused.inc(reason);
     }
 
-    pub fn tls_handshake(&self, ok: bool) {
-        self.0.tls.inc(if ok { "ok" } else { "failed" });
+    /// Counts a connection that ends between two requests although its client would have gone on.
+    pub fn retired(&self, reason: &'static str) {
+        self.0.retired.inc(reason);
+    }
+
+    /// Counts a TLS handshake; `result` is `ok` or why there is none.
+    pub fn tls_handshake(&self, result: &'static str) {
+        self.0.tls.inc(result);
     }
 }
 

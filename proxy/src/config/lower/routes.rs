@@ -1,6 +1,7 @@
 //! Routes: one action each, a path pattern, and everything that must fit together.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -8,7 +9,7 @@ use regex::Regex;
 
 use super::plugins::Plugins;
 use super::upstreams::Upstreams;
-use super::{Context, conflicts, entries, number, tunnels};
+use super::{BODY_RATE, Context, conflicts, entries, number, rate, tunnels};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::model::{
     Action, HeaderEdits, HeaderMatch, HostPattern, Located, PathPattern, Rewrite, Route,
@@ -23,6 +24,7 @@ use crate::config::values::{HeaderTemplate, NormalPath};
 struct Defaults {
     timeouts: RouteTimeouts,
     message_size: Option<u64>,
+    body_rate: NonZeroU64,
 }
 
 /// All routes; `None` if one of them has mistakes or collides with another.
@@ -47,6 +49,9 @@ pub(super) fn lower(
     let defaults = Defaults {
         timeouts,
         message_size: message_size.map(|size| size.0),
+        body_rate: limits
+            .and_then(|limits| rate(&limits.body_rate))
+            .unwrap_or(BODY_RATE),
     };
     let routes: Vec<_> = written
         .iter()
@@ -111,6 +116,7 @@ fn lower_route(
                 .unwrap_or(timeouts.idle_timeout),
             drain: written.drain.value().copied().unwrap_or(timeouts.drain),
         },
+        body_rate: rate(&written.body_rate).unwrap_or(defaults.body_rate),
         tunnel,
         expiry_close_code: expiry_close_code?,
         span: span.clone(),

@@ -43,14 +43,19 @@ pub(super) async fn serve(
     };
     let request = Request::from_parts(parts, Incoming::Http2(body));
     let answered = {
-        let mut serving = pin!(handle(connection, request));
+        let mut serving = pin!(handle(Arc::clone(&connection), request));
         poll_fn(|cx| match serving.as_mut().poll(cx) {
             Poll::Ready(answered) => Poll::Ready(Some(answered)),
             Poll::Pending => reply.poll_left(cx).map(|()| None),
         })
         .await
     };
-    let Some(Answered { response, upgrade }) = answered else {
+    let Some(Answered {
+        response,
+        pace,
+        upgrade,
+    }) = answered
+    else {
         return;
     };
     if let (Some(pending), Some(stream)) = (upgrade, tunnelled) {
@@ -63,9 +68,10 @@ pub(super) async fn serve(
         }
         return;
     }
-    let Some(mut sending) = reply.answer(response, patience) else {
+    let Some(sending) = reply.answer(response, patience) else {
         return;
     };
+    let mut sending = sending.paced(pace);
     let sent = poll_fn(|cx| match sending.poll_send(cx) {
         Poll::Ready(sent) => Poll::Ready(Some(sent)),
         Poll::Pending => {
@@ -78,6 +84,7 @@ pub(super) async fn serve(
     match sent.await {
         Some(Ok(())) => {
             // Nobody waits for the client's taking it; but it is memory as long as it does not.
+            sending.body_mut().finish();
             drop(member);
             let empty = poll_fn(|cx| sending.body_mut().poll_empty(cx));
             if let Ok(false) = timeout(patience, empty).await {
@@ -85,7 +92,10 @@ pub(super) async fn serve(
             }
         }
         Some(Err(SendFault::Left)) => {}
-        Some(Err(SendFault::Stalled)) => sending.reset(Reason::CANCEL),
+        Some(Err(fault @ (SendFault::Stalled | SendFault::TooSlow))) => {
+            connection.cut_response(matches!(fault, SendFault::TooSlow));
+            sending.reset(Reason::CANCEL);
+        }
         Some(Err(SendFault::Body(_))) => sending.reset(Reason::INTERNAL_ERROR),
         None => sending.reset(Reason::ENHANCE_YOUR_CALM),
     }

@@ -28,6 +28,10 @@ pub struct Answer<B> {
     /// Why the body broke off: what came before that still goes out.
     broken: Option<io::Error>,
     goes_on: bool,
+    /// Bytes that the stream has taken.
+    sent: u64,
+    /// The stream takes no more for the moment.
+    blocked: bool,
     /// The client has said that its request is the last.
     asked_as_last: bool,
 }
@@ -61,14 +65,19 @@ impl<B> Answer<B> {
         self.goes_on
     }
 
-    /// The body, while it may have more, and whether what came of it waits for the client to take it.
-    pub fn body(&self) -> Option<(&B, bool)> {
-        let is_held_up = self.has_left();
-        self.body.as_ref().map(|body| (body, is_held_up))
+    /// The body, while it may have more.
+    pub fn body(&self) -> Option<&B> {
+        self.body.as_ref()
     }
 
-    fn has_left(&self) -> bool {
-        self.written < self.text.len() || !self.data.is_empty() || !self.tail.is_empty()
+    /// How many bytes the stream has taken, heads and framing included.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Whether, after a write that was not ready, the client is to take something.
+    pub fn waits_for_client(&self) -> bool {
+        self.blocked
     }
 
     /// Whether the client has said that it sends nothing behind its request.
@@ -96,6 +105,8 @@ where
             tail: b"",
             broken: None,
             goes_on,
+            sent: 0,
+            blocked: false,
             asked_as_last: asked.last,
         };
         if !has_body {
@@ -117,6 +128,8 @@ where
                 self.body = None;
                 Poll::Ready(())
             });
+            // A flush or a write that is not ready returns.
+            self.blocked = true;
             while self.has_left() {
                 let n = ready!(self.poll_write_left(stream, cx))?;
                 if n == 0 {
@@ -126,6 +139,7 @@ where
             }
             if filled.is_pending() || self.body.is_none() {
                 ready!(Pin::new(&mut *stream).poll_flush(cx))?;
+                self.blocked = false;
                 return filled.map(|()| self.broken.take().map_or(Ok(()), Err));
             }
         }
@@ -210,6 +224,10 @@ where
         }
     }
 
+    fn has_left(&self) -> bool {
+        self.written < self.text.len() || !self.data.is_empty() || !self.tail.is_empty()
+    }
+
     fn poll_write_left<S: AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
@@ -226,6 +244,7 @@ where
     }
 
     fn advance(&mut self, mut n: usize) {
+        self.sent += n as u64;
         let of_text = n.min(self.text.len() - self.written);
         self.written += of_text;
         n -= of_text;

@@ -77,7 +77,7 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
         self.finished = true;
         Poll::Ready(match sent {
             Ok(()) | Err(SendFault::Left) => Ok(()),
-            Err(SendFault::Stalled) => {
+            Err(SendFault::Stalled | SendFault::TooSlow) => {
                 self.sending.reset(Reason::CANCEL);
                 Ok(())
             }

@@ -52,10 +52,21 @@ impl Shared {
             all.iter().map(|(l, s)| counter(l, &s.accepted)),
         )?;
         families.counter(
+            "accept_errors",
+            "Times at which no connection could be accepted, for want of descriptors or memory",
+            all.iter().map(|(l, s)| counter(l, &s.accept_errors)),
+        )?;
+        families.counter(
             "connections_refused",
             "Client connections closed right after accept",
             all.iter()
                 .flat_map(|(l, s)| labelled(l, "reason", &s.refused)),
+        )?;
+        families.counter(
+            "connections_retired",
+            "Client connections ended between two requests, though their clients would have gone on",
+            all.iter()
+                .flat_map(|(l, s)| labelled(l, "reason", &s.retired)),
         )?;
         families.counter(
             "tls_handshakes",
@@ -304,6 +315,11 @@ impl Shared {
             "requests_rejected",
             "Requests refused by the proxy itself",
             labelled(&[], "reason", &self.rejected),
+        )?;
+        families.counter(
+            "responses_cut",
+            "Responses broken off because their clients did not take them",
+            labelled(&[], "reason", &self.responses_cut),
         )?;
         families.counter(
             "reloads",

@@ -13,8 +13,10 @@ fn everything_counted_is_in_the_text() {
     let metrics = Metrics::new();
     let listener = metrics.listener(":443");
     let connection = listener.accepted();
-    listener.tls_handshake(true);
+    listener.tls_handshake("ok");
+    listener.retired("requests");
     listener.refused("limit");
+    listener.accept_failed();
     let route = metrics.route("chat");
     drop(route.websocket_open(Version::HTTP_11));
     let socket = route.websocket_open(Version::HTTP_11);
@@ -36,6 +38,7 @@ fn everything_counted_is_in_the_text() {
     route.request(&brew, StatusCode::OK, Duration::ZERO);
     route.request_traffic(7, 8);
     metrics.request_rejected("bad_head");
+    metrics.response_cut("too_slow");
     let endpoint = metrics.endpoint("backend", "10.0.0.1:3000");
     let lease = endpoint.lease();
     let http2 = endpoint.http2_connection();
@@ -58,7 +61,10 @@ fn everything_counted_is_in_the_text() {
             r#"sluicegate_connections_open{listener=":443"} 1"#,
             r#"sluicegate_connections_accepted_total{listener=":443"} 1"#,
             r#"sluicegate_connections_refused_total{listener=":443",reason="limit"} 1"#,
+            r#"sluicegate_accept_errors_total{listener=":443"} 1"#,
             r#"sluicegate_tls_handshakes_total{listener=":443",result="ok"} 1"#,
+            r#"sluicegate_connections_retired_total{listener=":443",reason="requests"} 1"#,
+            r#"sluicegate_responses_cut_total{reason="too_slow"} 1"#,
             r#"sluicegate_websockets_open{route="chat",http_version="1.1"} 1"#,
             r#"sluicegate_websockets_open{route="chat",http_version="2"} 1"#,
             r#"sluicegate_handshakes_total{route="chat",http_version="1.1",result="accepted"} 2"#,
