@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use h2::Reason;
 use http::Request;
 use sluicegate_tests::client::{self, read_request_head};
@@ -14,6 +15,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 const MIB: usize = 1 << 20;
+/// Of an answer.
+const SIZE: usize = 600_000;
 
 async fn start(memory: &str) -> (Proxy, Script) {
     let script = Script::new().await;
@@ -23,6 +26,7 @@ async fn start(memory: &str) -> (Proxy, Script) {
         workers = 1
         [[listener]]
         bind = "127.0.0.1:0"
+        http2 = true
         [admin]
         bind = "127.0.0.1:0"
         [log]
@@ -173,23 +177,35 @@ async fn answers_that_nobody_takes_are_cut() {
 async fn streams_that_are_not_read_are_reset_and_their_neighbours_are_whole() {
     let (proxy, script) = start("1MiB").await;
     let stream = client::tcp(proxy.addr(0)).await;
-    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
-    tokio::spawn(connection);
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(1 << 24);
+    builder.initial_connection_window_size(1 << 28);
+    let (sender, connection) = builder.handshake::<_, Bytes>(stream).await.unwrap();
+    let mut connection = Box::pin(connection);
     let mut waiting = Vec::new();
     let mut servers = Vec::new();
-    for _ in 0..50 {
-        let mut sender = sender.clone().ready().await.unwrap();
-        waiting.push(sender.send_request(request("GET"), true).unwrap().0);
-        servers.push(asked(&script).await);
+    let asking = async {
+        for _ in 0..50 {
+            let mut sender = sender.clone().ready().await.unwrap();
+            waiting.push(sender.send_request(request("GET"), true).unwrap().0);
+            servers.push(asked(&script).await);
+        }
+    };
+    tokio::select! {
+        _ = &mut connection => panic!("the connection has ended"),
+        () = asking => {}
     }
-    // The client's window for the connection, 64 KiB, has room for one of them.
-    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n";
-    let answer = [&head[..], &[7; 60_000]].concat();
-    for server in &mut servers {
-        server.write_all(&answer).await.unwrap();
+    // There is room for all of it in the client's windows, but it does not read.
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
+    let answer: Arc<[u8]> = [head.as_bytes(), &[7; SIZE]].concat().into();
+    let mut answers = JoinSet::new();
+    for mut server in servers {
+        let answer = Arc::clone(&answer);
+        answers.spawn(async move { server.write_all(&answer).await });
     }
     shed_at_least(&proxy, 10).await;
     holds_at_most(&proxy, MIB).await;
+    tokio::spawn(connection);
     let (mut whole, mut reset) = (0, 0);
     for answer in waiting {
         let mut body = match soon("a head", answer).await {
@@ -213,7 +229,7 @@ async fn streams_that_are_not_read_are_reset_and_their_neighbours_are_whole() {
                     break;
                 }
                 None => {
-                    assert_eq!(size, 60_000);
+                    assert_eq!(size, SIZE);
                     whole += 1;
                     break;
                 }
@@ -232,13 +248,17 @@ async fn what_a_stream_may_send_ahead_counts_too() {
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(connection);
     let mut waiting = Vec::new();
+    let mut streams = Vec::new();
     let mut uploads = JoinSet::new();
     let mut servers = Vec::new();
     for _ in 0..30 {
         let mut sender = sender.clone().ready().await.unwrap();
-        let (answer, mut stream) = sender.send_request(request("POST"), false).unwrap();
+        let (answer, stream) = sender.send_request(request("POST"), false).unwrap();
         servers.push(asked(&script).await);
         waiting.push(answer);
+        streams.push(stream);
+    }
+    for mut stream in streams {
         uploads.spawn(async move {
             loop {
                 stream.reserve_capacity(16 << 10);
