@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http2::Duplex;
+use crate::http2::{Duplex, SEND_BUFFER, STREAM_WINDOW};
 use crate::socket::Socket;
 use crate::tls::{ClientTlsStream, ServerTlsStream};
 
@@ -33,6 +33,14 @@ impl Stream {
     /// where over TCP it waits for the server's answer and FIN.
     pub fn ends_early(&self) -> bool {
         matches!(self, Stream::Http2(_))
+    }
+
+    /// Bytes that it may hold itself where nobody reads it, and where its peer takes nothing.
+    pub fn depths(&self) -> (usize, usize) {
+        match self {
+            Stream::Http2(_) => (STREAM_WINDOW as usize, SEND_BUFFER),
+            Stream::Plain(_) | Stream::ServerTls(_) | Stream::ClientTls(_) => (0, 0),
+        }
     }
 
     /// From now on last words may wait for a flush or the goodbye: TLS sends them together.

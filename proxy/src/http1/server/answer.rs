@@ -72,6 +72,11 @@ impl<B> Answer<B> {
         self.framing == Framing::UntilClose && !(self.ended && self.is_out())
     }
 
+    /// The body, while it may have more.
+    pub fn body(&self) -> Option<&B> {
+        self.body.as_ref()
+    }
+
     /// How many bytes the stream has taken, heads and framing included.
     pub fn sent(&self) -> u64 {
         self.sent
