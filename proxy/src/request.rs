@@ -170,8 +170,9 @@ fn check_method(parts: &Parts) -> Result<(), Rejection> {
             "unknown_protocol",
         ));
     }
-    // CONNECT would make an open proxy, TRACE would show what was added on the way.
-    if *method == Method::CONNECT || *method == Method::TRACE {
+    // CONNECT would make an open proxy, TRACE and TRACK would show what was added on the way, and PRI is
+    // not a request's (RFC 9113 §11.6).
+    if ["CONNECT", "TRACE", "TRACK", "PRI"].contains(&method.as_str()) {
         return Err(Rejection::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",

@@ -87,7 +87,7 @@ fn methods() {
     check("TRACE /", H1, &host, Err((405, "method_not_allowed")));
     check("CONNECT a:443", H1, &host, Err((405, "method_not_allowed")));
     check("CONNECT a:443", H2, &[], Err((405, "method_not_allowed")));
-    for method in ["get", "Get", "posT", "trace", "connect"] {
+    for method in ["TRACK", "PRI", "get", "Get", "posT", "trace", "connect"] {
         let line = format!("{method} /");
         check(&line, H1, &host, Err((405, "method_not_allowed")));
     }
