@@ -98,7 +98,8 @@ fn seed(line: &str) -> Vec<u8> {
             }
             ' ' => {}
             high => {
-                let digits = [Some(high), chars.next()].map(|digit| digit.and_then(|d| d.to_digit(16)));
+                let digits =
+                    [Some(high), chars.next()].map(|digit| digit.and_then(|d| d.to_digit(16)));
                 let [Some(high), Some(low)] = digits else {
                     panic!("no hexadecimal digits in {line}");
                 };

@@ -334,6 +334,7 @@ pub fn is_small(message: &Message) -> bool {
     head.size <= HEAD.size
         && head.fields.len() <= HEAD.fields
         && length.len() < 20
+        && (length == b"0" || !length.starts_with(b"0"))
         && message.extensions == 0
         && message.trailers.is_empty()
 }

@@ -84,7 +84,7 @@ impl Site {
         handshake::as_upgrade(parts)?;
         let found = self
             .table
-            .find(&facts.host, &facts.path, &parts.method, &parts.headers);
+            .find(&facts.host, facts.place(), &parts.method, &parts.headers);
         let route = match found {
             Match::Route(index) => &config.routes[index],
             Match::NotFound => return Err(Rejection::new(StatusCode::NOT_FOUND, "no_route")),
