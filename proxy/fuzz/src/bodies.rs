@@ -11,8 +11,12 @@ mod codec;
 mod configuration;
 #[path = "bodies/forwarded.rs"]
 mod forwarded;
+#[path = "bodies/frames.rs"]
+mod frames;
 #[path = "bodies/http2.rs"]
 mod http2;
+#[path = "bodies/http2_answers.rs"]
+mod http2_answers;
 #[path = "bodies/requests.rs"]
 mod requests;
 #[path = "bodies/site.rs"]
@@ -42,7 +46,7 @@ macro_rules! target {
     };
 }
 /// All there are.
-pub static TARGETS: [Target; 11] = [
+pub static TARGETS: [Target; 12] = [
     target!("head", codec::head),
     target!("follower", codec::follower),
     target!("reader", codec::reader),
@@ -51,6 +55,7 @@ pub static TARGETS: [Target; 11] = [
     target!("answer", answers::answer),
     target!("chunked", chunked),
     target!("http2", http2::http2),
+    target!("http2-answer", http2_answers::http2_answer),
     target!("target", target::targets),
     target!("forwarded", forwarded::forwarded),
     target!("config", configuration::configuration),

@@ -12,6 +12,7 @@ pub mod forward;
 pub mod handshake;
 pub mod http1;
 pub mod http2;
+pub mod pace;
 pub mod random;
 pub mod request;
 pub mod route;

@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::requests::{fields_of, is_small, may_trail};
 use super::site::HEAD;
-use super::strict::{self, Broken, Head, Message, sorted};
+use super::strict::{self, Broken, Field, Head, Message, sorted};
 use super::wire::{Whole, Wire, finish};
 use crate::forward;
 use crate::handshake::{self, Offer};
@@ -80,8 +80,9 @@ fn relay(options: u8, piece: u8, stream: &[u8]) {
     forward::downstream_response(&mut parts, false);
     let body = Lent(Arc::new(Mutex::new(upstream.into_body(upload))));
     let source = Arc::clone(&body.0);
-    let (written, sent) = send(&method, options & 4 != 0, Response::from_parts(parts, body));
-    check_sent(&written, sent, method.as_str(), &head, &reference);
+    let response = Response::from_parts(parts, body);
+    let (written, sent) = send(&method, options & 4 != 0, response, || {});
+    check_sent(&written, sent, method.as_str(), &head.fields, &reference);
 
     let body = Arc::into_inner(source).map(|body| body.into_inner());
     let body = body.unwrap_or_else(|| panic!("an answer that is over holds its body"));
@@ -103,8 +104,17 @@ fn final_head(bytes: &mut &[u8]) -> Result<Head, Broken> {
     }
 }
 
-/// What the client gets, and whether it was all.
-fn send(method: &Method, old: bool, response: Response<Lent>) -> (Vec<u8>, bool) {
+/// What the client gets, and whether it was all. `drive` is polled beside it.
+pub fn send<B>(
+    method: &Method,
+    old: bool,
+    response: Response<B>,
+    mut drive: impl FnMut(),
+) -> (Vec<u8>, bool)
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
     let version = if old { "1.0" } else { "1.1" };
     let request = format!("{method} / HTTP/{version}\r\nHost: a.test\r\n\r\n");
     let (wire, far) = Wire::new(request.as_bytes(), u8::MAX);
@@ -112,15 +122,19 @@ fn send(method: &Method, old: bool, response: Response<Lent>) -> (Vec<u8>, bool)
     let asked = finish(|cx| client.poll_request(cx));
     assert!(matches!(asked, Ok(Some(_))));
     let mut answer = client.begin_answer(response);
-    let sent = finish(|cx| client.poll_answer(&mut answer, cx));
+    let sent = finish(|cx| {
+        drive();
+        client.poll_answer(&mut answer, cx)
+    });
     (far.written(), sent.is_ok())
 }
 
-fn check_sent(
+/// `reference` is what came of the answer with the head `received`.
+pub fn check_sent(
     written: &[u8],
     sent: bool,
     method: &str,
-    received: &Head,
+    received: &[Field],
     reference: &Result<Message, Broken>,
 ) {
     let mut bytes = written;
@@ -131,10 +145,7 @@ fn check_sent(
     for (name, value) in &head.fields {
         let pair = (name.clone(), value.clone());
         let is_ours = OURS.contains(&&**name);
-        assert!(
-            is_ours || received.fields.contains(&pair),
-            "{name} is invented"
-        );
+        assert!(is_ours || received.contains(&pair), "{name} is invented");
         assert!(!GONE.contains(&&**name), "{name} is the upstream's alone");
     }
     let message = strict::body(&mut bytes, head, framing, false);

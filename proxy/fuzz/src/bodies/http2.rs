@@ -17,32 +17,28 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::runtime::{Builder, Runtime};
 
+use super::frames::{self, with_timers};
 use super::requests::{fields_of, forward};
 use super::site::{Decision, From, SITE};
 use super::strict::{Broken, Head, Message};
 use super::wire::{Whole, Wire};
 use crate::handshake::{Extended, Kind};
-use crate::http2::Duplex;
 use crate::http2::body::{Received, Sending};
 use crate::http2::server::{Connection, Limits, Reply};
+use crate::http2::{Bounds, Duplex};
 use crate::request;
 
-/// Options, the size of the pieces, then frames: see [`frames`].
+/// Options, the size of the pieces, then frames: see [`frames::from_client`].
 pub fn http2(data: &[u8]) {
     let Some((&[options, piece], data)) = data.split_first_chunk() else {
         return;
     };
     let stream = match options & 1 != 0 {
         true => data.to_vec(),
-        false => frames(data),
+        false => frames::from_client(data),
     };
-    RUNTIME.with(|runtime| {
-        // For timers, which never run out here.
-        let _entered = runtime.enter();
-        serve(&stream, piece);
-    });
+    with_timers(|| serve(&stream, piece));
 }
 
 fn serve(stream: &[u8], piece: u8) {
@@ -59,7 +55,7 @@ fn serve(stream: &[u8], piece: u8) {
         }
         tasks.retain_mut(|task| task.poll(&mut cx).is_pending());
         assert!(
-            tasks.len() <= LIMITS.streams as usize + RESETS,
+            tasks.len() <= LIMITS.bounds.streams as usize + RESETS,
             "too many at once"
         );
         polls += 1;
@@ -76,15 +72,7 @@ fn serve(stream: &[u8], piece: u8) {
         written.len(),
         stream.len()
     );
-    let mut rest = &written[..];
-    while !rest.is_empty() {
-        let (head, payload) = rest
-            .split_at_checked(9)
-            .unwrap_or_else(|| panic!("half a head"));
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        assert!(payload.len() >= length, "half a frame");
-        rest = &payload[length..];
-    }
+    frames::check(&written);
 }
 
 /// One request, from its head to the end of its answer.
@@ -199,9 +187,8 @@ impl Taking {
         }
         let fields = fields_of(&self.parts.headers);
         let head = Head {
-            start: Default::default(),
             fields,
-            size: 0,
+            ..Head::default()
         };
         let mut body = Vec::new();
         let mut trailers = HeaderMap::new();
@@ -286,86 +273,14 @@ impl Body for Taken {
     }
 }
 
-/// The preface, empty SETTINGS, and frames: each byte below 128 begins one of that kind (its low four bits), with
-/// flags, stream, length and payload as they come; each other one a HEADERS with the pseudo-fields of a request
-/// (bit 1 END_STREAM, 2 an extended CONNECT, 4 a POST, 8 a path of its own), its stream, and fields: how many (low
-/// two bits), and for each the length of its name, the name, the length of its value, the value.
-fn frames(data: &[u8]) -> Vec<u8> {
-    let mut stream = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
-    let mut rest = data;
-    while let Some((&kind, after)) = rest.split_first() {
-        rest = after;
-        if kind < 0x80 {
-            let [flags, id, length] = [(); 3].map(|()| take(&mut rest));
-            let payload = take_many(&mut rest, length);
-            push_frame(&mut stream, kind & 15, flags, id, payload);
-            continue;
-        }
-        let id = take(&mut rest);
-        let mut block = Vec::new();
-        let connects = kind & 2 != 0;
-        let method: &[u8] = match kind & 6 {
-            0 => b"GET",
-            4 => b"POST",
-            _ => b"CONNECT",
-        };
-        push_field(&mut block, b":method", method);
-        push_field(&mut block, b":scheme", b"http");
-        push_field(&mut block, b":authority", b"a.test");
-        let path = match kind & 8 != 0 {
-            true => {
-                let length = take(&mut rest);
-                take_many(&mut rest, length)
-            }
-            false => b"/ws",
-        };
-        push_field(&mut block, b":path", path);
-        if connects {
-            push_field(&mut block, b":protocol", b"websocket");
-            push_field(&mut block, b"sec-websocket-version", b"13");
-        }
-        for _ in 0..take(&mut rest) & 3 {
-            let length = take(&mut rest);
-            let name = take_many(&mut rest, length);
-            let length = take(&mut rest);
-            let value = take_many(&mut rest, length);
-            push_field(&mut block, name, value);
-        }
-        push_frame(&mut stream, 1, 4 | kind & 1, id, &block);
-    }
-    stream
-}
-
-fn push_frame(stream: &mut Vec<u8>, kind: u8, flags: u8, id: u8, payload: &[u8]) {
-    let length = (payload.len() as u32).to_be_bytes();
-    stream.extend_from_slice(&length[1..]);
-    stream.extend_from_slice(&[kind, flags, 0, 0, 0, id]);
-    stream.extend_from_slice(payload);
-}
-
-/// A literal without indexing (RFC 7541 §6.2.2), cut to the lengths that fit seven bits.
-fn push_field(block: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    block.push(0);
-    for text in [name, value] {
-        let text = &text[..text.len().min(126)];
-        block.push(text.len() as u8);
-        block.extend_from_slice(text);
-    }
-}
-
-fn take(bytes: &mut &[u8]) -> u8 {
-    take_many(bytes, 1).first().copied().unwrap_or(0)
-}
-
-fn take_many<'a>(bytes: &mut &'a [u8], length: u8) -> &'a [u8] {
-    let (taken, rest) = bytes.split_at(usize::from(length).min(bytes.len()));
-    *bytes = rest;
-    taken
-}
-
 const LIMITS: Limits = Limits {
-    streams: 8,
-    head_size: 2048,
+    bounds: Bounds {
+        head_size: 2048,
+        head_fields: 16,
+        streams: 8,
+        resets: 40,
+        control_frames: 200,
+    },
     extended_connect: true,
 };
 /// Streams that a client may have reset before they are seen.
@@ -377,10 +292,3 @@ const POLLS: usize = 1000;
 /// The server's own first frames, and what it may say for each byte of the client's.
 const SAID_FIRST: usize = 1024;
 const SAID_FOR_A_BYTE: usize = 16;
-
-thread_local! {
-    static RUNTIME: Runtime = Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .unwrap_or_else(|error| panic!("{error}"));
-}

@@ -152,7 +152,7 @@ pub fn forward<B>(
         .unwrap_or_else(|error| panic!("{error}"));
 
     let (wire, far) = Wire::new(b"HTTP/1.1 204 No Content\r\n\r\n", u8::MAX);
-    far.hold(true);
+    far.hold(usize::MAX);
     let mut upstream = client::Connection::new(wire);
     let mut upload = match body.is_end_stream() {
         true => Upload::none(),
@@ -162,7 +162,7 @@ pub fn forward<B>(
     let sent = finish(|cx| {
         let polled = upstream.poll_answer(&mut upload, HEAD, cx);
         // No server answers before it has all.
-        far.hold(!upload.is_finished());
+        far.hold(if upload.is_finished() { 0 } else { usize::MAX });
         polled
     });
 

@@ -12,7 +12,7 @@ pub struct Message {
     pub extensions: usize,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Head {
     /// Method, target, version; or version, status, reason.
     pub start: [String; 3],

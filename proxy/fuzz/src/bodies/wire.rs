@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -23,8 +23,8 @@ pub struct Wire {
 #[derive(Debug, Clone, Default)]
 pub struct Far {
     written: Arc<Mutex<Vec<u8>>>,
-    /// Nothing comes as long as it is set.
-    held: Arc<AtomicBool>,
+    /// Bytes that are kept back.
+    held: Arc<AtomicUsize>,
 }
 
 /// A body that is there already.
@@ -50,7 +50,8 @@ impl Far {
         written.clone()
     }
 
-    pub fn hold(&self, held: bool) {
+    /// Keeps so many bytes at the end back, and the end.
+    pub fn hold(&self, held: usize) {
         self.held.store(held, Ordering::Relaxed);
     }
 }
@@ -73,10 +74,12 @@ impl AsyncRead for Wire {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.waits = !self.waits;
-        if self.waits || self.far.held.load(Ordering::Relaxed) {
+        let held = self.far.held.load(Ordering::Relaxed);
+        let there = self.input.len().saturating_sub(held);
+        if self.waits || there == 0 && held > 0 {
             return Poll::Pending;
         }
-        let n = self.piece.min(self.input.len()).min(buf.remaining());
+        let n = self.piece.min(there).min(buf.remaining());
         buf.put_slice(&self.input[..n]);
         self.input.advance(n);
         Poll::Ready(Ok(()))
