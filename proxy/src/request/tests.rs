@@ -452,3 +452,15 @@ fn only_metadata_of_grpc_has_underscores() {
         );
     }
 }
+
+#[test]
+fn a_name_that_is_no_token_is_refused_over_http2() {
+    let mut parts = request("GET /", H2, &[("host", "a")]);
+    let name = HeaderName::from_lowercase(b"x\"y").unwrap();
+    parts.headers.insert(name, HeaderValue::from_static("z"));
+    let refused = admit_from("192.0.2.1:5", &mut parts).unwrap_err();
+    assert_eq!(
+        (refused.status.as_u16(), refused.reason),
+        (400, "bad_field_name")
+    );
+}
