@@ -51,12 +51,12 @@ impl Upstreams {
         let task = tokio::spawn(echo::serve_http2(http2, books));
         let books = Arc::clone(ledger);
         Upstreams {
-            echo: Upstream::on(bind(0), move |stream| {
+            echo: Upstream::on(bind(loopback()), move |stream| {
                 echo::serve(stream, Arc::clone(&books))
             }),
             echo_http2: Upstream { addr, task },
-            pages: Upstream::on(bind(0), pages::serve),
-            faulty: Upstream::on(bind(0), faulty::serve),
+            pages: Upstream::on(bind(loopback()), pages::serve),
+            faulty: Upstream::on(bind(loopback()), faulty::serve),
             vanishing: Vanishing::new(),
         }
     }
@@ -94,7 +94,9 @@ impl Drop for Upstream {
 
 impl Vanishing {
     fn new() -> Vanishing {
-        let upstream = Upstream::on(bind(0), pages::serve);
+        // No connection leaves from this address: its port stays free while it is away.
+        let addr = SocketAddr::from(([127, 0, 0, 3], 0));
+        let upstream = Upstream::on(bind(addr), pages::serve);
         Vanishing {
             addr: upstream.addr,
             present: std::sync::Mutex::new(Some(upstream)),
@@ -107,14 +109,17 @@ impl Vanishing {
 
     pub(crate) fn return_back(&self) {
         let mut present = self.present.lock().expect("nobody panics");
-        present.get_or_insert_with(|| Upstream::on(bind(self.addr.port()), pages::serve));
+        present.get_or_insert_with(|| Upstream::on(bind(self.addr), pages::serve));
     }
 }
 
-fn bind(port: u16) -> TcpListener {
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn bind(addr: SocketAddr) -> TcpListener {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_reuseaddr(true).expect("an option");
-    let addr = SocketAddr::from(([127, 0, 0, 1], port));
     socket.bind(addr).expect("a free port");
     // Thousands of tunnels come at once.
     socket.listen(4096).expect("a queue")

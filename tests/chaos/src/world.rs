@@ -126,14 +126,17 @@ impl World {
 
     fn addr(&self, door: Door) -> SocketAddr {
         match door {
-            Door::Plain => self.addresses.plain,
-            Door::Tls => self.addresses.tls,
+            Door::Plain => self.proxy.addr(0),
+            Door::Tls => self.proxy.addr(1),
         }
     }
 
     fn count(&self, door: Door) {
         self.ledger.count(Count::Connections {
-            listener: self.addr(door).to_string(),
+            listener: match door {
+                Door::Plain => config::PLAIN.to_owned(),
+                Door::Tls => config::TLS.to_owned(),
+            },
         });
     }
 }

@@ -6,14 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sluicegate_tests::certs::{Authority, Identity};
-use sluicegate_tests::free_port;
 
 use crate::upstreams::Upstreams;
 
 /// What stays the same.
 pub(crate) struct Addresses {
-    pub(crate) plain: SocketAddr,
-    pub(crate) tls: SocketAddr,
     echo: SocketAddr,
     echo_http2: SocketAddr,
     pages: SocketAddr,
@@ -61,10 +58,7 @@ pub(crate) enum Flaw {
 
 impl Addresses {
     pub(crate) fn new(upstreams: &Upstreams, wasm: Wasm, drain: Duration) -> Addresses {
-        let local = || SocketAddr::from(([127, 0, 0, 1], free_port()));
         Addresses {
-            plain: local(),
-            tls: local(),
             echo: upstreams.echo.addr,
             echo_http2: upstreams.echo_http2.addr,
             pages: upstreams.pages.addr,
@@ -114,7 +108,6 @@ impl Addresses {
     }
 
     fn process(&self, choices: &Choices, flawed: &impl Fn(Flaw) -> bool) -> String {
-        let Addresses { plain, tls, .. } = self;
         let drain = self.drain.as_secs();
         let cert = match flawed(Flaw::NoSuchCertificate) {
             true => "none".to_owned(),
@@ -138,10 +131,10 @@ impl Addresses {
             [timeouts]
             drain = "{drain}s"
             [[listener]]
-            bind = "{plain}"
+            bind = "{PLAIN}"
             http2 = true
             [[listener]]
-            bind = "{tls}"
+            bind = "{TLS}"
             tls = {{ cert = "{cert}.crt", key = "{key}.key" }}
             "#
         )
@@ -241,6 +234,9 @@ pub(crate) fn issue(authority: &Authority, dir: &Path, number: u64) -> Identity 
     identity
 }
 
+/// The listeners, the plain one and the one with TLS, each with whatever port is free.
+pub(crate) const PLAIN: &str = "127.0.0.1:0";
+pub(crate) const TLS: &str = "127.0.0.2:0";
 /// What no generation changes.
 const ROUTES: &str = r#"
     [[route]]
