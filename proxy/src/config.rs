@@ -22,6 +22,7 @@ pub mod cases;
 pub mod diagnostic;
 mod lower;
 pub mod model;
+mod private;
 mod reader;
 mod schema;
 mod values;

@@ -52,6 +52,17 @@ impl Stream {
         }
     }
 
+    /// Has the peer see that something is missing when the stream is dropped: TCP's end alone could be the
+    /// end of what it was sent. A stream of HTTP/2 is reset by being dropped.
+    pub fn break_off(&self) {
+        match self {
+            Stream::Plain(socket) => socket.break_off(),
+            Stream::ServerTls(stream) => stream.socket().break_off(),
+            Stream::ClientTls(stream) => stream.socket().break_off(),
+            Stream::Http2(_) => {}
+        }
+    }
+
     /// Says that nothing more will be written, where that is not the socket's end itself: TLS's
     /// close_notify, HTTP/2's END_STREAM. Dropping the stream does the rest.
     pub fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

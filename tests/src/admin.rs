@@ -5,7 +5,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::client::{self, Head};
 use crate::proxy::Proxy;
-use crate::{soon, until};
+use crate::{secrets, soon, until};
 
 impl Proxy {
     /// `GET path` on the admin listener; status and body.
@@ -30,7 +30,9 @@ impl Proxy {
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let (head, body) = client::read_response(&mut stream).await.unwrap();
-        (head, String::from_utf8(body).unwrap())
+        let body = String::from_utf8(body).unwrap();
+        secrets::assert_none_in(&body);
+        (head, body)
     }
 
     /// The value of one series as it is written, `name{label="value"}`; `None` if it is not there.

@@ -16,6 +16,7 @@ pub mod modules;
 pub mod plugins;
 pub mod proxy;
 pub mod raw;
+pub mod secrets;
 pub mod upstream;
 pub mod websocket;
 pub mod wire;

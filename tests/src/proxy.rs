@@ -1,16 +1,19 @@
 //! The real binary, run from a configuration in a directory of its own.
+//!
+//! Whatever it says, in any test, is searched for planted secrets when it ends: see [`crate::secrets`].
 
+use std::io::{BufRead as _, BufReader, PipeReader, pipe};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-use crate::soon;
+use crate::{secrets, soon};
 
 /// A running sluicegate; killed when dropped.
 pub struct Proxy {
@@ -18,6 +21,8 @@ pub struct Proxy {
     dir: TempDir,
     stderr: Lines,
     stdout: Lines,
+    /// Those who fill the lines; they end with the process.
+    readers: Vec<JoinHandle<()>>,
 }
 
 /// What a stream of the child has said so far.
@@ -117,6 +122,8 @@ impl Proxy {
     pub fn spawn(dir: TempDir, config: &str, change: impl FnOnce(&mut Command)) -> Proxy {
         let path = dir.path().join("sluicegate.toml");
         write_config(dir.path(), &path, config);
+        let (heard_stderr, stderr) = pipe().unwrap();
+        let (heard_stdout, stdout) = pipe().unwrap();
         let mut command = Command::new(binary());
         command
             .args(["run", "--config"])
@@ -124,22 +131,20 @@ impl Proxy {
             .current_dir(dir.path())
             .env("XDG_CACHE_HOME", dir.path().join("cache"))
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(stdout)
+            .stderr(stderr)
             .kill_on_drop(true);
+        // A test may send either elsewhere.
         change(&mut command);
-        let mut child = command.spawn().unwrap();
-        let stderr = Lines::of(child.stderr.take().unwrap());
-        // A test may have sent it elsewhere.
-        let stdout = match child.stdout.take() {
-            Some(stdout) => Lines::of(stdout),
-            None => Lines::of(tokio::io::empty()),
-        };
+        let child = command.spawn().unwrap();
+        let (stderr, stderr_reader) = Lines::of(heard_stderr);
+        let (stdout, stdout_reader) = Lines::of(heard_stdout);
         Proxy {
             child,
             dir,
             stderr,
             stdout,
+            readers: vec![stderr_reader, stdout_reader],
         }
     }
 
@@ -261,18 +266,20 @@ impl Proxy {
 }
 
 impl Lines {
-    fn of(stream: impl AsyncRead + Unpin + Send + 'static) -> Lines {
+    /// On a thread of its own, which hears the stream out also where the test's runtime has ended.
+    fn of(stream: PipeReader) -> (Lines, JoinHandle<()>) {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (tell, count) = watch::channel(0);
-        let mut reader = BufReader::new(stream).lines();
+        let reader = BufReader::new(stream);
         let written = Arc::clone(&lines);
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = reader.next_line().await {
+        let thread = thread::spawn(move || {
+            for line in reader.split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
                 written.lock().unwrap().push(line);
                 tell.send_modify(|count| *count += 1);
             }
         });
-        Lines { lines, count }
+        (Lines { lines, count }, thread)
     }
 
     fn find(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
@@ -304,11 +311,33 @@ impl Lines {
     }
 }
 
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // One that has ended already cannot be killed.
+        let _ = self.child.start_kill();
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+        if thread::panicking() {
+            return;
+        }
+        for lines in [&self.stderr, &self.stdout] {
+            for line in &*lines.lines.lock().unwrap() {
+                secrets::assert_none_in(line);
+            }
+        }
+    }
+}
+
 /// The binary that is built with these tests.
 pub fn binary() -> PathBuf {
-    // target/PROFILE/deps/TEST → target/PROFILE/sluicegate-under-test
+    // A test is target/PROFILE/deps/TEST, and this stands beside the folder, with the other programs.
     let exe = std::env::current_exe().unwrap();
-    let profile = exe.ancestors().nth(2).unwrap();
+    let folder = exe.parent().unwrap();
+    let profile = match folder.ends_with("deps") {
+        true => folder.parent().unwrap(),
+        false => folder,
+    };
     profile.join("sluicegate-under-test")
 }
 

@@ -16,7 +16,8 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-const KEY: &str = "s3cret-of-ci";
+/// A secret that nothing may tell (`tests/src/secrets.rs`).
+const KEY: &str = "sluicegate-planted-secret-of-ci";
 
 #[tokio::test]
 async fn a_key_opens_a_websocket_wherever_it_may_be_and_goes_no_further() {
@@ -29,7 +30,11 @@ async fn a_key_opens_a_websocket_wherever_it_may_be_and_goes_no_further() {
             "/ws/?a=1",
             Some(("authorization", format!("Bearer {KEY}"))),
         ),
-        ("query", "/ws/?a=1&api_key=s3cret-of-ci", None),
+        (
+            "query",
+            "/ws/?a=1&api_key=sluicegate-planted-secret-of-ci",
+            None,
+        ),
         (
             "subprotocol",
             "/ws/?a=1",
@@ -70,7 +75,11 @@ async fn without_a_valid_key_nothing_reaches_the_upstream() {
     for (path, fields, status) in [
         ("/ws/", &[][..], 401),
         ("/ws/", &[("x-api-key", "")], 401),
-        ("/ws/", &[("authorization", "Basic s3cret-of-ci")], 401),
+        (
+            "/ws/",
+            &[("authorization", "Basic sluicegate-planted-secret-of-ci")],
+            401,
+        ),
         ("/ws/", &[("x-consumer", "ci")], 401),
         ("/ws/", &[("x-api-key", "s3cret-of-c")], 403),
         ("/ws/", &[("authorization", "Bearer nope")], 403),
@@ -340,7 +349,10 @@ async fn calls_into_plugins_are_counted() {
         api_key_and_route(upstream.addr)
     );
     let proxy = Proxy::start(&config).await;
-    for (path, times) in [("/ws/?api_key=s3cret-of-ci", 3), ("/ws/", 2)] {
+    for (path, times) in [
+        ("/ws/?api_key=sluicegate-planted-secret-of-ci", 3),
+        ("/ws/", 2),
+    ] {
         for _ in 0..times {
             client::get(proxy.addr(0), path).await;
         }

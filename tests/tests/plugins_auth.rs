@@ -13,6 +13,7 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use sluicegate_tests::client::{self, Head};
 use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::secrets::planted;
 use sluicegate_tests::soon;
 use sluicegate_tests::upstream::Upstream;
 use tokio::io::AsyncWriteExt;
@@ -83,7 +84,7 @@ async fn a_token_opens_a_tunnel_that_ends_with_it() {
 #[tokio::test]
 async fn keys_that_stand_in_the_configuration_need_no_grant() {
     let upstream = Upstream::describing("server").await;
-    let config = r#"config = { secret = "0123456789abcdef0123456789abcdef", audience = "ws" }"#;
+    let config = r#"config = { secret = "sluicegate-planted-secret-of-hmac", audience = "ws" }"#;
     let proxy = Proxy::with_plugin("sluicegate-jwt", config, upstream.addr).await;
     let (head, _) = ask(&proxy, "/", "Authorization: Bearer a.b.c\r\n").await;
     assert_eq!(head.status, 401);
@@ -93,7 +94,7 @@ async fn keys_that_stand_in_the_configuration_need_no_grant() {
         since_1970().as_secs() + 60
     );
     let signed = format!("{}.{}", b64(br#"{"alg":"HS256"}"#), b64(claims.as_bytes()));
-    let key = hmac::Key::new(hmac::HMAC_SHA256, b"0123456789abcdef0123456789abcdef");
+    let key = hmac::Key::new(hmac::HMAC_SHA256, b"sluicegate-planted-secret-of-hmac");
     let tag = hmac::sign(&key, signed.as_bytes());
     let field = format!("Authorization: Bearer {signed}.{}\r\n", b64(tag.as_ref()));
     let (head, _) = ask(&proxy, "/", &field).await;
@@ -122,7 +123,7 @@ async fn without_a_store_fetched_keys_are_refused_and_the_log_says_why() {
 
 #[tokio::test]
 async fn a_ticket_opens_the_door_once() {
-    const KEY: &str = "0123456789abcdef0123456789abcdef";
+    const KEY: &str = "sluicegate-planted-secret-of-hmac";
     let upstream = Upstream::describing("server").await;
     let more = format!("allow = {{ kv = true }}\nconfig = {{ keys = {{ k1 = \"{KEY}\" }} }}");
     let proxy = Proxy::with_plugin("sluicegate-hmac-ticket", &more, upstream.addr).await;
@@ -173,11 +174,8 @@ async fn passwords_are_checked_against_their_hashes() {
     let more = r#"config = { users = { ann = '$2b$04$abcdefghijklmnopqrstuuLZYjhNQAOdpbzt4WxWlUHjv1wsyH5DG' } }"#;
     let upstream = Upstream::describing("server").await;
     let proxy = Proxy::with_plugin("sluicegate-basic-auth", more, upstream.addr).await;
-    for (credentials, status) in [
-        ("ann:s3cret", 200),
-        ("ann:S3cret", 401),
-        ("bob:s3cret", 401),
-    ] {
+    let wrong = format!("ann:{}", planted("password"));
+    for (credentials, status) in [("ann:s3cret", 200), (&wrong, 401), ("bob:s3cret", 401)] {
         let fields = format!(
             "Authorization: Basic {}\r\n",
             BASE64_STANDARD.encode(credentials)
@@ -208,30 +206,31 @@ async fn a_service_decides_and_is_not_asked_twice() {
     let (service, mut asked) = serve("200 OK", "X-User: ann\r\n", String::new()).await;
     let proxy =
         Proxy::with_plugin("sluicegate-forward-auth", &config(service), upstream.addr).await;
+    let cookie = planted("session");
     for _ in 0..3 {
-        let fields = "Cookie: session=1\r\nX-User: root\r\n";
-        let (head, seen) = ask(&proxy, "/a?b=1", fields).await;
+        let fields = format!("Cookie: {cookie}\r\nX-User: root\r\n");
+        let (head, seen) = ask(&proxy, &format!("/a?b={cookie}"), &fields).await;
         assert_eq!(head.status, 200);
         assert_eq!(client::values_of(&seen, "x-user"), ["ann"]);
     }
     let question = asked.recv().await.unwrap().to_ascii_lowercase();
     for line in [
         "get /check http/1.1",
-        "cookie: session=1",
-        "x-original-url: http://localhost/a?b=1",
+        &*format!("cookie: {cookie}"),
+        &*format!("x-original-url: http://localhost/a?b={cookie}"),
     ] {
         assert!(question.contains(&format!("{line}\r\n")), "{question}");
     }
     assert!(asked.try_recv().is_err());
 
-    let fields = "Location: /login\r\nSet-Cookie: state=1\r\n";
-    let (service, _asked) = serve("302 Found", fields, "over there".to_owned()).await;
+    let fields = format!("Location: /login\r\nSet-Cookie: {cookie}\r\n");
+    let (service, _asked) = serve("302 Found", &fields, "over there".to_owned()).await;
     let proxy =
         Proxy::with_plugin("sluicegate-forward-auth", &config(service), upstream.addr).await;
     let (head, body) = client::get(proxy.addr(0), "/").await;
     assert_eq!((head.status, &*body), (302, &b"over there"[..]));
     assert_eq!(head.get("location"), Some("/login"));
-    assert_eq!(head.get("set-cookie"), Some("state=1"));
+    assert_eq!(head.get("set-cookie"), Some(&*cookie));
 
     // Nobody listens there any more.
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();

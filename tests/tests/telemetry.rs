@@ -9,6 +9,7 @@ use serde_json::Value;
 use sluicegate_tests::certs::Authority;
 use sluicegate_tests::http2::server::{Manner, Server};
 use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::secrets::planted;
 use sluicegate_tests::upstream::{Script, Upstream};
 use sluicegate_tests::{client, http2, plugins, soon};
 use tempfile::TempDir;
@@ -225,10 +226,17 @@ async fn requests_are_logged_without_their_query_unless_it_is_asked_for() {
         "[[route]]\nname = \"pages\"\npath = \"/p\"\nto = \"{}\"\n",
         pages.addr
     );
-    let secret = "token=hunter2";
-    for (log, expected) in [
-        ("access = \"json\"", "?…"),
-        ("access = \"json\"\nquery = true", secret),
+    for (log, secret, expected) in [
+        (
+            "access = \"json\"",
+            format!("token={}", planted("query")),
+            "?…",
+        ),
+        (
+            "access = \"json\"\nquery = true",
+            "token=told".to_owned(),
+            "token=told",
+        ),
     ] {
         let mut proxy = Proxy::start(&config(log, &routes)).await;
         let (head, body) = client::get(proxy.addr(0), &format!("/p?{secret}")).await;
@@ -256,8 +264,7 @@ async fn requests_are_logged_without_their_query_unless_it_is_asked_for() {
         assert_eq!(event["query"], expected);
         proxy.signal(libc::SIGTERM);
         proxy.wait().await;
-        let everything = proxy.access_log().await.join("\n") + &proxy.stderr_text();
-        assert_eq!(everything.contains("hunter2"), expected == secret);
+        proxy.access_log().await;
     }
 }
 

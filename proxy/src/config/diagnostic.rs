@@ -11,8 +11,8 @@ use std::sync::Arc;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
 use serde_json::{Value, json};
 
-use super::Source;
 use super::model::{Located, Span};
+use super::{Source, private};
 
 /// One mistake or warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Report {
         self.count(Severity::Error) > 0
     }
 
-    /// For people: each diagnostic with its line and a caret, then a count.
+    /// For people: each diagnostic with its line, as far as nothing in it may be secret, and a caret, then a count.
     ///
     /// At most 100 diagnostics are drawn; the count says how many there are.
     pub fn render(&self, color: bool) -> String {
@@ -117,9 +117,10 @@ impl Report {
         } else {
             Renderer::plain()
         };
+        let text = private::masked(&self.source.text);
         let mut out = String::new();
         for diagnostic in self.diagnostics.iter().take(MAX_DRAWN) {
-            out.push_str(&self.draw(diagnostic, &renderer));
+            out.push_str(&self.draw(diagnostic, &text, &renderer));
             out.push_str("\n\n");
         }
         out.push_str(&self.summary());
@@ -148,7 +149,7 @@ impl Report {
         self.diagnostics.iter().map(entry).collect()
     }
 
-    fn draw(&self, diagnostic: &Diagnostic, renderer: &Renderer) -> String {
+    fn draw(&self, diagnostic: &Diagnostic, text: &str, renderer: &Renderer) -> String {
         // Titles and source lines are cleaned of control characters by the renderer, the rest is
         // not; all of it may quote the user's text, which must not reach the terminal raw.
         let clean = |text: &String| normalize_untrusted_str(text);
@@ -168,7 +169,7 @@ impl Report {
                     .label(clean(&other.value))
             });
             group = group.element(
-                Snippet::source(self.source.text.as_str())
+                Snippet::source(text)
                     .path(clean(&self.source.name))
                     .annotation(here)
                     .annotations(others),

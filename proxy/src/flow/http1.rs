@@ -52,8 +52,10 @@ pub(super) async fn serve(
     };
     // What was being served or answered ends now, however long the goodbye takes.
     let Driver { client, stage, .. } = driver;
+    let breaks_off = matches!(&stage, Stage::Answering(answer, _) if answer.would_look_whole());
     drop(stage);
     match ended {
+        Ended::Over | Ended::Cut if breaks_off => client.with_stream(Stream::break_off),
         Ended::Left(pending) => {
             let (stream, early) = client.into_stream()?;
             return Some(Left {

@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 pub use frames::Bounds;
-use frames::{DATA, Found, Frames, GOAWAY, HEAD, HEADERS, ID_BITS, Peer, RST_STREAM};
+use frames::{DATA, Found, Frames, GOAWAY, HEAD, HEADERS, ID_BITS, PREFACE, Peer, RST_STREAM};
 
 /// A connection's stream with the guard before it.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ struct Sent {
     /// A frame's head, and what of its payload matters.
     head: [u8; HEAD + MATTERS],
     known: usize,
-    /// Bytes of the frame that matter no more.
+    /// Bytes that matter no more.
     left: usize,
     /// A GOAWAY with a fault is among them.
     blames: bool,
@@ -136,7 +136,11 @@ impl<S> Gate<S> {
             held: BytesMut::new(),
             ready: BytesMut::new(),
             moves: Arc::clone(&moves),
-            sent: Sent::default(),
+            sent: Sent {
+                // Toward a server the preface is ours.
+                left: if peer == Peer::Server { PREFACE } else { 0 },
+                ..Sent::default()
+            },
             farewell: None,
         };
         (gate, moves)

@@ -268,6 +268,7 @@ async fn filter(
             Err(error) => {
                 let name = loaded.plugin.name();
                 let (pointer, reason) = told_without_secrets(&loaded.plugin, config, error).await;
+                let reason = without_values(&config.json, reason);
                 let message = format!("plugin `{name}` does not take this config: {reason}");
                 return Err(vec![Diagnostic::error(place(config, &pointer), message)]);
             }
@@ -339,6 +340,21 @@ async fn told_without_secrets(
             };
             (pointer, reason)
         }
+    }
+}
+
+/// A guest's words without the texts of the config, any of which may be a secret that was written out, perhaps
+/// into the wrong key.
+fn without_values(json: &Value, words: String) -> String {
+    match json {
+        Value::String(text) if text.len() >= SHORTEST_SECRET => words.replace(text.as_str(), "…"),
+        Value::Array(items) => items
+            .iter()
+            .fold(words, |words, item| without_values(item, words)),
+        Value::Object(members) => members
+            .values()
+            .fold(words, |words, member| without_values(member, words)),
+        _ => words,
     }
 }
 
@@ -447,3 +463,28 @@ fn hex(bytes: &[u8]) -> String {
 const MAX_FILE: u64 = (32 << 20) + 1;
 /// Far above any honest plugin; a compile bomb must not hold a reload for ever.
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A shorter text is part of too many words to be taken out of them.
+const SHORTEST_SECRET: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn texts_of_a_config_are_taken_out_of_what_a_guest_says_of_it() {
+        let config =
+            json!({ "mode": "any", "keys": ["hunter2"], "more": { "pin": "secret" }, "n": 17 });
+        for (words, told) in [
+            (
+                "`hunter2` and `secret` are no keys",
+                "`…` and `…` are no keys",
+            ),
+            ("`any` is no mode, nor is 17", "`any` is no mode, nor is 17"),
+        ] {
+            assert_eq!(without_values(&config, words.to_owned()), told);
+        }
+    }
+}

@@ -173,7 +173,7 @@ impl FromText for HeaderValue {
         HeaderValue::from_str(text)
             .ok()
             .filter(|_| plain_value(text))
-            .ok_or_else(|| bad_value(text))
+            .ok_or_else(bad_value)
     }
 }
 
@@ -194,7 +194,7 @@ impl FromText for HeaderTemplate {
     fn from_text(text: &str) -> Result<Self, Mistake> {
         let template = template(text)?;
         if !plain_value(text) {
-            return Err(bad_value(text));
+            return Err(bad_value());
         }
         Ok(HeaderTemplate(template))
     }
@@ -313,12 +313,10 @@ fn plain_value(text: &str) -> bool {
     text.trim() == text && text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'))
 }
 
-fn bad_value(text: &str) -> Mistake {
-    Mistake::new(format!(
-        "`{}` is not the value of a header field",
-        text.escape_debug()
-    ))
-    .hint("printable ASCII, without blanks at the ends".to_owned())
+/// Does not quote the value, which may be a credential.
+fn bad_value() -> Mistake {
+    Mistake::new("this is not the value of a header field")
+        .hint("printable ASCII, without blanks at the ends".to_owned())
 }
 
 const MAX_REGEX_BYTES: usize = 1 << 20;

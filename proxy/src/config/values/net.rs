@@ -103,7 +103,10 @@ impl FromText for ServerUrl {
             );
         }
         if authority.contains('@') {
-            return bad("leave out the user; send credentials with `request_headers`");
+            // Not quoted: there may be a password in it.
+            let message = "the address of a server has no user";
+            let hint = "leave it out; send credentials with `request_headers`".to_owned();
+            return Err(Mistake::new(message).hint(hint));
         }
         if authority.parse::<Ipv6Addr>().is_ok() {
             return bad("write an IPv6 address in brackets, as in `[::1]:3000`");

@@ -651,7 +651,7 @@ fn number(bytes: &[u8]) -> u32 {
 /// Bytes of a frame's head.
 pub(super) const HEAD: usize = 9;
 /// Bytes of a client's preface before its first frame.
-const PREFACE: usize = 24;
+pub(super) const PREFACE: usize = 24;
 /// SETTINGS_MAX_FRAME_SIZE, of which we say nothing.
 const FRAME: usize = 16_384;
 /// Frames of one head.

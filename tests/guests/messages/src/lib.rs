@@ -5,6 +5,7 @@
 //! `close-loop` and so on), what it wants (`wants-close`) and what it hides (`silent`).
 
 #[cfg(target_arch = "wasm32")]
+#[allow(unsafe_code, reason = "bindings are generated into it")]
 mod guest {
     use std::cell::{Cell, RefCell};
 

@@ -2,6 +2,7 @@
 //! SDK. The host must go on running it.
 
 #[cfg(target_arch = "wasm32")]
+#[allow(unsafe_code, reason = "bindings are generated into it")]
 mod guest {
     wit_bindgen::generate!({
         world: "handshake-filter",
