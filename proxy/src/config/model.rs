@@ -363,6 +363,16 @@ pub enum PathPattern {
     Regex(Regex),
 }
 
+impl PathPattern {
+    /// The path that it is or begins with; `None` of a regex.
+    pub fn literal(&self) -> Option<&str> {
+        match self {
+            PathPattern::Exact(path) | PathPattern::Prefix(path) => Some(path),
+            PathPattern::Regex(_) => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct HeaderMatch {
     pub name: HeaderName,

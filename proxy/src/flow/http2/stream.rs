@@ -13,6 +13,8 @@ use h2::{Reason, RecvStream};
 use http::request::Parts;
 use http::{Method, Request};
 
+use tokio::time::timeout;
+
 use crate::body::Incoming;
 use crate::drain::Member;
 use crate::flow::connection::Connection;
@@ -70,13 +72,32 @@ pub(super) async fn serve(
         return;
     };
     let mut sending = sending.paced(pace);
-    match poll_fn(|cx| sending.poll_send(cx)).await {
-        Ok(()) | Err(SendFault::Left) => {}
-        Err(fault @ (SendFault::Stalled | SendFault::TooSlow)) => {
+    let sent = poll_fn(|cx| match sending.poll_send(cx) {
+        Poll::Ready(sent) => Poll::Ready(Some(sent)),
+        Poll::Pending => {
+            let held_up = !sending.waits_for_body();
+            let body = sending.body_mut();
+            body.is_held_up(held_up);
+            body.poll_shed(cx).map(|()| None)
+        }
+    });
+    match sent.await {
+        Some(Ok(())) => {
+            // Nobody waits for the client's taking it; but it is memory as long as it does not.
+            sending.body_mut().finish();
+            drop(member);
+            let empty = poll_fn(|cx| sending.body_mut().poll_empty(cx));
+            if let Ok(false) = timeout(patience, empty).await {
+                sending.reset(Reason::ENHANCE_YOUR_CALM);
+            }
+        }
+        Some(Err(SendFault::Left)) => {}
+        Some(Err(fault @ (SendFault::Stalled | SendFault::TooSlow))) => {
             connection.cut_response(matches!(fault, SendFault::TooSlow));
             sending.reset(Reason::CANCEL);
         }
-        Err(SendFault::Body(_)) => sending.reset(Reason::INTERNAL_ERROR),
+        Some(Err(SendFault::Body(_))) => sending.reset(Reason::INTERNAL_ERROR),
+        None => sending.reset(Reason::ENHANCE_YOUR_CALM),
     }
 }
 
