@@ -13,9 +13,9 @@ use sluicegate_tests::http2::{
     DATA, END_STREAM, HEADERS, RST_STREAM, WINDOW_UPDATE, frame, headers, read_frame,
 };
 use sluicegate_tests::proxy::Proxy;
-use sluicegate_tests::soon;
 use sluicegate_tests::upstream::{Script, Upstream};
 use sluicegate_tests::wire::{self, read_response};
+use sluicegate_tests::{soon, until};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -168,7 +168,7 @@ async fn a_tls_handshake_that_comes_byte_by_byte_has_one_deadline_for_all_of_it(
     let took = trickle(&mut client, b"\x03").await;
     assert!(took < Duration::from_secs(5), "{took:?}");
     let failed = r#"sluicegate_tls_handshakes_total{listener="127.0.0.1:0",result="timed_out"}"#;
-    assert_eq!(proxy.metric(failed).await, Some(1.0));
+    proxy.until_metric(failed, 1.0).await;
     asks(&proxy, &authority).await;
 }
 
@@ -212,8 +212,8 @@ async fn half_open_tls_handshakes_give_way_to_who_waits_in_line() {
     for stream in &mut half_open {
         read_to_end(stream).await;
     }
-    assert_eq!(proxy.metric(&shaken("gave_way")).await, Some(2.0));
-    assert_eq!(proxy.metric(&shaken("ok")).await, Some(5.0));
+    proxy.until_metric(&shaken("gave_way"), 2.0).await;
+    proxy.until_metric(&shaken("ok"), 5.0).await;
     proxy
         .log_line("the limit", |line| {
             line.contains("as many TLS handshakes as may be")
@@ -238,10 +238,13 @@ async fn nobody_waits_in_line_for_longer_than_a_tls_handshake_may_take() {
         );
         proxy.metric(&series).await.unwrap_or(0.0)
     };
+    let (timed_out, no_room) = until("the count of all", || async {
+        let counts = (of("timed_out").await, of("no_room").await);
+        (counts.0 + counts.1 == 4.0).then_some(counts)
+    })
+    .await;
     // The first one has its second; then the next one has its own, unless its wait was over first.
-    let (timed_out, no_room) = (of("timed_out").await, of("no_room").await);
     assert!(timed_out >= 1.0 && no_room >= 2.0, "{timed_out}, {no_room}");
-    assert_eq!(timed_out + no_room, 4.0);
 }
 
 #[tokio::test]
@@ -272,7 +275,7 @@ async fn a_body_that_comes_too_slowly_is_cut_with_408() {
         .await;
     assert!(line.contains("\"status\":408"), "{line}");
     let series = r#"sluicegate_requests_rejected_total{reason="request_body_too_slow"}"#;
-    assert_eq!(proxy.metric(series).await, Some(2.0));
+    proxy.until_metric(series, 2.0).await;
 }
 
 #[tokio::test]
