@@ -250,12 +250,7 @@ async fn nobody_waits_in_line_for_longer_than_a_tls_handshake_may_take() {
 #[tokio::test]
 async fn a_body_that_comes_too_slowly_is_cut_with_408() {
     let upstream = Script::new().await;
-    let proxy = start(
-        upstream.addr,
-        "request_body = '500ms'",
-        "body_rate = '1KiB'",
-    )
-    .await;
+    let proxy = start(upstream.addr, "request_body = '2s'", "body_rate = '1KiB'").await;
     for (framing, piece) in [
         ("Content-Length: 100000", "a"),
         ("Transfer-Encoding: chunked", "1\r\na\r\n"),
@@ -265,7 +260,7 @@ async fn a_body_that_comes_too_slowly_is_cut_with_408() {
         client.write_all(head.as_bytes()).await.unwrap();
         let (took, answer) = answered(&mut client, piece.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 408 "), "{framing}: {answer}");
-        assert!(took < Duration::from_secs(5), "{framing}: {took:?}");
+        assert!(took < Duration::from_secs(10), "{framing}: {took:?}");
         // The upstream sees that it did not get all of it.
         let mut server = upstream.accept().await;
         assert!(wire::read_request(&mut server).await.is_err());
@@ -281,12 +276,7 @@ async fn a_body_that_comes_too_slowly_is_cut_with_408() {
 #[tokio::test]
 async fn a_body_over_http2_that_comes_too_slowly_is_cut_with_408() {
     let upstream = Script::new().await;
-    let proxy = start(
-        upstream.addr,
-        "request_body = '500ms'",
-        "body_rate = '1KiB'",
-    )
-    .await;
+    let proxy = start(upstream.addr, "request_body = '2s'", "body_rate = '1KiB'").await;
     let handshake = h2::client::handshake(tcp(proxy.addr(0)).await);
     let (sender, connection) = handshake.await.unwrap();
     tokio::spawn(connection);
@@ -312,31 +302,26 @@ async fn a_body_over_http2_that_comes_too_slowly_is_cut_with_408() {
 #[tokio::test]
 async fn a_route_may_have_more_patience() {
     let (upstream, mut requests) = Upstream::collecting().await;
-    let proxy = start(
-        upstream.addr,
-        "request_body = '500ms'",
-        "body_rate = '1KiB'",
-    )
-    .await;
+    let proxy = start(upstream.addr, "request_body = '2s'", "body_rate = '1KiB'").await;
     let mut client = tcp(proxy.addr(0)).await;
-    let head = "POST /patient/ HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n";
+    let head = "POST /patient/ HTTP/1.1\r\nHost: a\r\nContent-Length: 60\r\n\r\n";
     client.write_all(head.as_bytes()).await.unwrap();
     let mut pace = interval(BEAT);
-    for _ in 0..40 {
+    for _ in 0..60 {
         pace.tick().await;
         client.write_all(b"a").await.unwrap();
     }
     let answer = read_response(&mut client).await.unwrap();
     assert_eq!(answer.head.status(), 200);
-    assert_eq!(requests.recv().await.unwrap().body, b"a".repeat(40));
+    assert_eq!(requests.recv().await.unwrap().body, b"a".repeat(60));
 }
 
 #[tokio::test]
 async fn who_is_slow_for_the_upstreams_sake_is_not_cut() {
     const SIZE: usize = 32 << 20;
     let upstream = Script::new().await;
-    let timeouts = "request_body = '500ms'\nidle_timeout = '30s'";
-    let proxy = start(upstream.addr, timeouts, "body_rate = '1GiB'").await;
+    let timeouts = "request_body = '2s'\nidle_timeout = '30s'";
+    let proxy = start(upstream.addr, timeouts, "body_rate = '64MiB'").await;
     // The upstream takes nothing of a request for a while.
     let mut client = tcp(proxy.addr(0)).await;
     let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n");
@@ -347,7 +332,7 @@ async fn who_is_slow_for_the_upstreams_sake_is_not_cut() {
     let (mut from_proxy, mut to_proxy) = client.split();
     let sending = async { to_proxy.write_all(&body).await.unwrap() };
     let serving = async {
-        wait(Duration::from_millis(1500)).await;
+        wait(Duration::from_secs(3)).await;
         let mut received = vec![0; SIZE];
         soon("the body", server.read_exact(&mut received))
             .await
@@ -372,7 +357,7 @@ async fn who_is_slow_for_the_upstreams_sake_is_not_cut() {
 #[tokio::test]
 async fn an_answer_that_is_taken_too_slowly_is_cut() {
     let upstream = Script::new().await;
-    let proxy = start(upstream.addr, "idle_timeout = '1s'", "body_rate = '64MiB'").await;
+    let proxy = start(upstream.addr, "idle_timeout = '3s'", "body_rate = '64MiB'").await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 << 10).unwrap();
     let mut client = socket.connect(proxy.addr(0)).await.unwrap();
@@ -416,7 +401,7 @@ async fn an_answer_that_is_taken_too_slowly_is_cut() {
 #[tokio::test]
 async fn an_answer_over_http2_that_is_taken_byte_by_byte_is_cut() {
     let upstream = Upstream::describing("pages").await;
-    let proxy = start(upstream.addr, "idle_timeout = '1s'", "body_rate = '1KiB'").await;
+    let proxy = start(upstream.addr, "idle_timeout = '3s'", "body_rate = '1KiB'").await;
     let mut stream = tcp(proxy.addr(0)).await;
     // SETTINGS_INITIAL_WINDOW_SIZE of one byte.
     let settings = frame(4, 0, 0, &[0, 4, 0, 0, 0, 1]);
@@ -457,7 +442,7 @@ async fn an_answer_over_http2_that_is_taken_byte_by_byte_is_cut() {
         () = granting => unreachable!("it has no end"),
         read = soon("the reset", reading) => read,
     };
-    assert!(data < 100, "{data} bytes");
+    assert!(data < 200, "{data} bytes");
     assert_eq!(code, [0, 0, 0, 8], "CANCEL");
     let series = r#"sluicegate_responses_cut_total{reason="too_slow"}"#;
     assert_eq!(proxy.metric(series).await, Some(1.0));
