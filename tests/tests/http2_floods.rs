@@ -236,7 +236,8 @@ async fn pour(server: &Script) {
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..ENDLESS {
         let mut stream = server.accept().await;
-        eprintln!("n");tasks.spawn(async move {
+        eprintln!("n");
+        tasks.spawn(async move {
             wire::read_head(&mut stream).await.unwrap();
             let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
             stream.write_all(head.as_bytes()).await.unwrap();
@@ -259,8 +260,16 @@ async fn windows_of_nothing_hold_little() {
                 client.send(&headers(2 * count + 1, GET)).await;
             }
             let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(3);
-            while let Ok(Ok(f)) = tokio::time::timeout_at(deadline, read_frame(&mut client.stream)).await {
-                if f.kind == RST_STREAM || (f.kind == 1 && !f.is_ok()) || f.kind == 7 || f.kind==4 { eprintln!("odd {f:?}"); } if f.kind==1 { eprintln!("got {}", f.stream); }
+            while let Ok(Ok(f)) =
+                tokio::time::timeout_at(deadline, read_frame(&mut client.stream)).await
+            {
+                if f.kind == RST_STREAM || (f.kind == 1 && !f.is_ok()) || f.kind == 7 || f.kind == 4
+                {
+                    eprintln!("odd {f:?}");
+                }
+                if f.kind == 1 {
+                    eprintln!("got {}", f.stream);
+                }
             }
             clients.push(client);
         }
@@ -268,7 +277,9 @@ async fn windows_of_nothing_hold_little() {
     };
     let all = async { tokio::join!(pour(&server), asking) };
     let r = tokio::time::timeout(std::time::Duration::from_secs(8), all).await;
-    if r.is_err() { panic!("{:#?}", &site.proxy.access_lines()); }
+    if r.is_err() {
+        panic!("{:#?}", &site.proxy.access_lines());
+    }
     let ((), clients) = r.unwrap();
     let grown = site.resident_kib().saturating_sub(before);
     assert!(grown < 48 * 1024, "grown by {grown} KiB");
