@@ -325,7 +325,8 @@ impl Response {
         self.0.status()
     }
 
-    /// The upstream accepted the upgrade: a 101, and a tunnel follows.
+    /// The upstream accepted the WebSocket, and a tunnel follows. The status is 101 then, also where either
+    /// side speaks HTTP/2, which has no 101: on its wire the same answer is a 200.
     pub fn is_upgrade(&self) -> bool {
         self.0.is_upgrade()
     }

@@ -15,8 +15,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use crate::budget::{Account, FREE};
 use crate::forward;
 use crate::http1::{client, server};
+use crate::http2::STREAM_WINDOW;
 use crate::http2::body::Received;
 use crate::http2::client as http2;
 use crate::pace::Pace;
@@ -45,6 +47,8 @@ pub struct RequestBody {
     pace: Pace,
     waiting: Option<Wait>,
     received: Arc<AtomicU64>,
+    /// What was taken and is still somewhere counts there.
+    account: Option<Account>,
     beginning: Beginning,
 }
 
@@ -90,6 +94,8 @@ pub struct ResponseBody {
     inner: Inner,
     sent: u64,
     end: ResponseEnd,
+    /// What was taken and is still somewhere counts there, where there was something worth it.
+    account: Option<Account>,
     on_end: Option<Box<dyn OnEnd>>,
 }
 
@@ -111,6 +117,11 @@ pub enum ResponseEnd {
 pub trait OnEnd: Send + Sync {
     /// `connection` is the upstream's, if it is fit for another request.
     fn ended(&mut self, sent: u64, end: ResponseEnd, connection: Option<UpstreamConnection>);
+
+    /// Where the bytes of the response count.
+    fn account(&mut self) -> Option<Account> {
+        None
+    }
 }
 
 enum Inner {
@@ -151,6 +162,16 @@ macro_rules! each_version {
     };
 }
 
+impl Incoming {
+    /// Bytes that may have come without being taken, and without anybody having been told.
+    pub fn ahead(&self) -> usize {
+        match self {
+            Incoming::Http1(_) => 0,
+            Incoming::Http2(_) => STREAM_WINDOW as usize,
+        }
+    }
+}
+
 impl Body for Incoming {
     type Data = Bytes;
     type Error = BodyFault;
@@ -189,8 +210,14 @@ impl RequestBody {
             pace,
             waiting: None,
             received: Arc::default(),
+            account: None,
             beginning: Beginning::Untouched,
         }
+    }
+
+    /// Bytes that are taken from now on count for `account` until they are gone.
+    pub fn count_for(&mut self, account: Account) {
+        self.account = Some(account);
     }
 
     /// From now on what is taken is kept, up to 64 KiB, so that [`RequestBody::rewind`] can
@@ -307,6 +334,10 @@ impl RequestBody {
 
     fn take(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyFault> {
         self.waiting = None;
+        let frame = match &self.account {
+            Some(account) => frame.map_data(|data| account.keep(data)),
+            None => frame,
+        };
         if let Some(data) = frame.data_ref() {
             let len = data.len() as u64;
             let received = self.received.fetch_add(len, Ordering::Relaxed) + len;
@@ -411,11 +442,67 @@ impl ResponseBody {
         self
     }
 
+    /// Whether the client is waited for: then an upstream may send ahead.
+    pub fn is_held_up(&self, held_up: bool) {
+        let ahead = match &self.inner {
+            Inner::Upstream(body) if held_up => body.body.ahead(),
+            _ => 0,
+        };
+        if let Some(account) = &self.account {
+            account.reserve(ahead);
+        }
+    }
+
+    /// Ready when what the client has not taken must be given back; asked while it is waited for.
+    pub fn poll_shed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.account {
+            Some(account) => account.poll_shed(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Ready when the client has taken nearly all that was taken of the body, or, with false, when that must
+    /// be given back.
+    pub fn poll_empty(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        match &self.account {
+            Some(account) => account.poll_empty(cx),
+            None => Poll::Ready(true),
+        }
+    }
+
+    /// It is over: what it carried for its end happens now, not with the drop.
+    pub fn finish(&mut self) {
+        if let Some(mut on_end) = self.on_end.take() {
+            // Nobody polls a body again that has said it is at its end.
+            let end = match self.end {
+                ResponseEnd::ClientLeft if self.is_end_stream() => ResponseEnd::Complete,
+                end => end,
+            };
+            let connection = match std::mem::replace(&mut self.inner, Inner::Own(None)) {
+                Inner::Upstream(upstream) => upstream.body.into_connection(),
+                Inner::Own(_) => None,
+            };
+            on_end.ended(self.sent, end, connection);
+        }
+        if let Some(account) = &self.account {
+            account.reserve(0);
+        }
+    }
+
+    /// There is one once there was enough to count.
+    fn account(&mut self) -> Option<&Account> {
+        if self.account.is_none() && self.sent >= FREE as u64 {
+            self.account = self.on_end.as_mut().and_then(|on_end| on_end.account());
+        }
+        self.account.as_ref()
+    }
+
     fn from_inner(inner: Inner) -> ResponseBody {
         ResponseBody {
             inner,
             sent: 0,
             end: ResponseEnd::ClientLeft,
+            account: None,
             on_end: None,
         }
     }
@@ -466,6 +553,14 @@ impl From<http2::ResponseBody> for UpstreamBody {
 }
 
 impl UpstreamBody {
+    /// As [`Incoming::ahead`].
+    fn ahead(&self) -> usize {
+        match self {
+            UpstreamBody::Http1(_) => 0,
+            UpstreamBody::Http2(_) => STREAM_WINDOW as usize,
+        }
+    }
+
     /// The connection, if it is fit for another request and was this one's alone.
     fn into_connection(self) -> Option<UpstreamConnection> {
         match self {
@@ -521,7 +616,11 @@ impl Body for ResponseBody {
             }
             Some(Err(error)) => this.end = end_of(error),
         }
-        Poll::Ready(frame)
+        let count = |frame: Frame<Bytes>| match this.account() {
+            Some(account) => frame.map_data(|data| account.keep(data)),
+            None => frame,
+        };
+        Poll::Ready(frame.map(|frame| frame.map(count)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -543,18 +642,7 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        if let Some(mut on_end) = self.on_end.take() {
-            // Nobody polls a body again that has said it is at its end.
-            let end = match self.end {
-                ResponseEnd::ClientLeft if self.is_end_stream() => ResponseEnd::Complete,
-                end => end,
-            };
-            let connection = match std::mem::replace(&mut self.inner, Inner::Own(None)) {
-                Inner::Upstream(upstream) => upstream.body.into_connection(),
-                Inner::Own(_) => None,
-            };
-            on_end.ended(self.sent, end, connection);
-        }
+        self.finish();
     }
 }
 

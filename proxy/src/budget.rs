@@ -5,9 +5,9 @@
 //! takes to be a sixteenth below; from nine tenths on, until it is under eight, it [is short](Budget::is_short)
 //! and nothing new should begin. It frees nothing itself: an account that is told must give back at once.
 //!
-//! Meant to cost nothing where nothing is held. An account below [`FREE`] bytes is unknown to the budget, one
-//! above it touches the shared sum only where it passes a step of 4 KiB, and takes a lock only when it first
-//! gets heavy. What an account said is given back with its drop, so the sum cannot drift.
+//! Meant to cost nothing where nothing is held. The budget hears of an account when its owner has to wait, if
+//! that holds [`FREE`] bytes by then; the shared sum is touched only where a step of 4 KiB is passed, and a
+//! lock taken only when an account first gets heavy. What an account said is given back with its drop, so the sum cannot drift.
 
 mod system;
 
@@ -55,12 +55,16 @@ struct Entry {
     kind: Kind,
     /// Bytes.
     held: AtomicUsize,
+    /// Bytes that may come besides before anybody can say so.
+    reserved: AtomicUsize,
     /// What of them the budget knows, in whole steps.
     charged: AtomicUsize,
     /// What of that it was told to give back.
     going: AtomicUsize,
     listed: AtomicBool,
     shed: AtomicBool,
+    /// The waker wants to know of an empty account, too.
+    awaited: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -134,10 +138,12 @@ impl Budget {
             budget: Arc::clone(self),
             kind,
             held: AtomicUsize::new(0),
+            reserved: AtomicUsize::new(0),
             charged: AtomicUsize::new(0),
             going: AtomicUsize::new(0),
             listed: AtomicBool::new(false),
             shed: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
             waker: Mutex::default(),
         }))
     }
@@ -227,22 +233,39 @@ impl Budget {
 }
 
 impl Account {
-    /// Holds so many bytes more.
+    /// Holds so many bytes more, of which the budget hears with the next wait: what goes straight through
+    /// is never its business.
     pub fn hold(&self, more: usize) {
-        let before = self.0.held.fetch_add(more, Ordering::Relaxed);
-        Entry::settle(&self.0, before + more);
+        self.0.held.fetch_add(more, Ordering::Relaxed);
     }
 
     /// Holds so many bytes less.
     pub fn give_back(&self, less: usize) {
-        let before = self.0.held.fetch_sub(less, Ordering::Relaxed);
-        Entry::settle(&self.0, before - less);
+        let before = self.0.held.fetch_sub(less, Ordering::SeqCst);
+        let held = before - less;
+        if held < FREE && self.0.awaited.swap(false, Ordering::SeqCst) {
+            self.0.wake();
+        }
+        if self.0.charged.load(Ordering::Relaxed) > 0 {
+            self.settle();
+        }
     }
 
     /// Holds just so many bytes; not to be mixed with [`Account::hold`].
     pub fn set(&self, held: usize) {
         self.0.held.store(held, Ordering::Relaxed);
-        Entry::settle(&self.0, held);
+        self.settle();
+    }
+
+    /// So many bytes may come besides, of which nobody is told before they are read.
+    pub fn reserve(&self, bytes: usize) {
+        self.0.reserved.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Tells the budget what is held.
+    pub fn settle(&self) {
+        let held = self.0.held.load(Ordering::Relaxed);
+        Entry::charge(&self.0, held + self.0.reserved.load(Ordering::Relaxed));
     }
 
     /// Bytes that count for this account wherever they go, until the last piece of them is dropped. A few are
@@ -263,28 +286,41 @@ impl Account {
 
     /// Whether this one was told to go.
     pub fn is_shed(&self) -> bool {
-        self.0.shed.load(Ordering::Acquire)
+        self.0.shed.load(Ordering::SeqCst)
     }
 
-    /// Ready when this one is told to go. Keeps the waker of the last call.
+    /// Tells the budget what is held while its owner waits; ready when this one is told to go. Keeps the
+    /// waker of the last call.
     pub fn poll_shed(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_shed() {
-            let mut waker = lock(&self.0.waker);
-            match &mut *waker {
-                Some(waker) => waker.clone_from(cx.waker()),
-                none => *none = Some(cx.waker().clone()),
-            }
+            self.0.remember(cx);
         }
+        self.settle();
         match self.is_shed() {
             true => Poll::Ready(()),
             false => Poll::Pending,
+        }
+    }
+
+    /// Ready when next to nothing is held any more, or, with false, when this one is told to go. Keeps the
+    /// waker of the last call.
+    pub fn poll_empty(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let is_empty = || self.0.held.load(Ordering::SeqCst) < FREE;
+        if is_empty() {
+            return Poll::Ready(true);
+        }
+        self.0.awaited.store(true, Ordering::SeqCst);
+        match self.poll_shed(cx) {
+            Poll::Ready(()) => Poll::Ready(false),
+            Poll::Pending if is_empty() => Poll::Ready(true),
+            Poll::Pending => Poll::Pending,
         }
     }
 }
 
 impl Entry {
     /// Tells the budget, where `held` is another number of steps than it knows of.
-    fn settle(this: &Arc<Entry>, held: usize) {
+    fn charge(this: &Arc<Entry>, held: usize) {
         let due = match held {
             0..FREE => 0,
             held => held.next_multiple_of(STEP),
@@ -323,6 +359,18 @@ impl Entry {
     fn tell(&self) {
         self.shed.store(true, Ordering::SeqCst);
         self.note_going();
+        self.wake();
+    }
+
+    fn remember(&self, cx: &mut Context<'_>) {
+        let mut waker = lock(&self.waker);
+        match &mut *waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+
+    fn wake(&self) {
         let waker = lock(&self.waker).take();
         if let Some(waker) = waker {
             waker.wake();

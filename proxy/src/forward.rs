@@ -29,7 +29,7 @@ use thiserror::Error;
 use crate::facts::{ConnectionFacts, RequestFacts};
 use crate::http1::Framing;
 use crate::http1::client::RequestHead;
-use crate::request::{X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID};
+use crate::request::{X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID, is_no_token};
 pub use edit::{
     RewriteFault, TemplateValues, apply_edits, redirect_location, render, rewrite_path,
 };
@@ -233,8 +233,9 @@ pub fn clean_request_trailers(trailers: &mut HeaderMap) {
 /// head, where such a field would pass for one that was checked.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     let only_in_heads = |name: &&HeaderName| {
-        Field::of(name).is_kept()
+        Field::of(name) != Field::Other
             || poses(name)
+            || is_no_token(name)
             || name.as_str().starts_with("content-")
             || [AUTHORIZATION, COOKIE, SET_COOKIE, EXPECT].contains(name)
     };

@@ -63,6 +63,8 @@ pub struct Agreed {
 pub enum HandshakeFault {
     #[error("the upstream's status does not accept the handshake")]
     Status,
+    #[error("the upstream speaks HTTP/1.0, which knows no upgrade")]
+    Version,
     #[error("the upstream's Upgrade is not `websocket`")]
     Upgrade,
     #[error("the upstream's Connection has no `upgrade`")]
@@ -80,6 +82,7 @@ impl HandshakeFault {
     pub fn label(self) -> &'static str {
         match self {
             HandshakeFault::Status => "upstream_status",
+            HandshakeFault::Version => "upstream_version",
             HandshakeFault::Upgrade => "upstream_upgrade",
             HandshakeFault::Connection => "upstream_connection",
             HandshakeFault::Accept => "upstream_accept",
@@ -210,6 +213,9 @@ pub fn verify_upstream(offer: &Offer, parts: &response::Parts) -> Result<Agreed,
     let headers = &parts.headers;
     if parts.status != StatusCode::SWITCHING_PROTOCOLS {
         return Err(HandshakeFault::Status);
+    }
+    if parts.version != Version::HTTP_11 {
+        return Err(HandshakeFault::Version);
     }
     let fields = Fields::of(headers);
     if !fields.is_websocket_alone() {

@@ -31,9 +31,9 @@ fn connection_window(streams: u32) -> u32 {
 }
 
 /// Bytes that one stream may send ahead of who reads it.
-const STREAM_WINDOW: u32 = 128 * 1024;
+pub const STREAM_WINDOW: u32 = 128 * 1024;
 /// Bytes that are kept of one stream for a peer that does not take them.
-const SEND_BUFFER: usize = 64 * 1024;
+pub const SEND_BUFFER: usize = 64 * 1024;
 /// Bytes of one DATA frame: with its head it fills a TLS record (RFC 8446 §5.1).
 const PIECE: usize = 16 * 1024 - 9;
 /// RFC 9113 §6.9.1.

@@ -39,3 +39,6 @@ pub mod tunnel;
 pub mod upstream;
 pub mod worker;
 pub mod ws;
+
+#[cfg(test)]
+mod seeds_tests;

@@ -138,6 +138,11 @@ pub fn drop_underscores(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a field's name came over HTTP/2 and is no token (RFC 9110 §5.6.2): the `http` crate takes a quote there.
+pub fn is_no_token(name: &HeaderName) -> bool {
+    memchr::memchr(b'"', name.as_str().as_bytes()).is_some()
+}
+
 /// Whether an address is one of `trusted_proxies`.
 pub fn is_trusted(ip: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&ip))
@@ -170,8 +175,9 @@ fn check_method(parts: &Parts) -> Result<(), Rejection> {
             "unknown_protocol",
         ));
     }
-    // CONNECT would make an open proxy, TRACE would show what was added on the way.
-    if *method == Method::CONNECT || *method == Method::TRACE {
+    // CONNECT would make an open proxy, TRACE and TRACK would show what was added on the way, and PRI is
+    // not a request's (RFC 9113 §11.6).
+    if ["CONNECT", "TRACE", "TRACK", "PRI"].contains(&method.as_str()) {
         return Err(Rejection::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
@@ -238,6 +244,9 @@ fn check_fields(headers: &HeaderMap, http2: bool) -> Result<(), Rejection> {
     }
     if headers.get_all(TE).iter().any(|value| value != "trailers") {
         return Err(Rejection::bad("te_in_http2"));
+    }
+    if headers.keys().any(is_no_token) {
+        return Err(Rejection::bad("bad_field_name"));
     }
     // HTTP/1 would strip them: two parties would see two values (RFC 9113 §8.2.1).
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));

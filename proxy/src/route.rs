@@ -12,6 +12,10 @@
 //! less specific paths and then with less specific hosts. A method is refused (405) only if some
 //! route would have taken the request but for its method, and none took it.
 //!
+//! Letters of a path count as they are written. But a route that only refuses, with a 4xx of its own, takes
+//! its path in any case, as some servers behind us would; unless another route's path is the same in other
+//! letters, which says that here they are two.
+//!
 //! [`Table::new`] sorts once; [`Table::find`] allocates nothing unless some route refuses the
 //! method. Hosts and paths arrive in their one normal form (lower case, no port; decoded dots).
 
@@ -20,7 +24,9 @@ use std::collections::HashMap;
 
 use http::{HeaderMap, Method};
 
-use crate::config::model::{HeaderMatch, HeaderValueMatch, HostPattern, PathPattern, Route};
+use crate::config::model::{
+    Action, HeaderMatch, HeaderValueMatch, HostPattern, PathPattern, Route,
+};
 
 /// All routes, compiled for look-up.
 #[derive(Debug)]
@@ -47,6 +53,8 @@ pub enum Match {
 #[derive(Debug, Default)]
 struct Paths {
     exact: HashMap<String, Vec<Candidate>>,
+    /// Those of `exact` that take any case.
+    exact_any_case: Vec<(String, Candidate)>,
     patterns: Vec<(regex::Regex, Candidate)>,
     prefixes: Vec<(String, Candidate)>,
 }
@@ -57,6 +65,8 @@ struct Candidate {
     route: usize,
     methods: Vec<Method>,
     headers: Vec<HeaderMatch>,
+    /// Its path is matched in upper and lower case alike.
+    any_case: bool,
 }
 
 impl Table {
@@ -71,8 +81,9 @@ impl Table {
         };
         for index in ranked {
             let route = &routes[index];
+            let any_case = takes_any_case(route, routes);
             if route.hosts.is_empty() {
-                table.any_host.add(index, route);
+                table.any_host.add(index, route, any_case);
             }
             for host in &route.hosts {
                 match host {
@@ -80,7 +91,7 @@ impl Table {
                     HostPattern::Wildcard(suffix) => table.wildcard_hosts.entry(suffix.clone()),
                 }
                 .or_default()
-                .add(index, route);
+                .add(index, route, any_case);
             }
         }
         table
@@ -137,14 +148,19 @@ impl Table {
 
 impl Paths {
     /// Routes come in rank order, so each list ends up in rank order.
-    fn add(&mut self, index: usize, route: &Route) {
+    fn add(&mut self, index: usize, route: &Route, any_case: bool) {
         let candidate = Candidate {
             route: index,
             methods: route.methods.clone(),
             headers: route.match_headers.clone(),
+            any_case,
         };
         match &route.path {
             PathPattern::Exact(path) => {
+                if any_case {
+                    let candidate = candidate.clone();
+                    self.exact_any_case.push((path.clone(), candidate));
+                }
                 self.exact.entry(path.clone()).or_default().push(candidate);
             }
             PathPattern::Regex(regex) => self.patterns.push((regex.clone(), candidate)),
@@ -154,6 +170,11 @@ impl Paths {
 
     fn candidates<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Candidate> {
         let exact = self.exact.get(path).into_iter().flatten();
+        let other_case = move |written: &str| written != path && written.eq_ignore_ascii_case(path);
+        let exact_any_case = self
+            .exact_any_case
+            .iter()
+            .filter(move |(written, _)| other_case(written));
         let patterns = self
             .patterns
             .iter()
@@ -164,8 +185,13 @@ impl Paths {
             .partition_point(|(prefix, _)| prefix.len() > path.len());
         let prefixes = self.prefixes[start..]
             .iter()
-            .filter(move |(prefix, _)| path.as_bytes().starts_with(prefix.as_bytes()));
+            .filter(move |(prefix, candidate)| {
+                let start = &path.as_bytes()[..prefix.len()];
+                start == prefix.as_bytes()
+                    || candidate.any_case && start.eq_ignore_ascii_case(prefix.as_bytes())
+            });
         exact
+            .chain(exact_any_case.map(|(_, candidate)| candidate))
             .chain(patterns.map(|(_, candidate)| candidate))
             .chain(prefixes.map(|(_, candidate)| candidate))
     }
@@ -177,6 +203,18 @@ impl Candidate {
             || self.methods.contains(method)
             || (method == Method::HEAD && self.methods.contains(&Method::GET))
     }
+}
+
+/// Whether a route refuses what it takes, and no other route tells its path from one in other letters.
+fn takes_any_case(route: &Route, routes: &[Route]) -> bool {
+    let refuses =
+        matches!(&route.action, Action::Respond { status, .. } if status.is_client_error());
+    let written = route.path.literal();
+    let differs = |other: &Route| match (written, other.path.literal()) {
+        (Some(path), Some(other)) => path != other && path.eq_ignore_ascii_case(other),
+        _ => false,
+    };
+    refuses && written.is_some() && !routes.iter().any(differs)
 }
 
 /// Order within one host: smaller is more specific.

@@ -22,6 +22,15 @@ pub enum Detached {
 }
 
 impl Socket {
+    /// Has the peer see a reset instead of an orderly end when the socket is dropped, where sockets of its
+    /// kind know the difference.
+    pub fn break_off(&self) {
+        if let Socket::Tcp(stream) = self {
+            // It fails for a socket that is broken already.
+            let _ = stream.set_zero_linger();
+        }
+    }
+
     /// Takes the socket out of its runtime, so that another can serve it.
     pub fn detach(self) -> io::Result<Detached> {
         Ok(match self {

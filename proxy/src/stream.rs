@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http2::Duplex;
+use crate::http2::{Duplex, SEND_BUFFER, STREAM_WINDOW};
 use crate::socket::Socket;
 use crate::tls::{ClientTlsStream, ServerTlsStream};
 
@@ -35,12 +35,31 @@ impl Stream {
         matches!(self, Stream::Http2(_))
     }
 
+    /// Bytes that it may hold itself where nobody reads it, and where its peer takes nothing.
+    pub fn depths(&self) -> (usize, usize) {
+        match self {
+            Stream::Http2(_) => (STREAM_WINDOW as usize, SEND_BUFFER),
+            Stream::Plain(_) | Stream::ServerTls(_) | Stream::ClientTls(_) => (0, 0),
+        }
+    }
+
     /// From now on last words may wait for a flush or the goodbye: TLS sends them together.
     pub fn cork(&mut self) {
         match self {
             Stream::Plain(_) | Stream::Http2(_) => {}
             Stream::ServerTls(stream) => stream.cork(),
             Stream::ClientTls(stream) => stream.cork(),
+        }
+    }
+
+    /// Has the peer see that something is missing when the stream is dropped: TCP's end alone could be the
+    /// end of what it was sent. A stream of HTTP/2 is reset by being dropped.
+    pub fn break_off(&self) {
+        match self {
+            Stream::Plain(socket) => socket.break_off(),
+            Stream::ServerTls(stream) => stream.socket().break_off(),
+            Stream::ClientTls(stream) => stream.socket().break_off(),
+            Stream::Http2(_) => {}
         }
     }
 

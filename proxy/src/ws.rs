@@ -24,6 +24,3 @@ pub use message::{
     Begin, Control, ControlKind, DataKind, Event, Message, Passed, Want, Wire, WireHead,
 };
 pub use reader::{Fault, Reader, Rules};
-
-#[cfg(test)]
-mod seeds_tests;

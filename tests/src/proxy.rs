@@ -331,9 +331,13 @@ impl Drop for Proxy {
 
 /// The binary that is built with these tests.
 pub fn binary() -> PathBuf {
-    // target/PROFILE/deps/TEST → target/PROFILE/sluicegate-under-test
+    // A test is target/PROFILE/deps/TEST, and this stands beside the folder, with the other programs.
     let exe = std::env::current_exe().unwrap();
-    let profile = exe.ancestors().nth(2).unwrap();
+    let folder = exe.parent().unwrap();
+    let profile = match folder.ends_with("deps") {
+        true => folder.parent().unwrap(),
+        false => folder,
+    };
     profile.join("sluicegate-under-test")
 }
 

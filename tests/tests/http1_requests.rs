@@ -146,6 +146,8 @@ async fn methods_that_nobody_should_see_are_refused() {
         ),
         ("CONNECT with a path", with_line("CONNECT / HTTP/1.1"), 405),
         ("TRACE", with_line("TRACE / HTTP/1.1"), 405),
+        ("TRACK", with_line("TRACK / HTTP/1.1"), 405),
+        ("PRI", with_line("PRI / HTTP/1.1"), 405),
         (
             "TRACE with a body",
             b"TRACE / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx".to_vec(),

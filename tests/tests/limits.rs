@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::process::Command;
+use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
@@ -79,7 +80,7 @@ async fn stays_unanswered(stream: &mut TcpStream) {
         .write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
         .await
         .unwrap();
-    let answer = tokio::time::timeout(Duration::from_millis(300), stream.read_u8()).await;
+    let answer = timeout(Duration::from_millis(300), stream.read_u8()).await;
     assert!(answer.is_err(), "{answer:?}");
 }
 
@@ -237,6 +238,54 @@ async fn idle_connections_make_room_and_no_others() {
             line.contains("as many connections as may be")
         })
         .await;
+}
+
+#[tokio::test]
+async fn an_idle_http2_connection_makes_room_too() {
+    let (echo, pages) = upstreams().await;
+    let text = config("connections = 1", &echo, &pages);
+    let text = text.replacen("[admin]", "http2 = true\n[admin]", 1);
+    let proxy = Proxy::start(&text).await;
+    let mut client = Client::plain(proxy.addr(0)).await;
+    assert_eq!(client.get("/").await.unwrap().head.status(), 200);
+    serves(&proxy, 1).await;
+    client.told_to_go().await;
+    assert!(client.ended().await.is_ok());
+}
+
+#[tokio::test]
+async fn the_limits_hold_while_everybody_comes_at_once() {
+    const CROWD: usize = 100;
+    let (echo, pages) = upstreams().await;
+    for (limits, most) in [("connections = 7", 7), ("connections_per_client = 7", 7)] {
+        let proxy = Proxy::start(&config(limits, &echo, &pages)).await;
+        let addr = proxy.addr(0);
+        // Each that is served becomes a tunnel, which makes room for nobody.
+        let crowd = stream::iter(0..CROWD).map(|_| async {
+            let stream = client::tcp(addr).await;
+            let request = client::ws_request("ws://a.test/ws/", &[]);
+            let opening = client::websocket(stream, request);
+            timeout(Duration::from_secs(3), opening).await
+        });
+        let opened: Vec<_> = crowd.buffer_unordered(CROWD).collect().await;
+        let refused = opened
+            .iter()
+            .filter(|opened| matches!(opened, Ok(Err(_))))
+            .count();
+        let mut tunnels: Vec<_> = opened.into_iter().flatten().flatten().collect();
+        assert_eq!(tunnels.len(), most, "{limits}");
+        for (tunnel, _) in &mut tunnels {
+            echoes(tunnel).await;
+        }
+        let open = r#"sluicegate_connections_open{listener="127.0.0.1:0"}"#;
+        assert_eq!(proxy.metric(open).await, Some(most as f64), "{limits}");
+        let expect = if limits.contains("client") {
+            CROWD - most
+        } else {
+            0
+        };
+        assert_eq!(refused, expect, "{limits}: closed instead of left to wait");
+    }
 }
 
 #[tokio::test]

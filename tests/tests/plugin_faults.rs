@@ -247,7 +247,12 @@ async fn forbidden_edits_change_nothing_and_the_plugin_is_told() {
     ] {
         assert!(!lower.contains(field), "{field}: {head}");
     }
-    assert!(!lower.contains("\r\nx-split"), "{head}");
+    for injected in ["x-split", "x-line", "x-return", "x-nul", "x-name"] {
+        assert!(
+            !lower.contains(&format!("\n{injected}")),
+            "{injected}: {head}"
+        );
+    }
     let told = lower
         .lines()
         .find(|line| line.starts_with("x-refused: "))
@@ -263,6 +268,84 @@ async fn forbidden_edits_change_nothing_and_the_plugin_is_told() {
         .await
         .unwrap();
     assert_eq!(client::read_head(&mut stream).await.unwrap().status, 204);
+}
+
+#[tokio::test]
+async fn forbidden_edits_of_an_answer_change_nothing_either() {
+    let upstream = Script::new().await;
+    let to = upstream.addr.to_string();
+    let proxy = Proxy::start(&with_guest(
+        "",
+        &route("/", &to, r#"response = "bad_headers""#, ""),
+    ))
+    .await;
+    let mut stream = client::tcp(proxy.addr(0)).await;
+    for _ in 0..2 {
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await
+            .unwrap();
+        let mut server = upstream.accept().await;
+        read_head(&mut server).await;
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+        server.write_all(answer).await.unwrap();
+        // What follows is a next answer: the framing is the upstream's.
+        let (head, body) = client::read_response(&mut stream).await.unwrap();
+        assert_eq!((head.status, &*body), (200, &b"ok"[..]));
+        for injected in [
+            "x-split",
+            "x-line",
+            "x-return",
+            "x-nul",
+            "x-name",
+            "set-cookie",
+            "upgrade",
+        ] {
+            assert_eq!(head.get(injected), None, "{head:?}");
+        }
+        let told = head.get("x-refused").unwrap();
+        assert!(!told.contains("accepted"), "{told}");
+        assert_eq!(told.split("; ").count(), 11, "{told}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_a_hook_does_wrong_its_request_fails_and_the_next_is_served() {
+    let upstream = Upstream::describing("pages").await;
+    let to = upstream.addr.to_string();
+    let wrongs = [
+        ("trap", "trap"),
+        ("loop", "timeout"),
+        ("memory", "memory"),
+        ("stack", "trap"),
+        ("big_body", "bad_reply"),
+        ("bad_status", "bad_reply"),
+        ("bad_reply_header", "bad_reply"),
+    ];
+    let mut routes = route("/fine", &to, "", "");
+    for (act, _) in wrongs {
+        for hook in ["request", "response"] {
+            let config = format!(r#"{hook} = "{act}""#);
+            routes += &route(&format!("/{hook}/{act}"), &to, &config, "");
+        }
+    }
+    let admin = "[admin]\nbind = \"127.0.0.1:0\"\n";
+    let config = with_guest("limits = { instances = 1 }\n", &routes);
+    let proxy = Proxy::start(&format!("{admin}{config}")).await;
+    for (act, label) in wrongs {
+        for hook in ["request", "response"] {
+            let path = format!("/{hook}/{act}");
+            let (head, _) = client::get(proxy.addr(0), &path).await;
+            assert_eq!(head.status, 500, "{path}");
+            let failed = format!(
+                r#"sluicegate_plugin_calls_total{{plugin="guest",route="{path}",result="{label}"}}"#
+            );
+            assert_eq!(proxy.metric(&failed).await, Some(1.0), "{failed}");
+            // With the one instance that there is.
+            let (head, _) = client::get(proxy.addr(0), "/fine").await;
+            assert_eq!(head.status, 200, "after {path}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ async fn what_is_no_usable_plugin_stops_the_start_with_code_3_and_its_place() {
     let api_key = std::fs::read(plugins::wasm("sluicegate-api-key")).unwrap();
     let good = r#"{ keys = { ci = "k" } }"#;
     // A core module that imports from WASI: \0asm, one type, one import.
+    let huge = [b"\0asm\x01\0\0\0".as_slice(), &vec![0; 100 << 20]].concat();
     let wasi = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x02\x23\x01\x16wasi_snapshot_preview1\x08fd_write\0\0";
     for (bytes, config, place, message) in [
         (None, good, "4:8", "cannot read"),
@@ -38,6 +39,13 @@ async fn what_is_no_usable_plugin_stops_the_start_with_code_3_and_its_place() {
             "4:8",
             "imports `wasi_snapshot_preview1.fd_write`, which sluicegate does not offer",
         ),
+        (
+            Some(b"\0asm\x0d\0\x01\0"),
+            good,
+            "4:8",
+            "does not export `describe`",
+        ),
+        (Some(&huge), good, "4:8", "a plugin has at most 33554432"),
         (Some(&api_key), "{}", "5:10", "needs the key `keys`"),
         (
             Some(&api_key),

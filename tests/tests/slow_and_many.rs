@@ -40,6 +40,10 @@ async fn start(server: std::net::SocketAddr, timeouts: &str, limits: &str) -> Pr
         {limits}
         [[route]]
         to = "{server}"
+        [[route]]
+        path = "/patient/"
+        to = "{server}"
+        body_rate = "1B"
         "#
     ))
     .await
@@ -300,6 +304,28 @@ async fn a_body_over_http2_that_comes_too_slowly_is_cut_with_408() {
         () = trickling => panic!("reset instead of answered"),
     };
     assert_eq!(answer.status(), 408);
+}
+
+#[tokio::test]
+async fn a_route_may_have_more_patience() {
+    let (upstream, mut requests) = Upstream::collecting().await;
+    let proxy = start(
+        upstream.addr,
+        "request_body = '500ms'",
+        "body_rate = '1KiB'",
+    )
+    .await;
+    let mut client = tcp(proxy.addr(0)).await;
+    let head = "POST /patient/ HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut pace = interval(BEAT);
+    for _ in 0..40 {
+        pace.tick().await;
+        client.write_all(b"a").await.unwrap();
+    }
+    let answer = read_response(&mut client).await.unwrap();
+    assert_eq!(answer.head.status(), 200);
+    assert_eq!(requests.recv().await.unwrap().body, b"a".repeat(40));
 }
 
 #[tokio::test]

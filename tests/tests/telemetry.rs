@@ -11,9 +11,10 @@ use sluicegate_tests::http2::server::{Manner, Server};
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::secrets::planted;
 use sluicegate_tests::upstream::{Script, Upstream};
-use sluicegate_tests::{client, http2, plugins, soon};
+use sluicegate_tests::{client, http2, plugins, soon, until};
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -320,6 +321,30 @@ async fn a_full_disk_costs_lines_and_nothing_else() {
     let dropped = r#"sluicegate_log_lines_dropped_total{stream="access"}"#;
     proxy.until_metric(dropped, 100.0).await;
     drop(stream);
+    proxy.signal(libc::SIGTERM);
+    assert_eq!(proxy.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn with_nowhere_to_write_any_log_it_serves() {
+    let dir = TempDir::new().unwrap();
+    let socket = dir.path().join("web.sock");
+    let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let config = "[[listener]]\nbind = \"unix:web.sock\"\n[log]\nlevel = \"trace\"\n\
+                  [[route]]\nrespond = {}\n";
+    let mut proxy = Proxy::spawn(dir, config, |command| {
+        command.stdout(full()).stderr(full());
+    });
+    // It cannot say that it is ready.
+    let connected = || async { UnixStream::connect(&socket).await.ok() };
+    for (path, status) in [("/", 200), ("/%zz", 400), ("/", 200)] {
+        let mut stream = until("a connection", connected).await;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let (head, _) = client::read_response(&mut stream).await.unwrap();
+        assert_eq!(head.status, status);
+    }
+    proxy.signal(libc::SIGHUP);
     proxy.signal(libc::SIGTERM);
     assert_eq!(proxy.exit_code().await, Some(0));
 }

@@ -174,7 +174,7 @@ async fn heads_over_the_limits_are_refused() {
             head(0, "").replace("/ ", &format!("/?{} ", "q".repeat(1023))),
             "414",
         ),
-        ("target beyond the head", head(3000, ""), "431"),
+        ("target beyond the head", head(3000, ""), "414"),
         (
             "value",
             head(0, &format!("X: {}\r\n", "v".repeat(2048))),

@@ -74,7 +74,9 @@ async fn a_malformed_handshake_reaches_no_upstream() {
     let key = |value: &str| change(KEY, value);
     for (name, request, status) in [
         ("POST", change("GET", "POST"), 400),
+        ("PUT", change("GET", "PUT"), 400),
         ("HEAD", change("GET", "HEAD"), 400),
+        ("OPTIONS", change("GET", "OPTIONS"), 400),
         ("HTTP/1.0", change("HTTP/1.1", "HTTP/1.0"), 400),
         (
             "a body",
@@ -86,7 +88,17 @@ async fn a_malformed_handshake_reaches_no_upstream() {
             handshake_with("Transfer-Encoding: chunked\r\n") + "0\r\n\r\n",
             400,
         ),
+        (
+            "a request as its body",
+            handshake_with("Content-Length: 32\r\n") + "GET /next HTTP/1.1\r\nHost: b\r\n\r\n",
+            400,
+        ),
         ("no Connection", change("Connection: Upgrade\r\n", ""), 400),
+        (
+            "an option like it",
+            change("Connection: Upgrade", "Connection: upgrades, \"upgrade\""),
+            400,
+        ),
         (
             "other Connection",
             change("Connection: Upgrade", "Connection: keep-alive"),
@@ -95,6 +107,16 @@ async fn a_malformed_handshake_reaches_no_upstream() {
         (
             "two protocols",
             change("Upgrade: websocket", "Upgrade: websocket, h2c"),
+            400,
+        ),
+        (
+            "two protocols, the other first",
+            change("Upgrade: websocket", "Upgrade: h2c, websocket"),
+            400,
+        ),
+        (
+            "a protocol's version",
+            change("Upgrade: websocket", "Upgrade: websocket/13"),
             400,
         ),
         ("two fields", handshake_with("Upgrade: h2c\r\n"), 400),
@@ -119,12 +141,26 @@ async fn a_malformed_handshake_reaches_no_upstream() {
         ("no base64", key("dGhlIHNhbXBsZSBub25jZ!=="), 400),
         ("unpadded key", key("dGhlIHNhbXBsZSBub25jZQ"), 400),
         (
+            "another spelling of it",
+            key("dGhlIHNhbXBsZSBub25jZR=="),
+            400,
+        ),
+        ("a blank in it", key("dGhlIHNhbXBsZSBub25j Q=="), 400),
+        ("another alphabet", key("dGhlIHNhbXBsZSBub-_jZQ=="), 400),
+        (
             "no version",
             change("Sec-WebSocket-Version: 13\r\n", ""),
             426,
         ),
         ("version 8", change("Version: 13", "Version: 8"), 426),
         ("versions", change("Version: 13", "Version: 13, 8"), 426),
+        (
+            "two lines of them",
+            handshake_with("Sec-WebSocket-Version: 8\r\n"),
+            426,
+        ),
+        ("version 013", change("Version: 13", "Version: 013"), 426),
+        ("no number", change("Version: 13", "Version: "), 426),
         (
             "bad subprotocol",
             handshake_with("Sec-WebSocket-Protocol: a b\r\n"),
@@ -161,6 +197,8 @@ async fn a_malformed_handshake_reaches_no_upstream() {
         assert_eq!(&text[9..12], status.to_string(), "{name}: {text}");
         let names_version = text.contains("sec-websocket-version: 13\r\n");
         assert_eq!(names_version, status == 426, "{name}: {text}");
+        let names_protocol = text.contains("upgrade: websocket\r\n");
+        assert_eq!(names_protocol, status == 426, "{name}: {text}");
         assert!(text.contains("connection: close\r\n"), "{name}: {text}");
     }
     assert!(!upstream.was_contacted().await);
@@ -220,6 +258,21 @@ async fn an_upstream_that_answers_wrongly_gives_502() {
             accepted_with(&format!("Sec-WebSocket-Accept: {accept}\r\n")),
         ),
         ("no Upgrade", change("Upgrade: websocket\r\n", "")),
+        ("Upgrade twice", accepted_with("Upgrade: websocket\r\n")),
+        ("HTTP/1.0", change("HTTP/1.1", "HTTP/1.0")),
+        (
+            "another accept beside it",
+            accepted_with("Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n"),
+        ),
+        (
+            "accept in lower case",
+            change(&accept, &accept.to_lowercase()),
+        ),
+        (
+            "a length and an encoding",
+            accepted_with("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n"),
+        ),
+        ("a bare LF", change("Upgrade\r\n", "Upgrade\n")),
         (
             "other protocol",
             change("Upgrade: websocket", "Upgrade: h2c"),
@@ -328,13 +381,17 @@ async fn a_refusal_is_an_ordinary_response_and_its_connection_is_closed() {
         // What the client sent on trust must not become the upstream's next request.
         let request = handshake_with("") + "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
         let (mut client, mut server, _) = ask(&proxy, &upstream, &request).await;
+        // Nor is what follows the answer the client's to see.
         let answer = format!(
-            "HTTP/1.1 {status}\r\nContent-Length: 4\r\nSec-WebSocket-Version: 13\r\n\r\nbody"
+            "HTTP/1.1 {status}\r\nContent-Length: 4\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\n\r\nbodyHTTP/1.1 200 OK\r\n\r\nmore"
         );
         server.write_all(answer.as_bytes()).await.unwrap();
         let answer = wire::read_response(&mut client).await.unwrap();
         assert_eq!(answer.head.start, format!("HTTP/1.1 {status}"));
         assert_eq!(answer.head.get("sec-websocket-version"), Some("13"));
+        let names_protocol = answer.head.get("upgrade") == Some("websocket");
+        assert_eq!(names_protocol, status.starts_with("426"), "{status}");
         assert_eq!(answer.body, b"body");
         assert_eq!(read_to_end(&mut client).await, b"", "{status}: closed");
         assert_eq!(read_to_end(&mut server).await, b"", "{status}: closed");
@@ -387,6 +444,74 @@ async fn bytes_right_behind_the_101_are_not_lost() {
 }
 
 #[tokio::test]
+async fn a_handshake_in_two_pieces_is_the_same_handshake() {
+    let upstream = Script::new().await;
+    let proxy = Proxy::in_front_of(upstream.addr, "").await;
+    let request = [handshake_with("").as_bytes(), HI].concat();
+    let answer = [accepted_with("").as_bytes(), HO].concat();
+    for cut in 1..request.len().max(answer.len()) {
+        let mut client = tcp(proxy.addr(0)).await;
+        let (first, second) = request.split_at(cut.min(request.len()));
+        client.write_all(first).await.unwrap();
+        client.write_all(second).await.unwrap();
+        let mut server = upstream.accept().await;
+        wire::read_head(&mut server).await.unwrap();
+        let (first, second) = answer.split_at(cut.min(answer.len()));
+        server.write_all(first).await.unwrap();
+        server.write_all(second).await.unwrap();
+        let head = wire::read_head(&mut client).await.unwrap();
+        assert_eq!(head.status(), 101, "cut at {cut}");
+        assert_eq!(receive(&mut client, HO.len()).await, HO, "cut at {cut}");
+        assert_eq!(receive(&mut server, HI.len()).await, HI, "cut at {cut}");
+    }
+}
+
+#[tokio::test]
+async fn a_101_has_no_body_whatever_it_says() {
+    let upstream = Script::new().await;
+    let proxy = Proxy::in_front_of(upstream.addr, "").await;
+    for fields in ["Content-Length: 4\r\n", "Transfer-Encoding: chunked\r\n"] {
+        let (mut client, mut server, _) = ask(&proxy, &upstream, &handshake_with("")).await;
+        let answer = [accepted_with(fields).as_bytes(), HO].concat();
+        server.write_all(&answer).await.unwrap();
+        let head = wire::read_head(&mut client).await.unwrap();
+        assert_eq!(head.status(), 101, "{fields}");
+        for name in ["content-length", "transfer-encoding"] {
+            assert_eq!(head.get(name), None, "{fields}");
+        }
+        assert_eq!(receive(&mut client, HO.len()).await, HO, "{fields}");
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_to_nothing_that_is_known_is_a_plain_request_with_its_body() {
+    let upstream = Script::new().await;
+    let proxy = Proxy::in_front_of(upstream.addr, "").await;
+    for protocol in ["h2c", "totally-made-up/1.0", "TLS/1.2, h2c"] {
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+             Upgrade: {protocol}\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nContent-Length: 4\r\n\r\n\
+             PRI PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        );
+        let mut client = tcp(proxy.addr(0)).await;
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut server = upstream.accept().await;
+        let seen = wire::read_request(&mut server).await.unwrap();
+        assert_eq!(seen.body, b"PRI ", "{protocol}");
+        assert_eq!(seen.head.get("upgrade"), None, "{protocol}");
+        server
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let answer = wire::read_response(&mut client).await.unwrap();
+        assert_eq!(answer.head.status(), 200, "{protocol}");
+        // The preface is no request of HTTP/1.1 any more.
+        let rest = read_to_end(&mut client).await;
+        assert!(rest.starts_with(b"HTTP/1.1 505 "), "{protocol}");
+    }
+}
+
+#[tokio::test]
 async fn a_handshake_that_the_proxy_answers_itself_is_the_last_request() {
     let upstream = Script::new().await;
     let proxy = Proxy::in_front_of(
@@ -410,7 +535,8 @@ async fn an_interim_response_may_precede_the_101() {
     let upstream = Script::new().await;
     let proxy = Proxy::in_front_of(upstream.addr, "").await;
     let (mut client, mut server, _) = ask(&proxy, &upstream, &handshake_with("")).await;
-    let answer = "HTTP/1.1 103 Early Hints\r\n\r\n".to_owned() + &accepted_with("");
+    let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n";
+    let answer = interim.to_owned() + &accepted_with("");
     server.write_all(answer.as_bytes()).await.unwrap();
     assert_eq!(wire::read_head(&mut client).await.unwrap().status(), 101);
     client.write_all(HI).await.unwrap();

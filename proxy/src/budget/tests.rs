@@ -23,9 +23,15 @@ impl Wake for Alarm {
 fn accounts<const N: usize>(budget: &Arc<Budget>, held: [usize; N]) -> [Account; N] {
     held.map(|held| {
         let account = budget.open(Kind::Tunnel);
-        account.hold(held);
+        account.set(held);
         account
     })
+}
+
+/// Holds more, and waits.
+fn grow(account: &Account, more: usize) {
+    account.hold(more);
+    account.settle();
 }
 
 fn told(accounts: &[Account]) -> Vec<bool> {
@@ -56,14 +62,14 @@ fn the_costliest_go_first_and_no_more_than_it_takes() {
     let mut crowd = accounts(&budget, [MIB, 6 * MIB, 2 * MIB, 5 * MIB, 8 * KIB]);
     assert_eq!(told(&crowd), [false; 5]);
     // 17.5 MiB: one is enough to be below 15.
-    crowd[2].hold(3 * MIB + 512 * KIB);
+    grow(&crowd[2], 3 * MIB + 512 * KIB);
     assert_eq!(told(&crowd), [false, true, false, false, false]);
     assert_eq!(budget.shed(Kind::Tunnel), 1);
     // While it is on its way a little more changes nothing.
-    crowd[0].hold(100 * KIB);
+    grow(&crowd[0], 100 * KIB);
     assert_eq!(budget.shed(Kind::Tunnel), 1);
     // Much more does: 22.6 MiB, of which 6 are going.
-    crowd[4].hold(5 * MIB);
+    grow(&crowd[4], 5 * MIB);
     assert_eq!(told(&crowd), [false, true, true, false, false]);
     for account in &mut crowd {
         account.set(0);
@@ -125,7 +131,7 @@ fn who_is_told_is_woken() {
     assert!(account.poll_shed(&mut cx).is_pending());
     let [_small] = accounts(&budget, [500 * KIB]);
     assert!(!alarm.0.load(Ordering::Relaxed));
-    account.hold(MIB);
+    grow(&account, MIB);
     assert!(alarm.0.load(Ordering::Relaxed));
     assert!(account.poll_shed(&mut cx).is_ready());
 }
@@ -149,6 +155,8 @@ fn kept_bytes_count_until_their_last_piece_is_dropped() {
     let account = budget.open(Kind::Request);
     let mut bytes = account.keep(Bytes::from(vec![7; 64 * KIB]));
     let piece = bytes.split_to(10);
+    assert_eq!(budget.held(), 0, "nobody waits yet");
+    account.settle();
     drop(account);
     assert_eq!(budget.held(), 64 * KIB);
     drop(bytes);
@@ -156,6 +164,37 @@ fn kept_bytes_count_until_their_last_piece_is_dropped() {
     assert_eq!(budget.held(), 64 * KIB);
     drop(piece);
     assert_eq!(budget.held(), 0);
+}
+
+#[test]
+fn what_may_come_besides_counts_from_the_next_wait_on() {
+    let budget = Budget::new(Some(MIB));
+    let account = budget.open(Kind::Request);
+    account.hold(8 * KIB);
+    account.reserve(128 * KIB);
+    assert_eq!(budget.held(), 0);
+    account.settle();
+    assert_eq!(budget.held(), 136 * KIB);
+    account.reserve(0);
+    account.settle();
+    assert_eq!(budget.held(), 8 * KIB);
+}
+
+#[test]
+fn who_waits_for_an_empty_account_is_woken_once_it_is() {
+    let budget = Budget::new(Some(MIB));
+    let [account] = accounts(&budget, [100 * KIB]);
+    let alarm = Arc::new(Alarm::default());
+    let waker = Waker::from(Arc::clone(&alarm));
+    let mut cx = Context::from_waker(&waker);
+    assert!(account.poll_empty(&mut cx).is_pending());
+    account.give_back(90 * KIB);
+    assert!(!alarm.0.load(Ordering::Relaxed));
+    account.give_back(10 * KIB);
+    assert!(alarm.0.load(Ordering::Relaxed));
+    assert_eq!(account.poll_empty(&mut cx), Poll::Ready(true));
+    grow(&account, 2 * MIB);
+    assert_eq!(account.poll_empty(&mut cx), Poll::Ready(false));
 }
 
 #[test]
@@ -168,7 +207,7 @@ fn threads_that_share_an_account_leave_nothing_behind() {
             scope.spawn(move || {
                 for round in 0..5_000 {
                     let size = (round * seed * 7919) % (3 * MIB);
-                    account.hold(size);
+                    grow(account, size);
                     let own = budget.open(Kind::Tunnel);
                     own.set(size / 2);
                     account.give_back(size);
@@ -202,7 +241,7 @@ proptest! {
             let (account, held) = &mut accounts[which];
             match what {
                 0 => {
-                    account.hold(size);
+                    grow(account, size);
                     *held += size;
                 }
                 1 => {

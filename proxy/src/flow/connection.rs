@@ -1,11 +1,12 @@
 //! What the requests of one downstream connection share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use http::Version;
 
 use crate::admission::Admission;
+use crate::budget::{Account, Kind};
 use crate::config::model::Limits;
 use crate::error::Failure;
 use crate::facts::ConnectionFacts;
@@ -19,6 +20,8 @@ pub(super) struct Connection {
     pub(super) facts: ConnectionFacts,
     /// The right to be open; given back when the last of connection, request and tunnel is gone.
     admission: Admission,
+    /// What its requests hold, where they come one after the other.
+    account: OnceLock<Account>,
     /// Requests that have begun, and those of them that are under way.
     begun: AtomicUsize,
     open: AtomicU32,
@@ -36,6 +39,7 @@ impl Connection {
             policy,
             facts,
             admission,
+            account: OnceLock::new(),
             begun: AtomicUsize::new(0),
             open: AtomicU32::new(0),
         }
@@ -57,6 +61,21 @@ impl Connection {
     /// Counts a WebSocket on this connection for the worker that serves both.
     pub(super) fn carries_too(&self, socket: Admission) -> Admission {
         socket.beside(&self.admission)
+    }
+
+    /// Where a request counts what it holds, over HTTP/1.1: with those before it.
+    pub(super) fn account(&self) -> &Account {
+        self.account.get_or_init(|| self.open_account())
+    }
+
+    /// As [`Connection::account`], if some request has held something.
+    pub(super) fn opened_account(&self) -> Option<&Account> {
+        self.account.get()
+    }
+
+    /// Where a request counts what it holds beside others.
+    pub(super) fn open_account(&self) -> Account {
+        self.worker.shared.budget.open(Kind::Request)
     }
 
     pub(super) fn begin_request(&self) {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::admission::Admission;
 use crate::body::{OnEnd, ResponseBody, ResponseEnd, UpstreamConnection};
-use crate::budget::Budget;
+use crate::budget::{Account, Budget};
 use crate::error::{Failure, Side};
 use crate::facts::RequestFacts;
 use crate::flow::connection::Connection;
@@ -54,6 +54,8 @@ pub(super) struct Exchange {
     upstream_duration: Option<Duration>,
     /// Bytes of the request's body so far; `None` without one.
     received: Option<Arc<AtomicU64>>,
+    /// What is held of both bodies, where that is worth one.
+    account: Option<Account>,
     /// The upstream connection behind the answer.
     loan: Option<Loan>,
     /// A WebSocket was asked for.
@@ -109,6 +111,7 @@ impl Exchange {
             upstream_started: None,
             upstream_duration: None,
             received: None,
+            account: None,
             loan: None,
             handshake: false,
             admission: None,
@@ -350,6 +353,20 @@ impl Exchange {
         Arc::clone(&self.connection.worker.shared.budget)
     }
 
+    /// Where what is held of the request and its answer counts.
+    pub(super) fn account(&mut self) -> &Account {
+        let connection = &self.connection;
+        self.account.get_or_insert_with(|| match self.version {
+            Version::HTTP_2 => connection.open_account(),
+            _ => connection.account().clone(),
+        })
+    }
+
+    /// As [`Exchange::account`], if something was held.
+    pub(super) fn opened_account(&self) -> Option<&Account> {
+        self.account.as_ref()
+    }
+
     pub(super) fn session(&self) -> &Session {
         &self.session
     }
@@ -468,13 +485,19 @@ impl Exchange {
 }
 
 impl OnEnd for Exchange {
+    fn account(&mut self) -> Option<Account> {
+        Some(Exchange::account(self).clone())
+    }
+
     fn ended(&mut self, sent: u64, end: ResponseEnd, connection: Option<UpstreamConnection>) {
         if let Some(mut loan) = self.loan.take() {
             loan.ended(end, connection);
         }
         self.sent = sent;
+        let is_shed = self.account.as_ref().is_some_and(Account::is_shed);
         self.cut = match end {
             ResponseEnd::Complete => None,
+            _ if is_shed => Some((Side::Proxy, "overloaded")),
             ResponseEnd::ClientLeft => Some((Side::Downstream, "response_cut")),
             ResponseEnd::UpstreamBroke | ResponseEnd::GivenUp => {
                 Some((Side::Upstream, "response_broken"))

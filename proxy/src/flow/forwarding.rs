@@ -26,6 +26,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::body::{
     BodyFault, Incoming, RequestBody, ResponseBody, ResponseEnd, UpstreamConnection,
 };
+use crate::budget::{Account, FREE};
 use crate::config::model::Protocols;
 use crate::error::Failure;
 use crate::flow::connection::Connection;
@@ -58,6 +59,10 @@ struct Shelf {
 /// How long an attempt may take.
 struct Waiting<'a> {
     timer: Pin<&'a mut Sleep>,
+    /// Where what is held of the request's body counts.
+    account: Option<Account>,
+    /// Bytes of it that may come while none is taken.
+    ahead: usize,
     started: Instant,
     patience: Duration,
 }
@@ -69,6 +74,8 @@ enum Missed {
     /// The request's own body failed, on its way over HTTP/2.
     Upload(BodyFault),
     TimedOut,
+    /// There is no memory for what the server does not take.
+    Shed,
 }
 
 /// A request ready to go to an endpoint of its upstream.
@@ -109,6 +116,7 @@ pub(super) async fn send(
         parts,
         ..
     } = outbound;
+    let ahead = body.ahead();
     let (framing, mut load) = load(snapshot, exchange, &parts.method, body)?;
     let repeatable =
         matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && framing.is_none();
@@ -124,6 +132,8 @@ pub(super) async fn send(
         let (next, reached, started) = reached.await?;
         let waiting = Waiting {
             timer: timer.as_mut(),
+            account: exchange.opened_account().cloned(),
+            ahead,
             started,
             patience,
         };
@@ -199,13 +209,16 @@ fn load(
         return Err(BodyFault::TooLarge.into());
     }
     let framing = size.exact().map_or(Framing::Chunked, Framing::Length);
-    let body = RequestBody::new(
+    let mut body = RequestBody::new(
         body,
         limit,
         snapshot.timeouts.request_body,
         exchange.request_pace(),
     );
     exchange.counts(body.received());
+    if size.exact().is_none_or(|size| size >= FREE as u64) {
+        body.count_for(exchange.account().clone());
+    }
     Ok((Some(framing), Load::Body(body)))
 }
 
@@ -345,20 +358,28 @@ impl Loan {
 }
 
 impl Waiting<'_> {
-    /// Ready when it has been too long.
+    /// Ready when it has been too long, or there is no memory for the wait. `held_up`: what came of the
+    /// body waits for the server.
     ///
     /// The wait counts from the last piece of the body, so that a long upload is not cut; while the
     /// client itself is what everybody waits for, the body's own deadline counts.
     fn poll_over(
         &mut self,
+        held_up: bool,
         last_progress: impl Fn() -> Option<Instant>,
         cx: &mut Context<'_>,
-    ) -> Poll<()> {
+    ) -> Poll<Missed> {
+        if let Some(account) = &self.account {
+            account.reserve(if held_up { self.ahead } else { 0 });
+            if account.poll_shed(cx).is_ready() {
+                return Poll::Ready(Missed::Shed);
+            }
+        }
         loop {
             ready!(self.timer.as_mut().poll(cx));
             let deadline = last_progress().unwrap_or(self.started) + self.patience;
             if deadline <= Instant::now() {
-                return Poll::Ready(());
+                return Poll::Ready(Missed::TimedOut);
             }
             self.timer.as_mut().reset(deadline);
         }
@@ -385,8 +406,8 @@ async fn attempt(
         if let Poll::Ready(answered) = connection.poll_answer(upload, RESPONSE_HEAD, cx) {
             return Poll::Ready(answered.map_err(Missed::Http1));
         }
-        let over = waiting.poll_over(|| upload.last_progress(), cx);
-        over.map(|()| Err(Missed::TimedOut))
+        let over = waiting.poll_over(upload.is_held_up(), || upload.last_progress(), cx);
+        over.map(Err)
     })
     .await
 }
@@ -427,6 +448,7 @@ fn may_send_again(missed: &Missed, progress: Progress, repeatable: bool) -> bool
 fn explain(missed: Missed, mut leased: Leased, called: bool) -> Failure {
     let (failure, blamed) = match missed {
         Missed::Http1(Fault::Upload(fault)) | Missed::Upload(fault) => return fault.into(),
+        Missed::Shed => return Failure::overloaded(),
         Missed::TimedOut => (Failure::response_timeout(), !called),
         Missed::Http1(fault) => (upstream_failure(&fault), true),
         Missed::Http2(fault) => (http2::failure(&fault), fault.blames_server()),

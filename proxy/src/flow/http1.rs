@@ -15,6 +15,7 @@ use http::{HeaderValue, StatusCode};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::body::{Incoming, ResponseBody};
+use crate::budget::Account;
 use crate::drain::{Member, Phase};
 use crate::error::Failure;
 use crate::flow::connection::Connection;
@@ -51,8 +52,10 @@ pub(super) async fn serve(
     };
     // What was being served or answered ends now, however long the goodbye takes.
     let Driver { client, stage, .. } = driver;
+    let breaks_off = matches!(&stage, Stage::Answering(answer, _) if answer.would_look_whole());
     drop(stage);
     match ended {
+        Ended::Over | Ended::Cut if breaks_off => client.with_stream(Stream::break_off),
         Ended::Left(pending) => {
             let (stream, early) = client.into_stream()?;
             return Some(Left {
@@ -199,7 +202,9 @@ impl Driver {
                         upgrade,
                     } = answered;
                     self.pace = pace;
-                    if upgrade.is_none() && member.phase() != Phase::Running {
+                    let account = self.connection.opened_account();
+                    let is_shed = account.is_some_and(Account::is_shed);
+                    if upgrade.is_none() && (is_shed || member.phase() != Phase::Running) {
                         let headers = response.headers_mut();
                         headers.insert(CONNECTION, HeaderValue::from_static("close"));
                     }
@@ -208,6 +213,9 @@ impl Driver {
                 }
                 Stage::Answering(answer, upgrade) => {
                     let Poll::Ready(written) = self.client.poll_answer(answer, cx) else {
+                        if is_shed(answer, &self.connection, cx) {
+                            return Poll::Ready(Ended::Cut);
+                        }
                         ready!(self.client.poll_broken(cx));
                         return Poll::Ready(Ended::Over);
                     };
@@ -277,6 +285,18 @@ impl Driver {
     fn is_idle(&self) -> bool {
         matches!(self.stage, Stage::Reading) && self.client.is_between_requests()
     }
+}
+
+/// Whether there is no memory for what waits for the client.
+fn is_shed(answer: &Answer<ResponseBody>, connection: &Connection, cx: &mut Context<'_>) -> bool {
+    let Some(account) = connection.opened_account() else {
+        return false;
+    };
+    match answer.body() {
+        Some(body) => body.is_held_up(answer.waits_for_client()),
+        None => account.reserve(0),
+    }
+    account.poll_shed(cx).is_ready()
 }
 
 /// Ends a stream so that what was written last arrives: a reset could overtake it. Bytes that the

@@ -358,8 +358,14 @@ fn trailers() {
         ("transfer-encoding", "chunked"),
         ("connection", "close"),
         ("sec-websocket-key", "k"),
+        ("proxy", "http://evil.test"),
+        ("proxy-authorization", "x"),
+        ("proxy-authenticate", "x"),
+        ("expect", "100-continue"),
         ("my_key", "of an answer"),
     ]);
+    let no_token = HeaderName::from_lowercase(b"x\"y").unwrap();
+    trailers.insert(no_token, HeaderValue::from_static("of HTTP/2"));
     let mut of_request = trailers.clone();
     clean_trailers(&mut trailers);
     let cleaned = ["grpc-status: 0", "my_key: of an answer", "x-checksum: 1"];

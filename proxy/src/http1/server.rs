@@ -240,6 +240,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Some((stream, Bytes::copy_from_slice(&read)))
     }
 
+    /// Lets the stream be looked at.
+    pub fn with_stream(&self, look: impl FnOnce(&S)) {
+        look(&self.io().stream);
+    }
+
     /// Ends our side of the stream.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io().stream).poll_shutdown(cx)

@@ -176,7 +176,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
     }
 
     /// Whether, after a poll that was not ready, the body is to bring the next piece.
-    pub(super) fn waits_for_body(&self) -> bool {
+    pub fn waits_for_body(&self) -> bool {
         self.piece.is_empty()
     }
 
@@ -185,7 +185,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
         self.pieces
     }
 
-    pub(super) fn body_mut(&mut self) -> &mut B {
+    pub fn body_mut(&mut self) -> &mut B {
         &mut self.body
     }
 

@@ -87,7 +87,7 @@ fn methods() {
     check("TRACE /", H1, &host, Err((405, "method_not_allowed")));
     check("CONNECT a:443", H1, &host, Err((405, "method_not_allowed")));
     check("CONNECT a:443", H2, &[], Err((405, "method_not_allowed")));
-    for method in ["get", "Get", "posT", "trace", "connect"] {
+    for method in ["TRACK", "PRI", "get", "Get", "posT", "trace", "connect"] {
         let line = format!("{method} /");
         check(&line, H1, &host, Err((405, "method_not_allowed")));
     }
@@ -451,4 +451,16 @@ fn only_metadata_of_grpc_has_underscores() {
             "{line} {version:?} {kind}"
         );
     }
+}
+
+#[test]
+fn a_name_that_is_no_token_is_refused_over_http2() {
+    let mut parts = request("GET /", H2, &[("host", "a")]);
+    let name = HeaderName::from_lowercase(b"x\"y").unwrap();
+    parts.headers.insert(name, HeaderValue::from_static("z"));
+    let refused = admit_from("192.0.2.1:5", &mut parts).unwrap_err();
+    assert_eq!(
+        (refused.status.as_u16(), refused.reason),
+        (400, "bad_field_name")
+    );
 }

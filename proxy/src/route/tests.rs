@@ -67,6 +67,53 @@ fn header(name: &'static str, value: HeaderValueMatch) -> HeaderMatch {
     }
 }
 
+fn refusing(path: &str) -> Route {
+    let mut route = simple(&[], path);
+    if let Action::Respond { status, .. } = &mut route.action {
+        *status = StatusCode::FORBIDDEN;
+    }
+    route
+}
+
+#[test]
+fn a_route_that_refuses_takes_its_path_in_any_case() {
+    #[track_caller]
+    fn check(routes: &[Route], path: &str, expect: usize) {
+        let found = Table::new(routes).find("a", path, &Method::GET, &HeaderMap::new());
+        assert_eq!(found, Match::Route(expect), "{path}");
+    }
+    let routes = [
+        simple(&[], "/"),
+        refusing("/admin"),
+        refusing("=/Key"),
+        simple(&[], "/admin/open"),
+        simple(&[], "=/ADMIN/one"),
+    ];
+    for (path, expect) in [
+        ("/admin/x", 1),
+        ("/ADMIN", 1),
+        ("/aDmIn/x", 1),
+        ("/adm", 0),
+        ("/key", 2),
+        ("/KEY", 2),
+        ("/keys", 0),
+        ("/admin/open", 3),
+        ("/admin/OPEN", 1),
+        ("/ADMIN/one", 4),
+        ("/ADMIN/two", 1),
+    ] {
+        check(&routes, path, expect);
+    }
+    // Here the two are told apart.
+    let routes = [simple(&[], "/"), refusing("/admin"), simple(&[], "/Admin")];
+    for (path, expect) in [("/admin", 1), ("/Admin", 2), ("/ADMIN", 0)] {
+        check(&routes, path, expect);
+    }
+    // Only what refuses.
+    let routes = [simple(&[], "/"), simple(&[], "/ws")];
+    check(&routes, "/WS", 0);
+}
+
 #[test]
 fn the_most_specific_route_wins_in_any_order() {
     let mut routes = vec![

@@ -144,6 +144,10 @@ impl<C: Connection> TlsStream<C> {
         &self.connection
     }
 
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
     /// From now on short writes wait for a flush or the goodbye, so that last words and the
     /// close_notify behind them leave in one packet.
     pub fn cork(&mut self) {

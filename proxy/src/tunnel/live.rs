@@ -296,7 +296,7 @@ impl<C: Carrier> Live<C> {
 
     /// Says what is held, where that is worth a word; true if it must be given back.
     fn is_shed(&mut self, cx: &mut Context<'_>) -> bool {
-        let held = self.carrier.size();
+        let held = self.size();
         if held < FREE && self.extras.is_none() {
             return false;
         }
@@ -330,10 +330,23 @@ impl<C: Carrier> Live<C> {
         if !from_up.let_go() {
             from_down.expect_no_answer();
         }
-        let held = self.carrier.size();
+        let held = self.size();
         if let Some(account) = self.account() {
             account.set(held);
         }
+    }
+
+    /// Bytes of memory that it takes to wait, with what streams of HTTP/2 may hold meanwhile.
+    fn size(&self) -> usize {
+        let held = self.carrier.size();
+        if held == 0 {
+            return 0;
+        }
+        let (from_down, from_up) = self.carrier.ways();
+        let (down, up) = (self.downstream.depths(), self.upstream.depths());
+        let ways = [(from_down, down.0 + up.1), (from_up, up.0 + down.1)];
+        let held_up = ways.iter().filter(|(way, _)| way.is_held_up());
+        held + held_up.map(|(_, depth)| depth).sum::<usize>()
     }
 
     fn account(&self) -> Option<&Account> {

@@ -105,6 +105,10 @@ impl Filter for Guest {
             Act::BadHeaders => {
                 let refused = [
                     req.set_header("x-split", "a\r\nhost: evil"),
+                    req.set_header("x-line", "a\nhost: evil"),
+                    req.set_header("x-return", "a\rhost: evil"),
+                    req.set_header("x-nul", "a\0b"),
+                    req.set_header("x-name: a\r\nhost", "evil"),
                     req.set_header("x bad", "v"),
                     req.set_header("Content-Length", "0"),
                     req.add_header("transfer-encoding", "chunked"),
@@ -115,9 +119,7 @@ impl Filter for Guest {
                     req.set_query(Some("a b")),
                     req.set_subprotocols(&["evil".to_owned()]),
                 ];
-                let refused =
-                    refused.map(|result| result.err().map_or("accepted".into(), |e| e.to_string()));
-                edited(req.set_header("x-refused", refused.join("; ")))
+                edited(req.set_header("x-refused", all(refused)))
             }
             Act::Count => edited(req.set_header("x-count", count().to_string())),
             Act::HeaderFlood => header_flood(|name, value| req.set_header(name, value)),
@@ -140,6 +142,22 @@ impl ResponseFilter for Guest {
         match self.0.response {
             Act::Count | Act::CountOrFail => edited(res.set_header("x-count", count().to_string())),
             Act::HeaderFlood => header_flood(|name, value| res.set_header(name, value)),
+            Act::BadHeaders => {
+                let refused = [
+                    res.set_header("x-split", "a\r\nset-cookie: evil"),
+                    res.set_header("x-line", "a\nset-cookie: evil"),
+                    res.set_header("x-return", "a\rset-cookie: evil"),
+                    res.set_header("x-nul", "a\0b"),
+                    res.set_header("x-name: a\r\nset-cookie", "evil"),
+                    res.set_header("Content-Length", "0"),
+                    res.add_header("transfer-encoding", "chunked"),
+                    res.remove_header("connection"),
+                    res.set_header("Upgrade", "h2c"),
+                    res.set_header("Sec-WebSocket-Accept", "AAAA"),
+                    res.set_subprotocol(Some("evil")),
+                ];
+                edited(res.set_header("x-refused", all(refused)))
+            }
             Act::EditAndTrap => {
                 let done = res.set_header("x-edited", "yes");
                 sluicegate_plugin::debug!("{done:?}");
@@ -178,6 +196,15 @@ fn act(act: Act) -> Verdict {
         _ => {}
     }
     Verdict::Continue
+}
+
+/// What came of each edit.
+fn all<const N: usize>(edits: [Result<(), EditError>; N]) -> String {
+    let told = edits.map(|edit| {
+        edit.err()
+            .map_or("accepted".into(), |error| error.to_string())
+    });
+    told.join("; ")
 }
 
 fn edited(result: Result<(), EditError>) -> Verdict {

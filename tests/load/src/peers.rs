@@ -412,11 +412,7 @@ pub(crate) const PEERS: &[Peer] = &[
         Program::Sluicegate,
         include_str!("../peers/sluicegate-terminate.toml"),
     ),
-    Peer::http2(
-        "sluicegate-http2",
-        Program::Sluicegate,
-        SLUICEGATE_HTTP2,
-    ),
+    Peer::http2("sluicegate-http2", Program::Sluicegate, SLUICEGATE_HTTP2),
     Peer::http2("baseline-http2", Program::Baseline, SLUICEGATE_HTTP2),
     Peer::http2(
         "haproxy-http2",

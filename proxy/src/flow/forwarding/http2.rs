@@ -50,8 +50,9 @@ pub(super) async fn attempt(
             return Poll::Ready(answered.map_err(Missed::Http2));
         }
         let last_progress = || upload.as_ref().and_then(Upload::last_progress);
-        let over = waiting.poll_over(last_progress, cx);
-        over.map(|()| Err(Missed::TimedOut))
+        let held_up = upload.as_ref().is_some_and(Upload::is_held_up);
+        let over = waiting.poll_over(held_up, last_progress, cx);
+        over.map(Err)
     })
     .await;
     let (parts, stream) = match answered {

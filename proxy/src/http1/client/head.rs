@@ -211,7 +211,8 @@ fn status_line(line: &[u8]) -> Result<(Version, StatusCode), HeadFault> {
         _ => false,
     };
     let status = StatusCode::from_bytes(digits).map_err(|_| HeadFault::StatusLine)?;
-    if !reason_is_fine {
+    // What is beyond has no class, and so no meaning (RFC 9110 §15).
+    if !reason_is_fine || status.as_u16() > 599 {
         return Err(HeadFault::StatusLine);
     }
     Ok((version, status))

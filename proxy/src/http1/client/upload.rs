@@ -68,6 +68,11 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
         self.finished
     }
 
+    /// What has come of the body waits for the upstream to take it.
+    pub fn is_held_up(&self) -> bool {
+        self.queued > 0 && !self.waits_for_body
+    }
+
     /// Since when the upstream alone is waited for: the last piece of the body, or now while it is
     /// the client that everybody waits for. `None` without a body.
     pub fn last_progress(&self) -> Option<Instant> {

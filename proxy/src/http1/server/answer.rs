@@ -28,6 +28,8 @@ pub struct Answer<B> {
     /// Why the body broke off: what came before that still goes out.
     broken: Option<io::Error>,
     goes_on: bool,
+    /// The body has come to its end.
+    ended: bool,
     /// Bytes that the stream has taken.
     sent: u64,
     /// The stream takes no more for the moment.
@@ -65,6 +67,16 @@ impl<B> Answer<B> {
         self.goes_on
     }
 
+    /// Whether the end of the stream, if it came now, would pass for the end of the body although it is not.
+    pub fn would_look_whole(&self) -> bool {
+        self.framing == Framing::UntilClose && !(self.ended && self.is_out())
+    }
+
+    /// The body, while it may have more.
+    pub fn body(&self) -> Option<&B> {
+        self.body.as_ref()
+    }
+
     /// How many bytes the stream has taken, heads and framing included.
     pub fn sent(&self) -> u64 {
         self.sent
@@ -73,6 +85,11 @@ impl<B> Answer<B> {
     /// Whether, after a write that was not ready, the client is to take something.
     pub fn waits_for_client(&self) -> bool {
         self.blocked
+    }
+
+    /// Nothing is left of what the body has brought so far.
+    fn is_out(&self) -> bool {
+        self.written == self.text.len() && self.data.is_empty() && self.tail.is_empty()
     }
 
     /// Whether the client has said that it sends nothing behind its request.
@@ -100,6 +117,7 @@ where
             tail: b"",
             broken: None,
             goes_on,
+            ended: false,
             sent: 0,
             blocked: false,
             asked_as_last: asked.last,
@@ -125,7 +143,7 @@ where
             });
             // A flush or a write that is not ready returns.
             self.blocked = true;
-            while self.has_left() {
+            while !self.is_out() {
                 let n = ready!(self.poll_write_left(stream, cx))?;
                 if n == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -194,6 +212,7 @@ where
                 }
                 // Nothing comes behind trailers.
                 self.body = None;
+                self.ended = true;
             }
         }
         Ok(())
@@ -211,16 +230,13 @@ where
     }
 
     fn end(&mut self) {
+        self.ended = true;
         if self.body.take().is_some() && self.framing == Framing::Chunked {
             match self.data.is_empty() {
                 true => self.text.extend_from_slice(LAST_CHUNK),
                 false => self.tail = b"\r\n0\r\n\r\n",
             }
         }
-    }
-
-    fn has_left(&self) -> bool {
-        self.written < self.text.len() || !self.data.is_empty() || !self.tail.is_empty()
     }
 
     fn poll_write_left<S: AsyncWrite + Unpin>(

@@ -33,6 +33,11 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
         self.finished
     }
 
+    /// What has come of the body waits for the upstream to take it.
+    pub fn is_held_up(&self) -> bool {
+        !self.finished && !self.sending.waits_for_body()
+    }
+
     /// Since when the upstream alone is waited for: the last piece of the body, or now while it is
     /// the client that everybody waits for. `None` before anything was sent.
     pub fn last_progress(&self) -> Option<Instant> {

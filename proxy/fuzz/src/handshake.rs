@@ -1,0 +1,1 @@
+../../src/handshake.rs

@@ -1,0 +1,288 @@
+//! The memory that requests and their answers make the proxy hold: 503 where there is no answer yet, else a
+//! visible end. The others go on.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::Reason;
+use http::Request;
+use sluicegate_tests::client::{self, read_request_head};
+use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::upstream::Script;
+use sluicegate_tests::{soon, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+const MIB: usize = 1 << 20;
+/// Of an answer.
+const SIZE: usize = 600_000;
+
+async fn start(memory: &str) -> (Proxy, Script) {
+    let script = Script::new().await;
+    let proxy = Proxy::start(&format!(
+        r#"
+        [runtime]
+        workers = 1
+        [[listener]]
+        bind = "127.0.0.1:0"
+        http2 = true
+        [admin]
+        bind = "127.0.0.1:0"
+        [log]
+        access = "json"
+        [limits]
+        memory = "{memory}"
+        [[route]]
+        to = "{}"
+        "#,
+        script.addr
+    ))
+    .await;
+    (proxy, script)
+}
+
+/// A number among the metrics.
+async fn metric(proxy: &Proxy, name: &str) -> usize {
+    let (_, text) = client::get(proxy.admin(), "/metrics").await;
+    let text = String::from_utf8(text).unwrap();
+    let mut lines = text.lines();
+    let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    found.map_or(0, |value| value.parse().unwrap())
+}
+
+async fn buffered(proxy: &Proxy) -> usize {
+    metric(proxy, "sluicegate_buffered_bytes").await
+}
+
+async fn shed(proxy: &Proxy) -> usize {
+    metric(proxy, r#"sluicegate_memory_shed_total{kind="request"}"#).await
+}
+
+/// Waits until so many were told to go.
+async fn shed_at_least(proxy: &Proxy, count: usize) {
+    let are_shed = || async { (shed(proxy).await >= count).then_some(()) };
+    until("some are shed", are_shed).await;
+}
+
+/// Waits until those who were told have given back.
+async fn holds_at_most(proxy: &Proxy, most: usize) {
+    let is_less = || async { (buffered(proxy).await <= most).then_some(()) };
+    until("enough is given back", is_less).await;
+}
+
+fn request(method: &str) -> Request<()> {
+    let request = Request::builder().method(method);
+    request.uri("http://localhost/").body(()).unwrap()
+}
+
+/// An upstream's connection with the head of a request on it.
+async fn asked(script: &Script) -> TcpStream {
+    let mut stream = script.accept().await;
+    read_request_head(&mut stream).await;
+    stream
+}
+
+#[tokio::test]
+async fn uploads_that_the_upstream_does_not_take_get_503() {
+    let (proxy, script) = start("1MiB").await;
+    let mut pairs = Vec::new();
+    for _ in 0..30 {
+        let mut client = client::tcp(proxy.addr(0)).await;
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n";
+        client.write_all(head.as_bytes()).await.unwrap();
+        pairs.push((client, asked(&script).await));
+    }
+    let piece: Arc<[u8]> = vec![7; MIB].into();
+    let mut uploads = JoinSet::new();
+    let mut asleep = Vec::new();
+    for (client, server) in pairs {
+        asleep.push(server);
+        let piece = Arc::clone(&piece);
+        uploads.spawn(async move {
+            let (mut read, mut write) = client.into_split();
+            let sending =
+                tokio::spawn(async move { while write.write_all(&piece).await.is_ok() {} });
+            let mut answer = Vec::new();
+            // A reset may be all that comes behind it.
+            let _ = read.read_to_end(&mut answer).await;
+            sending.abort();
+            String::from_utf8(answer).unwrap()
+        });
+    }
+    shed_at_least(&proxy, 3).await;
+    for _ in 0..3 {
+        let answer = soon("an answer", uploads.join_next())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer:?}");
+        for line in ["connection: close", "retry-after: 1"] {
+            assert!(answer.contains(&format!("\r\n{line}\r\n")), "{answer}");
+        }
+    }
+    let line = proxy
+        .access_line("a refusal", |line| line.contains(r#""status":503"#))
+        .await;
+    assert!(line.contains(r#""overloaded""#), "{line}");
+    holds_at_most(&proxy, MIB).await;
+    uploads.shutdown().await;
+    drop(asleep);
+    holds_at_most(&proxy, 0).await;
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_are_cut() {
+    let (proxy, script) = start("1MiB").await;
+    let mut clients = Vec::new();
+    let mut servers = Vec::new();
+    for _ in 0..40 {
+        let mut client = client::tcp(proxy.addr(0)).await;
+        client
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .unwrap();
+        servers.push(asked(&script).await);
+        clients.push(client);
+    }
+    let piece: Arc<[u8]> = vec![7; MIB].into();
+    let mut answers = JoinSet::new();
+    for mut server in servers {
+        let piece = Arc::clone(&piece);
+        answers.spawn(async move {
+            let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n";
+            server.write_all(head).await.unwrap();
+            while server.write_all(&piece).await.is_ok() {}
+        });
+    }
+    shed_at_least(&proxy, 3).await;
+    for _ in 0..3 {
+        soon("the upstream's connection to go too", answers.join_next()).await;
+    }
+    let line = proxy
+        .access_line("a cut", |line| line.contains(r#""overloaded""#))
+        .await;
+    assert!(line.contains(r#""status":200"#), "{line}");
+    holds_at_most(&proxy, MIB).await;
+    drop(clients);
+    holds_at_most(&proxy, 0).await;
+}
+
+#[tokio::test]
+async fn streams_that_are_not_read_are_reset_and_their_neighbours_are_whole() {
+    let (proxy, script) = start("1MiB").await;
+    let stream = client::tcp(proxy.addr(0)).await;
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(1 << 24);
+    builder.initial_connection_window_size(1 << 28);
+    let (sender, connection) = builder.handshake::<_, Bytes>(stream).await.unwrap();
+    let mut connection = Box::pin(connection);
+    let mut waiting = Vec::new();
+    let mut servers = Vec::new();
+    let asking = async {
+        for _ in 0..50 {
+            let mut sender = sender.clone().ready().await.unwrap();
+            waiting.push(sender.send_request(request("GET"), true).unwrap().0);
+            servers.push(asked(&script).await);
+        }
+    };
+    tokio::select! {
+        _ = &mut connection => panic!("the connection has ended"),
+        () = asking => {}
+    }
+    // There is room for all of it in the client's windows, but it does not read.
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
+    let answer: Arc<[u8]> = [head.as_bytes(), &[7; SIZE]].concat().into();
+    let mut answers = JoinSet::new();
+    for mut server in servers {
+        let answer = Arc::clone(&answer);
+        answers.spawn(async move { server.write_all(&answer).await });
+    }
+    shed_at_least(&proxy, 10).await;
+    holds_at_most(&proxy, MIB).await;
+    tokio::spawn(connection);
+    let (mut whole, mut reset) = (0, 0);
+    for answer in waiting {
+        let mut body = match soon("a head", answer).await {
+            Ok(answer) => answer.into_body(),
+            Err(error) => {
+                assert_eq!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM));
+                reset += 1;
+                continue;
+            }
+        };
+        let mut size = 0;
+        loop {
+            match soon("a piece", body.data()).await {
+                Some(Ok(piece)) => {
+                    size += piece.len();
+                    body.flow_control().release_capacity(piece.len()).unwrap();
+                }
+                Some(Err(error)) => {
+                    assert_eq!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM));
+                    reset += 1;
+                    break;
+                }
+                None => {
+                    assert_eq!(size, SIZE);
+                    whole += 1;
+                    break;
+                }
+            }
+        }
+    }
+    assert!(whole >= 3 && reset >= 10, "{whole} whole, {reset} reset");
+    // One or the other may have gone out before it was to go.
+    assert!(reset <= shed(&proxy).await);
+    holds_at_most(&proxy, 0).await;
+}
+
+#[tokio::test]
+async fn what_a_stream_may_send_ahead_counts_too() {
+    let (proxy, script) = start("2MiB").await;
+    let stream = client::tcp(proxy.addr(0)).await;
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut waiting = Vec::new();
+    let mut streams = Vec::new();
+    let mut uploads = JoinSet::new();
+    let mut servers = Vec::new();
+    for _ in 0..30 {
+        let mut sender = sender.clone().ready().await.unwrap();
+        let (answer, stream) = sender.send_request(request("POST"), false).unwrap();
+        servers.push(asked(&script).await);
+        waiting.push(answer);
+        streams.push(stream);
+    }
+    for mut stream in streams {
+        uploads.spawn(async move {
+            loop {
+                stream.reserve_capacity(16 << 10);
+                let room = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
+                let Some(Ok(room)) = room else {
+                    return;
+                };
+                if stream.send_data(vec![7; room].into(), false).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    // At most ten can hold a queue and a window each.
+    shed_at_least(&proxy, 10).await;
+    holds_at_most(&proxy, 2 * MIB).await;
+    let mut refused = JoinSet::new();
+    for answer in waiting {
+        refused.spawn(answer);
+    }
+    for _ in 0..10 {
+        let answer = soon("an answer", refused.join_next())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(answer.unwrap().status(), 503);
+    }
+    uploads.shutdown().await;
+    drop((refused, sender));
+    holds_at_most(&proxy, 0).await;
+}
