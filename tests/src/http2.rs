@@ -183,6 +183,8 @@ pub async fn exchange(
 impl Raw {
     pub async fn send(&mut self, frame: &[u8]) {
         self.stream.write_all(frame).await.unwrap();
+        // Records that the socket had no room for wait until somebody asks.
+        self.stream.flush().await.unwrap();
     }
 
     /// The next frame that passes.
