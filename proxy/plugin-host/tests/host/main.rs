@@ -7,6 +7,7 @@
 )]
 
 mod calls;
+mod hostile;
 mod images;
 mod limits;
 mod load;
