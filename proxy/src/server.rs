@@ -30,6 +30,7 @@ use crate::admin::{self, AdminActions, AdminListener, AdminState, Readiness, Rel
 use crate::banner;
 use crate::config::model::{Bind, Config};
 use crate::listener::{BindError, BoundListener, LocalAddr};
+use crate::memory;
 use crate::privileges;
 use crate::reload::{self, Fixed, Origin, Rejected};
 use crate::snapshot::{ListenerPolicy, Snapshot, Workshop};
@@ -81,6 +82,7 @@ pub fn run(
     ready: impl FnOnce(&Started),
 ) -> Result<(), RunError> {
     let began = Instant::now();
+    memory::keep_a_reserve();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -1,10 +1,12 @@
 //! Raw requests of HTTP/1.1, and what both ends must have seen of them.
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::client::{exchange, read_to_end, tcp};
+use crate::client::tcp;
 use crate::proxy::Proxy;
+use crate::soon;
 use crate::upstream::Upstream;
 use crate::wire::Message;
 
@@ -30,8 +32,11 @@ impl Bench {
     /// Sends bytes that must be refused: one answer, with this status, that is the connection's last; and
     /// no whole request to the upstream.
     pub async fn refuses(&mut self, name: &str, request: impl AsRef<[u8]>, status: u16) {
+        let mut stream = tcp(self.proxy.addr(0)).await;
+        // The proxy may have closed before it has read everything.
+        let _ = stream.write_all(request.as_ref()).await;
         // The end of the stream is the proof that the connection was closed.
-        let answer = exchange(self.proxy.addr(0), request.as_ref()).await;
+        let answer = rest_of(name, &mut stream).await;
         let shown = String::from_utf8_lossy(&answer).to_ascii_lowercase();
         assert_eq!(statuses(&answer), [status], "{name}: {shown}");
         assert!(shown.contains("connection: close\r\n"), "{name}: {shown}");
@@ -48,10 +53,9 @@ impl Bench {
         expect: &[u16],
     ) -> Vec<Message> {
         let mut stream = tcp(self.proxy.addr(0)).await;
-        // The proxy may have closed before it has read everything.
         let _ = stream.write_all(requests.as_ref()).await;
         let _ = stream.shutdown().await;
-        let answer = read_to_end(&mut stream).await;
+        let answer = rest_of(name, &mut stream).await;
         let shown = String::from_utf8_lossy(&answer);
         assert_eq!(statuses(&answer), expect, "{name}: {shown}");
         let mut seen = Vec::new();
@@ -77,6 +81,15 @@ impl Bench {
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok());
         rejected.sum()
     }
+}
+
+/// What comes until the proxy ends the stream.
+async fn rest_of(name: &str, stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let reading = stream.read_to_end(&mut bytes);
+    // A reset after the last byte is an end like any other here.
+    let _ = soon(&format!("the end of the stream of `{name}`"), reading).await;
+    bytes
 }
 
 /// The statuses of all responses in what came back.

@@ -1,12 +1,16 @@
-//! Upstreams that lie, break off or die: the client sees it, and nobody else suffers.
+//! Upstreams that lie, break off or die: the client sees it, and nobody else suffers. What they may say, row by
+//! row, is in `faulty_answers.rs`; a tunnel whose one side goes is in `tunnels.rs`.
 
+use sluicegate_tests::certs::Authority;
 use sluicegate_tests::client::{self, read_to_end, tcp};
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::soon;
 use sluicegate_tests::upstream::Script;
 use sluicegate_tests::wire::{self, read_response};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood";
@@ -191,6 +195,55 @@ async fn a_reset_in_a_body_without_length_is_seen_by_the_client() {
     socket2::SockRef::from(&server).set_linger(linger).unwrap();
     drop(server);
     assert_eq!(read_to_end(&mut client).await, b"", "no last chunk");
+}
+
+/// Over TLS the end of the stream is a word of its own: without it anybody on the way may have cut the body.
+#[tokio::test]
+async fn a_tls_stream_that_ends_without_goodbye_is_a_cut_body() {
+    let (authority, dir) = (Authority::new("ca"), TempDir::new().unwrap());
+    let identity = authority.issue(&["localhost"]);
+    std::fs::write(dir.path().join("ca.pem"), &authority.pem).unwrap();
+    let upstream = Script::new().await;
+    let proxy = Proxy::start_in(
+        dir,
+        &format!(
+            r#"
+            [[listener]]
+            bind = "127.0.0.1:0"
+            [upstream.server]
+            servers = ["https://{}"]
+            tls = {{ ca = "ca.pem", server_name = "localhost" }}
+            [[route]]
+            to = "server"
+            "#,
+            upstream.addr
+        ),
+    )
+    .await;
+    let acceptor = TlsAcceptor::from(identity.server(None));
+    for (version, goodbye) in [("1.1", true), ("1.1", false), ("1.0", true), ("1.0", false)] {
+        let mut client = tcp(proxy.addr(0)).await;
+        let request = format!("GET / HTTP/{version}\r\nHost: a\r\nConnection: close\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let accepting = acceptor.accept(upstream.accept().await);
+        let mut server = soon("a TLS handshake", accepting).await.unwrap();
+        wire::read_request(&mut server).await.unwrap();
+        let answer = b"HTTP/1.1 200 OK\r\n\r\nall there is";
+        server.write_all(answer).await.unwrap();
+        server.flush().await.unwrap();
+        match goodbye {
+            true => server.shutdown().await.unwrap(),
+            false => server.get_mut().0.shutdown().await.unwrap(),
+        }
+        let mut got = Vec::new();
+        let ended = soon("the end", client.read_to_end(&mut got)).await;
+        let whole = match version {
+            "1.1" => got.ends_with(b"\r\n0\r\n\r\n"),
+            _ => ended.is_ok(),
+        };
+        let shown = String::from_utf8_lossy(&got);
+        assert_eq!(whole, goodbye, "HTTP/{version}: {shown}");
+    }
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ const FLOW_CONTROL: u32 = 3;
 const STREAM_CLOSED: u32 = 5;
 const FRAME_SIZE: u32 = 6;
 const REFUSED: u32 = 7;
+const CALM: u32 = 11;
 
 fn number(number: u32) -> [u8; 4] {
     number.to_be_bytes()
@@ -490,4 +491,37 @@ async fn more_streams_than_there_may_be_are_refused() {
         client.send(&headers(stream, GET)).await;
     }
     assert_eq!(client.outcome(5, true).await, Reset(REFUSED));
+}
+
+#[tokio::test]
+async fn faults_are_counted() {
+    let upstream = Script::new().await;
+    let more =
+        "[admin]\nbind = \"127.0.0.1:0\"\n[limits]\nhttp2_control_frames = 50\nhttp2_resets = 5\n";
+    let proxy = proxy_in_front_of(upstream.addr, more).await;
+    let reset = |count: u32| {
+        let stream = 2 * count + 1;
+        let cancel = frame(RST_STREAM, 0, stream, &number(8));
+        [headers(stream, GET), cancel].concat()
+    };
+    let cases: [(Vec<u8>, Outcome); 4] = [
+        (get(&[("X", "y")]), Reset(PROTOCOL)),
+        (data(0, b"a", 0), End(PROTOCOL)),
+        (frame(PING, 0, 0, &[0; 8]).repeat(60), End(CALM)),
+        ((0..6).flat_map(reset).collect(), End(CALM)),
+    ];
+    for (bytes, wanted) in cases {
+        let mut client = Bare::open(proxy.addr(0), &[]).await;
+        client.send(&bytes).await;
+        assert_eq!(client.outcome(1, true).await, wanted);
+    }
+    let (_, metrics) = proxy.admin_request("GET", "/metrics", "").await;
+    for (reason, count) in [
+        ("http2_malformed", 1),
+        ("http2_protocol", 1),
+        ("http2_flood", 2),
+    ] {
+        let line = format!("sluicegate_requests_rejected_total{{reason=\"{reason}\"}} {count}\n");
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    }
 }

@@ -5,8 +5,8 @@ use sluicegate_tests::http2::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PADDED, PING, PRIORITY, RST_STREAM,
     SETTINGS, Site, WINDOW_UPDATE, block, frame, headers, read_frame,
 };
-use sluicegate_tests::soon;
-use sluicegate_tests::upstream::Upstream;
+use sluicegate_tests::upstream::{Script, Upstream};
+use sluicegate_tests::{soon, wire};
 use tokio::io::AsyncWriteExt;
 
 const LAST_PING: &[u8] = b"the last";
@@ -230,3 +230,51 @@ async fn streams_that_never_end_leave_room_for_others() {
     })
     .await;
 }
+
+/// Answers without an end, until so many were asked for.
+async fn pour(server: &Script) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..ENDLESS {
+        let mut stream = server.accept().await;
+        eprintln!("n");tasks.spawn(async move {
+            wire::read_head(&mut stream).await.unwrap();
+            let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
+            stream.write_all(head.as_bytes()).await.unwrap();
+            while stream.write_all(&[b'x'; 16 * 1024]).await.is_ok() {}
+        });
+    }
+}
+
+#[tokio::test]
+async fn windows_of_nothing_hold_little() {
+    let server = Script::new().await;
+    let site = Site::in_front_of(server.addr, "").await;
+    let before = site.resident_kib();
+    let asking = async {
+        let mut clients = Vec::new();
+        for _ in 0..ENDLESS.div_ceil(STREAMS) {
+            // SETTINGS_INITIAL_WINDOW_SIZE: no stream may send a byte of its body.
+            let mut client = site.connect_raw(&[(4, 0)]).await;
+            for count in 0..u32::try_from(STREAMS).unwrap() {
+                client.send(&headers(2 * count + 1, GET)).await;
+            }
+            let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(3);
+            while let Ok(Ok(f)) = tokio::time::timeout_at(deadline, read_frame(&mut client.stream)).await {
+                if f.kind == RST_STREAM || (f.kind == 1 && !f.is_ok()) || f.kind == 7 || f.kind==4 { eprintln!("odd {f:?}"); } if f.kind==1 { eprintln!("got {}", f.stream); }
+            }
+            clients.push(client);
+        }
+        clients
+    };
+    let all = async { tokio::join!(pour(&server), asking) };
+    let r = tokio::time::timeout(std::time::Duration::from_secs(8), all).await;
+    if r.is_err() { panic!("{:#?}", &site.proxy.access_lines()); }
+    let ((), clients) = r.unwrap();
+    let grown = site.resident_kib().saturating_sub(before);
+    assert!(grown < 48 * 1024, "grown by {grown} KiB");
+    drop(clients);
+}
+
+/// Streams of one connection, and answers that nobody takes.
+const STREAMS: usize = 128;
+const ENDLESS: usize = 256;

@@ -673,6 +673,12 @@ async fn what_is_odd_but_right_passes() {
             ]
             .concat(),
         ),
+        ("HEAD that ends late", {
+            let mut fields = GET.to_vec();
+            fields[0] = (":method", "HEAD");
+            let head = frame(HEADERS, END_HEADERS, 1, &block(&fields));
+            [head, data(1, b"", END_STREAM)].concat()
+        }),
         (
             "trailers",
             [post(&[]), data(1, b"abc", 0), headers(1, &[("x", "y")])].concat(),

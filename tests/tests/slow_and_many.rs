@@ -13,9 +13,9 @@ use sluicegate_tests::http2::{
     DATA, END_STREAM, HEADERS, RST_STREAM, WINDOW_UPDATE, frame, headers, read_frame,
 };
 use sluicegate_tests::proxy::Proxy;
-use sluicegate_tests::soon;
 use sluicegate_tests::upstream::{Script, Upstream};
 use sluicegate_tests::wire::{self, read_response};
+use sluicegate_tests::{soon, until};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -168,7 +168,7 @@ async fn a_tls_handshake_that_comes_byte_by_byte_has_one_deadline_for_all_of_it(
     let took = trickle(&mut client, b"\x03").await;
     assert!(took < Duration::from_secs(5), "{took:?}");
     let failed = r#"sluicegate_tls_handshakes_total{listener="127.0.0.1:0",result="timed_out"}"#;
-    assert_eq!(proxy.metric(failed).await, Some(1.0));
+    proxy.until_metric(failed, 1.0).await;
     asks(&proxy, &authority).await;
 }
 
@@ -212,8 +212,8 @@ async fn half_open_tls_handshakes_give_way_to_who_waits_in_line() {
     for stream in &mut half_open {
         read_to_end(stream).await;
     }
-    assert_eq!(proxy.metric(&shaken("gave_way")).await, Some(2.0));
-    assert_eq!(proxy.metric(&shaken("ok")).await, Some(5.0));
+    proxy.until_metric(&shaken("gave_way"), 2.0).await;
+    proxy.until_metric(&shaken("ok"), 5.0).await;
     proxy
         .log_line("the limit", |line| {
             line.contains("as many TLS handshakes as may be")
@@ -238,21 +238,19 @@ async fn nobody_waits_in_line_for_longer_than_a_tls_handshake_may_take() {
         );
         proxy.metric(&series).await.unwrap_or(0.0)
     };
+    let (timed_out, no_room) = until("the count of all", || async {
+        let counts = (of("timed_out").await, of("no_room").await);
+        (counts.0 + counts.1 == 4.0).then_some(counts)
+    })
+    .await;
     // The first one has its second; then the next one has its own, unless its wait was over first.
-    let (timed_out, no_room) = (of("timed_out").await, of("no_room").await);
     assert!(timed_out >= 1.0 && no_room >= 2.0, "{timed_out}, {no_room}");
-    assert_eq!(timed_out + no_room, 4.0);
 }
 
 #[tokio::test]
 async fn a_body_that_comes_too_slowly_is_cut_with_408() {
     let upstream = Script::new().await;
-    let proxy = start(
-        upstream.addr,
-        "request_body = '500ms'",
-        "body_rate = '1KiB'",
-    )
-    .await;
+    let proxy = start(upstream.addr, "request_body = '2s'", "body_rate = '1KiB'").await;
     for (framing, piece) in [
         ("Content-Length: 100000", "a"),
         ("Transfer-Encoding: chunked", "1\r\na\r\n"),
@@ -262,7 +260,7 @@ async fn a_body_that_comes_too_slowly_is_cut_with_408() {
         client.write_all(head.as_bytes()).await.unwrap();
         let (took, answer) = answered(&mut client, piece.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 408 "), "{framing}: {answer}");
-        assert!(took < Duration::from_secs(5), "{framing}: {took:?}");
+        assert!(took < Duration::from_secs(10), "{framing}: {took:?}");
         // The upstream sees that it did not get all of it.
         let mut server = upstream.accept().await;
         assert!(wire::read_request(&mut server).await.is_err());
@@ -272,18 +270,13 @@ async fn a_body_that_comes_too_slowly_is_cut_with_408() {
         .await;
     assert!(line.contains("\"status\":408"), "{line}");
     let series = r#"sluicegate_requests_rejected_total{reason="request_body_too_slow"}"#;
-    assert_eq!(proxy.metric(series).await, Some(2.0));
+    proxy.until_metric(series, 2.0).await;
 }
 
 #[tokio::test]
 async fn a_body_over_http2_that_comes_too_slowly_is_cut_with_408() {
     let upstream = Script::new().await;
-    let proxy = start(
-        upstream.addr,
-        "request_body = '500ms'",
-        "body_rate = '1KiB'",
-    )
-    .await;
+    let proxy = start(upstream.addr, "request_body = '2s'", "body_rate = '1KiB'").await;
     let handshake = h2::client::handshake(tcp(proxy.addr(0)).await);
     let (sender, connection) = handshake.await.unwrap();
     tokio::spawn(connection);
@@ -309,31 +302,26 @@ async fn a_body_over_http2_that_comes_too_slowly_is_cut_with_408() {
 #[tokio::test]
 async fn a_route_may_have_more_patience() {
     let (upstream, mut requests) = Upstream::collecting().await;
-    let proxy = start(
-        upstream.addr,
-        "request_body = '500ms'",
-        "body_rate = '1KiB'",
-    )
-    .await;
+    let proxy = start(upstream.addr, "request_body = '2s'", "body_rate = '1KiB'").await;
     let mut client = tcp(proxy.addr(0)).await;
-    let head = "POST /patient/ HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n";
+    let head = "POST /patient/ HTTP/1.1\r\nHost: a\r\nContent-Length: 60\r\n\r\n";
     client.write_all(head.as_bytes()).await.unwrap();
     let mut pace = interval(BEAT);
-    for _ in 0..40 {
+    for _ in 0..60 {
         pace.tick().await;
         client.write_all(b"a").await.unwrap();
     }
     let answer = read_response(&mut client).await.unwrap();
     assert_eq!(answer.head.status(), 200);
-    assert_eq!(requests.recv().await.unwrap().body, b"a".repeat(40));
+    assert_eq!(requests.recv().await.unwrap().body, b"a".repeat(60));
 }
 
 #[tokio::test]
 async fn who_is_slow_for_the_upstreams_sake_is_not_cut() {
     const SIZE: usize = 32 << 20;
     let upstream = Script::new().await;
-    let timeouts = "request_body = '500ms'\nidle_timeout = '30s'";
-    let proxy = start(upstream.addr, timeouts, "body_rate = '1GiB'").await;
+    let timeouts = "request_body = '2s'\nidle_timeout = '30s'";
+    let proxy = start(upstream.addr, timeouts, "body_rate = '64MiB'").await;
     // The upstream takes nothing of a request for a while.
     let mut client = tcp(proxy.addr(0)).await;
     let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n");
@@ -344,7 +332,7 @@ async fn who_is_slow_for_the_upstreams_sake_is_not_cut() {
     let (mut from_proxy, mut to_proxy) = client.split();
     let sending = async { to_proxy.write_all(&body).await.unwrap() };
     let serving = async {
-        wait(Duration::from_millis(1500)).await;
+        wait(Duration::from_secs(3)).await;
         let mut received = vec![0; SIZE];
         soon("the body", server.read_exact(&mut received))
             .await
@@ -369,7 +357,7 @@ async fn who_is_slow_for_the_upstreams_sake_is_not_cut() {
 #[tokio::test]
 async fn an_answer_that_is_taken_too_slowly_is_cut() {
     let upstream = Script::new().await;
-    let proxy = start(upstream.addr, "idle_timeout = '1s'", "body_rate = '64MiB'").await;
+    let proxy = start(upstream.addr, "idle_timeout = '3s'", "body_rate = '64MiB'").await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 << 10).unwrap();
     let mut client = socket.connect(proxy.addr(0)).await.unwrap();
@@ -413,7 +401,7 @@ async fn an_answer_that_is_taken_too_slowly_is_cut() {
 #[tokio::test]
 async fn an_answer_over_http2_that_is_taken_byte_by_byte_is_cut() {
     let upstream = Upstream::describing("pages").await;
-    let proxy = start(upstream.addr, "idle_timeout = '1s'", "body_rate = '1KiB'").await;
+    let proxy = start(upstream.addr, "idle_timeout = '3s'", "body_rate = '1KiB'").await;
     let mut stream = tcp(proxy.addr(0)).await;
     // SETTINGS_INITIAL_WINDOW_SIZE of one byte.
     let settings = frame(4, 0, 0, &[0, 4, 0, 0, 0, 1]);
@@ -454,7 +442,7 @@ async fn an_answer_over_http2_that_is_taken_byte_by_byte_is_cut() {
         () = granting => unreachable!("it has no end"),
         read = soon("the reset", reading) => read,
     };
-    assert!(data < 100, "{data} bytes");
+    assert!(data < 200, "{data} bytes");
     assert_eq!(code, [0, 0, 0, 8], "CANCEL");
     let series = r#"sluicegate_responses_cut_total{reason="too_slow"}"#;
     assert_eq!(proxy.metric(series).await, Some(1.0));

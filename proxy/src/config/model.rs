@@ -554,7 +554,7 @@ pub struct Limits {
     pub request_body: Option<u64>,
     /// Bytes in all buffers that fill up where somebody is slow; `None`: half of what the process may have.
     pub memory: Option<usize>,
-    /// Bytes in those of one tunnel, or of one request; `None`: what the other limits allow.
+    /// Bytes in those of one tunnel whose messages are read; `None`: what the other limits allow.
     pub connection_memory: Option<usize>,
     /// As [`Route::body_rate`], where there is no route.
     pub body_rate: NonZeroU64,

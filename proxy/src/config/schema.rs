@@ -367,8 +367,8 @@ table! {
             /// Bytes that may wait in buffers of the whole process, at least `1MiB`. Default: half of the memory
             /// that the process may have.
             memory: Text<ByteSize>,
-            /// Bytes that may wait in the buffers of one WebSocket or one request, at least `64KiB`. Default: what
-            /// the other limits allow.
+            /// Bytes that may wait in the buffers of one WebSocket whose messages are read, at least `64KiB`.
+            /// Default: what the other limits allow.
             connection_memory: Text<ByteSize>,
             /// Requests and WebSockets at once on one HTTP/2 connection. Default 128.
             http2_streams: Whole<1, 10_000>,

@@ -249,11 +249,10 @@ impl Driver {
         None
     }
 
-    /// Says why a busy connection ends.
+    /// Says why a busy connection ends, if its client is to blame.
     fn log_cut(&self, too_slow: Option<Instant>) {
-        if too_slow.is_some() {
-            let late = too_slow.is_some_and(|too_slow| too_slow <= Instant::now());
-            self.connection.cut_response(late);
+        if let Some(too_slow) = too_slow {
+            self.connection.cut_response(too_slow <= Instant::now());
         }
     }
 

@@ -9,7 +9,7 @@
 
 mod stream;
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -30,13 +30,15 @@ use crate::snapshot::Snapshot;
 use crate::stream::Stream;
 
 /// Serves HTTP/2 on a stream to its end. `early` was read of it before.
-pub(super) async fn serve(
+///
+/// No `async fn`, which would keep the snapshot as long as the connection lives.
+pub(super) fn serve(
     stream: Stream,
     early: Bytes,
     connection: Arc<Connection>,
     snapshot: &Snapshot,
     member: Member,
-) {
+) -> impl Future<Output = ()> + Send + use<> {
     let limits = &snapshot.limits;
     let limits = Limits {
         bounds: Bounds {
@@ -62,8 +64,10 @@ pub(super) async fn serve(
         leaving: false,
         requests: 0,
     };
-    let mut timer = pin!(sleep_until(driver.watch.begins_until()));
-    poll_fn(|cx| driver.poll(timer.as_mut(), cx)).await;
+    async move {
+        let mut timer = pin!(sleep_until(driver.watch.begins_until()));
+        poll_fn(|cx| driver.poll(timer.as_mut(), cx)).await;
+    }
 }
 
 /// A connection between its preface and its end.

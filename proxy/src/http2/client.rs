@@ -174,12 +174,17 @@ where
                 if connection.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
                 }
+                if shared.liveness.take_leaving() {
+                    // Who waits for room here waits in vain.
+                    shared.freed.wake_all();
+                }
                 watched.as_mut().poll(cx)
             })
             .await;
         }
         shared.given_up.store(true, Ordering::Relaxed);
         shared.liveness.tell();
+        shared.freed.wake_all();
     };
     Ok((client, driver))
 }

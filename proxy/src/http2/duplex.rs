@@ -17,7 +17,7 @@ use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
-use super::PIECE;
+use super::{MAX_WINDOW, PIECE, STREAM_WINDOW};
 
 /// Both directions of an HTTP/2 stream whose heads have been exchanged.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub struct Duplex {
     recv: RecvStream,
     /// The rest of a DATA frame.
     left: Bytes,
+    /// Bytes that were taken, and of which the peer has not been told.
+    untold: u32,
     role: Role,
     /// END_STREAM has been queued.
     ended: bool,
@@ -56,6 +58,7 @@ impl Duplex {
             send,
             recv,
             left: Bytes::new(),
+            untold: 0,
             role,
             ended: false,
             sent: None,
@@ -75,6 +78,15 @@ impl Duplex {
         }
         self.sent = None;
         Poll::Ready(ended)
+    }
+
+    /// Tells the peer that it may send more, in a frame that goes out with others.
+    fn give_credit(&mut self) {
+        let taken = std::mem::take(&mut self.untold);
+        if taken > 0 {
+            // A stream that was reset has no window.
+            let _ = self.recv.flow_control().release_capacity(taken as usize);
+        }
     }
 
     fn end(&mut self) -> io::Result<()> {
@@ -129,9 +141,12 @@ impl AsyncRead for Duplex {
         if read == 0 {
             return end;
         }
-        // h2 says an end, whichever it is, again at the next read. A stream that was reset has no
-        // window to give back.
-        let _ = this.recv.flow_control().release_capacity(read);
+        // h2 says an end, whichever it is, again at the next read. No window lets more come than fits.
+        let read = u32::try_from(read).unwrap_or(MAX_WINDOW);
+        this.untold = this.untold.saturating_add(read);
+        if this.untold >= MOST_UNTOLD {
+            this.give_credit();
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -143,10 +158,11 @@ impl AsyncWrite for Duplex {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let wanted = buf.len().min(PIECE);
+        let wanted = piece(buf.len());
         if wanted == 0 {
             return Poll::Ready(Ok(0));
         }
+        this.give_credit();
         // What is reserved is taken from the connection's window, and all of it is used below.
         this.send.reserve_capacity(wanted);
         loop {
@@ -186,11 +202,28 @@ impl AsRef<[u8]> for Queued {
     }
 }
 
+/// How much of so many bytes the next frame carries.
+///
+/// What is a little more than whole frames begins with the little: `h2` writes a short frame together with a
+/// long one behind it, but no frame together with a long one before it.
+fn piece(length: usize) -> usize {
+    match length % PIECE {
+        rest @ 1..=SHORT if length > PIECE => rest,
+        _ => length.min(PIECE),
+    }
+}
+
 /// Whatever its reason, a stream that neither side ended is broken. Never `UnexpectedEof`, which a
 /// connection's own fault may be, and which readers take for an end.
 fn broken(error: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
+
+/// Bytes that may be taken before the peer is told, unless something is said to it anyway: with a fifth of a
+/// window untold, and what `h2` collects, the peer has always room to go on.
+const MOST_UNTOLD: u32 = STREAM_WINDOW / 5;
+/// Bytes of a frame that `h2` copies into its buffer instead of writing them from where they are.
+const SHORT: usize = 200;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -19,7 +19,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub(super) struct Gate<S> {
     ready: BytesMut,
     moves: Arc<Moves>,
     sent: Sent,
+    /// The last write found no room.
+    blocked: bool,
     /// The end of a connection with an error.
     farewell: Option<Farewell>,
 }
@@ -54,8 +56,12 @@ pub(super) struct Moves {
     /// Reads and writes that moved a byte, wrapping.
     reads: AtomicU32,
     writes: AtomicU32,
+    /// Writes that found room again behind a write that found none: the peer took something.
+    drained: AtomicU32,
     /// Heads that were refused, until somebody takes them.
     refused: AtomicU32,
+    /// A GOAWAY came, until somebody takes note.
+    leaving: AtomicBool,
     /// The code of a fault; none if zero.
     fault: AtomicU32,
 }
@@ -86,6 +92,18 @@ impl Moves {
 
     pub(super) fn writes(&self) -> u32 {
         self.writes.load(Ordering::Relaxed)
+    }
+
+    /// A number that changes with each sign of the peer's life: it sent something, or took what had been
+    /// too much for it.
+    pub(super) fn signs(&self) -> u32 {
+        self.reads()
+            .wrapping_add(self.drained.load(Ordering::Relaxed))
+    }
+
+    /// Whether the peer has said GOAWAY since this was last asked.
+    pub(super) fn take_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed) && self.leaving.swap(false, Ordering::Relaxed)
     }
 
     /// Why the connection must end.
@@ -141,6 +159,7 @@ impl<S> Gate<S> {
                 left: if peer == Peer::Server { PREFACE } else { 0 },
                 ..Sent::default()
             },
+            blocked: false,
             farewell: None,
         };
         (gate, moves)
@@ -174,9 +193,16 @@ impl<S> Gate<S> {
 
     fn look_again(&mut self) -> Found {
         let (passed, found) = self.frames.look(&self.held);
+        self.note_leaving();
         self.ready.extend_from_slice(&self.held[..passed]);
         self.held.advance(passed);
         found
+    }
+
+    fn note_leaving(&mut self) {
+        if self.frames.take_leaving() {
+            self.moves.leaving.store(true, Ordering::Relaxed);
+        }
     }
 
     fn wrote(
@@ -184,8 +210,12 @@ impl<S> Gate<S> {
         bufs: &[IoSlice<'_>],
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
+        let was_blocked = std::mem::replace(&mut self.blocked, written.is_pending());
         if let Poll::Ready(Ok(mut left @ 1..)) = written {
             add_one(&self.moves.writes);
+            if was_blocked {
+                add_one(&self.moves.drained);
+            }
             for buf in bufs {
                 let bytes = &buf[..left.min(buf.len())];
                 left -= bytes.len();
@@ -325,6 +355,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
                     return Poll::Ready(Ok(()));
                 }
                 let (passed, found) = this.frames.look(bytes);
+                this.note_leaving();
                 if passed < bytes.len() {
                     this.held.extend_from_slice(&bytes[passed..]);
                     buf.set_filled(before + passed);

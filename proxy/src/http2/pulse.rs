@@ -15,8 +15,9 @@ use super::gate::Moves;
 pub(super) struct Pings {
     pings: PingPong,
     timer: Pin<Box<Sleep>>,
-    /// Reads when the timer was last set.
+    /// Signs of life, and writes, when the timer was last set.
     heard: u32,
+    written: u32,
     /// The peer has been asked since.
     asked: bool,
 }
@@ -27,6 +28,7 @@ impl Pings {
             pings,
             timer: Box::pin(sleep(INTERVAL)),
             heard: 0,
+            written: 0,
             asked: false,
         }
     }
@@ -40,8 +42,9 @@ impl Pings {
     ) -> Poll<()> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            let heard = std::mem::replace(&mut self.heard, moves.reads());
+            let heard = std::mem::replace(&mut self.heard, moves.signs());
             let silent = heard == self.heard;
+            let written = std::mem::replace(&mut self.written, moves.writes());
             if silent && self.asked {
                 return Poll::Ready(());
             }
@@ -52,7 +55,11 @@ impl Pings {
                     // that is still on its way, it will do for this one.
                     let _ = self.pings.poll_pong(cx);
                     let _ = self.pings.send_ping(Ping::opaque());
-                    PATIENCE
+                    // It waits behind what the kernel still holds.
+                    match written == self.written {
+                        true => PATIENCE,
+                        false => LONG_PATIENCE,
+                    }
                 }
                 false => INTERVAL,
             };
@@ -63,5 +70,6 @@ impl Pings {
 
 /// A peer may be silent for so long before it is asked.
 const INTERVAL: Duration = Duration::from_secs(30);
-/// And then for so long.
+/// And then for so long; longer, while something was on its way to it.
 const PATIENCE: Duration = Duration::from_secs(20);
+const LONG_PATIENCE: Duration = Duration::from_secs(60);

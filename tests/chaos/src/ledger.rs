@@ -71,6 +71,8 @@ pub(crate) enum Count {
     OwnAnswers {
         status: u16,
     },
+    /// Answers that their clients did not take fast enough.
+    ResponsesCut,
     PluginFailures {
         plugin: String,
         result: String,

@@ -6,7 +6,7 @@ pub(crate) mod pages;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sluicegate_tests::http2::server::{Manner, Server};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -35,7 +35,7 @@ pub(crate) struct Upstream {
 /// A server that can be taken away with all of its connections, and come back.
 pub(crate) struct Vanishing {
     pub(crate) addr: SocketAddr,
-    present: std::sync::Mutex<Option<Upstream>>,
+    present: Mutex<Option<Upstream>>,
 }
 
 impl Upstreams {
@@ -99,17 +99,27 @@ impl Vanishing {
         let upstream = Upstream::on(bind(addr), pages::serve);
         Vanishing {
             addr: upstream.addr,
-            present: std::sync::Mutex::new(Some(upstream)),
+            present: Mutex::new(Some(upstream)),
         }
     }
 
-    pub(crate) fn vanish(&self) {
-        self.present.lock().expect("nobody panics").take();
+    /// Its port is free when this returns.
+    pub(crate) async fn vanish(&self) {
+        let gone = self.lock().take();
+        if let Some(mut upstream) = gone {
+            upstream.task.abort();
+            // That it was aborted is no news.
+            let _ = (&mut upstream.task).await;
+        }
     }
 
-    pub(crate) fn return_back(&self) {
-        let mut present = self.present.lock().expect("nobody panics");
-        present.get_or_insert_with(|| Upstream::on(bind(self.addr), pages::serve));
+    pub(crate) fn come_back(&self) {
+        let listen = || Upstream::on(bind(self.addr), pages::serve);
+        self.lock().get_or_insert_with(listen);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Upstream>> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -44,6 +44,18 @@ pub(crate) enum Door {
     Tls,
 }
 
+/// A TLS handshake that enters its outcome into the ledger; one that is given up has failed.
+struct TlsHandshake<'a> {
+    ledger: &'a Ledger,
+    ok: bool,
+}
+
+impl Drop for TlsHandshake<'_> {
+    fn drop(&mut self) {
+        self.ledger.count(Count::TlsHandshakes { ok: self.ok });
+    }
+}
+
 impl World {
     /// Builds the plugins where that was not done yet, and starts everything.
     pub(crate) async fn start(plan: Plan, ledger: Arc<Ledger>) -> World {
@@ -96,8 +108,12 @@ impl World {
     async fn tls(&self, stream: TcpStream) -> Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let name = ServerName::try_from("localhost").expect("a name");
         let connector = TlsConnector::from(Arc::clone(&self.tls));
+        let mut outcome = TlsHandshake {
+            ledger: &self.ledger,
+            ok: false,
+        };
         let stream = connector.connect(name, stream).await?;
-        self.ledger.count(Count::TlsHandshakes { ok: true });
+        outcome.ok = true;
         Ok(stream)
     }
 

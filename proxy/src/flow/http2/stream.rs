@@ -1,5 +1,7 @@
 //! One stream of an HTTP/2 connection: its request served, its answer sent, or the tunnel that it becomes.
 
+mod room;
+
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,29 +14,82 @@ use h2::ext::Protocol;
 use h2::{Reason, RecvStream};
 use http::request::Parts;
 use http::{Method, Request};
-
 use tokio::time::timeout;
 
+use self::room::{Lent, Spare};
 use crate::body::Incoming;
 use crate::drain::Member;
 use crate::flow::connection::Connection;
-use crate::flow::{Answered, handle};
+use crate::flow::websocket::Pending;
+use crate::flow::{Answered, Serving, handle};
 use crate::handshake::Extended;
 use crate::http2::Duplex;
 use crate::http2::body::{Received, SendFault};
 use crate::http2::server::Reply;
 use crate::stream::Stream;
 
-/// Serves a request. Who resets the stream is served no further.
-///
-/// `patience` is how long the client may take nothing of the answer.
-pub(super) async fn serve(
+/// What a stream begins with.
+struct Asked {
     connection: Arc<Connection>,
     request: Request<RecvStream>,
-    mut reply: Reply,
+    reply: Reply,
     patience: Duration,
     member: Arc<Member>,
-) {
+}
+
+/// A WebSocket that both sides have accepted.
+struct Accepted {
+    pending: Box<Pending>,
+    duplex: Duplex,
+    member: Arc<Member>,
+}
+
+/// Serves a request, and the tunnel that it may lead to. Who resets the stream is served no further.
+///
+/// `patience` is how long the client may take nothing of the answer.
+///
+/// No `async fn`: a task that had room for a request would be too large for a tunnel, which may last for days.
+pub(super) fn serve(
+    connection: Arc<Connection>,
+    request: Request<RecvStream>,
+    reply: Reply,
+    patience: Duration,
+    member: Arc<Member>,
+) -> impl Future<Output = ()> + Send {
+    let asked = Asked {
+        connection,
+        request,
+        reply,
+        patience,
+        member,
+    };
+    let answering = Lent::new(&SPARE, asked, answer);
+    Serving::Http {
+        http: answering.map(|accepted| accepted.map(Accepted::run)),
+    }
+}
+
+impl Accepted {
+    fn run(self) -> impl Future<Output = ()> + Send {
+        let Accepted {
+            pending,
+            duplex,
+            member,
+        } = self;
+        let downstream = Stream::Http2(Box::new(duplex));
+        let tunnel = pending.run(downstream, Bytes::new(), member.again());
+        tunnel.map(move |()| drop(member))
+    }
+}
+
+async fn answer(asked: Asked) -> Option<Accepted> {
+    let Asked {
+        connection,
+        request,
+        mut reply,
+        patience,
+        member,
+    } = asked;
     let (mut parts, stream) = request.into_parts();
     let (body, tunnelled) = match extend(&mut parts) {
         // Nothing of it is read before there is a tunnel.
@@ -50,28 +105,20 @@ pub(super) async fn serve(
         })
         .await
     };
-    let Some(Answered {
+    let Answered {
         response,
         pace,
         upgrade,
-    }) = answered
-    else {
-        return;
-    };
+    } = answered?;
     if let (Some(pending), Some(stream)) = (upgrade, tunnelled) {
-        if let Some(outgoing) = reply.accept(response) {
-            let duplex = Duplex::server(outgoing, stream);
-            let downstream = Stream::Http2(Box::new(duplex));
-            let tunnel = pending.run(downstream, Bytes::new(), member.again());
-            // A task that served a request is too large for what may last for days.
-            tokio::spawn(tunnel.map(move |()| drop(member)));
-        }
-        return;
+        let duplex = Duplex::server(reply.accept(response)?, stream);
+        return Some(Accepted {
+            pending,
+            duplex,
+            member,
+        });
     }
-    let Some(sending) = reply.answer(response, patience) else {
-        return;
-    };
-    let mut sending = sending.paced(pace);
+    let mut sending = reply.answer(response, patience)?.paced(pace);
     let sent = poll_fn(|cx| match sending.poll_send(cx) {
         Poll::Ready(sent) => Poll::Ready(Some(sent)),
         Poll::Pending => {
@@ -99,6 +146,7 @@ pub(super) async fn serve(
         Some(Err(SendFault::Body(_))) => sending.reset(Reason::INTERNAL_ERROR),
         None => sending.reset(Reason::ENHANCE_YOUR_CALM),
     }
+    None
 }
 
 /// Makes of a WebSocket's extended CONNECT (RFC 8441 §5) the GET that it stands for; false of what is none.
@@ -112,4 +160,24 @@ fn extend(parts: &mut Parts) -> bool {
         parts.method = Method::GET;
     }
     extends
+}
+
+thread_local! {
+    static SPARE: Spare<Asked, Option<Accepted>> = const { Spare::new() };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_output<A, B, C, D, E, T>(_: impl Fn(A, B, C, D, E) -> T) -> usize {
+        size_of::<T>()
+    }
+
+    /// As one of its own connection.
+    #[test]
+    fn an_idle_tunnel_is_small() {
+        let size = size_of_output(serve);
+        assert!(size + 104 <= 6 * 128, "{size} bytes");
+    }
 }

@@ -36,6 +36,11 @@ impl Liveness {
         }
     }
 
+    /// Whether the server has said GOAWAY since this was last asked.
+    pub(super) fn take_leaving(&self) -> bool {
+        self.moves.take_leaving()
+    }
+
     /// From now on a proof is waited for.
     pub(super) fn doubt(&self) {
         self.doubted.store(true, Ordering::Relaxed);

@@ -423,6 +423,30 @@ async fn a_cut_connection_leaves_it_open_what_was_seen() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_room_is_told_when_there_will_be_none() {
+    for leaves in [true, false] {
+        let (ours, theirs) = duplex(1 << 16);
+        let serving = tokio::spawn(async move {
+            let mut server: server::Connection<_, Bytes> = server::handshake(theirs).await.unwrap();
+            let _asked = server.accept().await.unwrap().unwrap();
+            if leaves {
+                server.graceful_shutdown();
+                assert!(server.accept().await.is_none());
+            }
+        });
+        let freed = Waiters::default();
+        let (mut client, driver) = connect(ours, 1, freed.clone()).await.unwrap();
+        tokio::spawn(driver);
+        let mut slot = client.take(false).unwrap();
+        let _asked = slot.request(get(), true).unwrap();
+        assert!(client.take(false).is_none());
+        freed.wait(false).await;
+        assert!(!client.is_good());
+        serving.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_without_use_closes_by_itself() {
     let (ours, theirs) = duplex(1 << 16);
     let serving = tokio::spawn(async move {

@@ -184,6 +184,60 @@ async fn a_read_takes_as_many_frames_as_fit_and_leaves_the_rest() {
     assert_eq!(server.read(&mut buf).await.unwrap(), 0, "an end stays one");
 }
 
+/// Waits until a writer may send so many bytes.
+async fn has_room(send: &mut SendStream<Bytes>, wanted: usize) {
+    send.reserve_capacity(wanted);
+    while send.capacity() < wanted {
+        poll_fn(|cx| send.poll_capacity(cx)).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_is_told_with_what_is_said_or_when_it_is_much() {
+    const READ: usize = MOST_UNTOLD as usize - 1;
+    const WRITTEN: usize = 40_000;
+    let patience = Duration::from_secs(1);
+    let mut connection = Connection::new().await;
+    for speaks in [true, false] {
+        let Ends { client, server } = connection.stream().await;
+        let (mut send, _answers) = client;
+        let mut server = Duplex::server(server.0, server.1);
+        has_room(&mut send, 1).await;
+        send.send_data(Bytes::from(vec![7; WRITTEN]), false)
+            .unwrap();
+        server.read_exact(&mut [0; READ]).await.unwrap();
+        has_room(&mut send, WINDOW as usize - WRITTEN).await;
+        timeout(patience, has_room(&mut send, SEND_BUFFER))
+            .await
+            .expect_err("nothing was told");
+        match speaks {
+            true => server.write_all(b"!").await.unwrap(),
+            false => drop(server.read_exact(&mut [0; 1]).await.unwrap()),
+        }
+        timeout(patience, has_room(&mut send, SEND_BUFFER))
+            .await
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_little_more_than_whole_frames_begins_with_the_little() {
+    for (length, first) in [
+        (0, 0),
+        (1, 1),
+        (SHORT, SHORT),
+        (PIECE - 1, PIECE - 1),
+        (PIECE, PIECE),
+        (PIECE + 1, 1),
+        (PIECE + SHORT, SHORT),
+        (PIECE + SHORT + 1, PIECE),
+        (2 * PIECE, PIECE),
+        (3 * PIECE + 7, 7),
+    ] {
+        assert_eq!(piece(length), first, "{length}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_stalls_stops_its_writer_and_nobody_else() {
     let mut connection = Connection::new().await;

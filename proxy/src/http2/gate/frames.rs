@@ -77,6 +77,8 @@ pub(super) struct Frames {
     control: Rate,
     /// Heads that were refused.
     refused: u32,
+    /// A GOAWAY came.
+    leaving: bool,
 }
 
 /// Streams in the order of their ids, each with whether its head has come.
@@ -118,6 +120,7 @@ impl Frames {
             resets: Rate::new(bounds.resets),
             control: Rate::new(bounds.control_frames),
             refused: 0,
+            leaving: false,
         }
     }
 
@@ -165,6 +168,11 @@ impl Frames {
     /// Heads that were refused since this was last asked.
     pub(super) fn take_refused(&mut self) -> u32 {
         std::mem::take(&mut self.refused)
+    }
+
+    /// Whether a GOAWAY has come since this was last asked.
+    pub(super) fn take_leaving(&mut self) -> bool {
+        std::mem::take(&mut self.leaving)
     }
 
     /// We have opened a stream.
@@ -362,6 +370,7 @@ impl Frames {
         self.control.count()?;
         match head.kind {
             SETTINGS => return self.settings(head, payload),
+            GOAWAY => self.leaving = true,
             PRIORITY if number(payload) & ID_BITS == stream => return self.refuse(stream),
             WINDOW_UPDATE => {
                 if stream != 0 && self.is_idle(stream) {

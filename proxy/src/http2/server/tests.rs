@@ -393,3 +393,29 @@ async fn a_silent_client_is_pinged_while_something_is_open_for_it() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_what_it_gets_is_there() {
+    let (mut near, far) = duplex(64 * 1024);
+    let server = spawn(far, |_, reply| async {
+        let body = Full::new(Bytes::from(vec![0; 4 << 20]));
+        let _ = send(reply, Response::new(body)).await;
+    });
+    // As large a window as can be, so that the client need not say a word.
+    let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x04\x7f\xff\xff\xff";
+    let update = b"\0\0\x04\x08\0\0\0\0\0\x70\0\0\0";
+    let get = b"\0\0\x09\x01\x05\0\0\0\x01\x82\x87\x84\x41\x04a.te";
+    near.write_all(&[PREFACE, settings, update, get].concat())
+        .await
+        .unwrap();
+    let mut piece = vec![0; 64 * 1024];
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(25)).await;
+        near.read_exact(&mut piece).await.unwrap();
+    }
+    assert!(!server.is_finished());
+    // One that stops to take anything is asked, and given up.
+    let began = Instant::now();
+    server.await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(150));
+}

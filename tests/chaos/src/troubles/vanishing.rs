@@ -15,9 +15,9 @@ pub(crate) async fn vanish_and_return(world: Arc<World>, mut random: Random, mut
         if pause(&mut orders, length).await != Order::Stay {
             return;
         }
-        vanishing.vanish();
+        vanishing.vanish().await;
         world.ledger.met("an upstream vanishes");
         tokio::time::sleep(Duration::from_millis(random.between(50, 2_000) as u64)).await;
-        vanishing.return_back();
+        vanishing.come_back();
     }
 }

@@ -2,10 +2,12 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Result;
+use std::time::Duration;
 
 use sluicegate_tests::wire;
 use tokio::io::{AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// Answers each request with what was understood of it ([`answer`]), one for `/big` with [`BIG`] bytes.
 pub(crate) async fn serve(stream: TcpStream) {
@@ -24,7 +26,9 @@ pub(crate) fn answer(method: &str, target: &str, body: &[u8]) -> String {
 async fn serve_all(stream: TcpStream) -> Result<()> {
     let mut stream = BufStream::new(stream);
     loop {
-        let request = wire::read_request(&mut stream).await?;
+        // The proxy keeps no connection for so long.
+        let reading = timeout(Duration::from_secs(20), wire::read_request(&mut stream));
+        let request = reading.await??;
         let target = request.head.target();
         let method = request.head.start.split(' ').next().unwrap_or_default();
         let body = match target.starts_with("/big") {
@@ -39,4 +43,4 @@ async fn serve_all(stream: TcpStream) -> Result<()> {
 }
 
 /// More than the buffers between the two ends hold.
-const BIG: usize = 16 << 20;
+pub(crate) const BIG: usize = 16 << 20;

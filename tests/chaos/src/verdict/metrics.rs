@@ -18,6 +18,12 @@ pub(crate) fn compare(ledger: &Ledger, metrics: &[Sample]) {
             *counted.entry(count).or_default() += sample.value as u64;
         }
     }
+    let lacks = sum(metrics, "accept_errors_total");
+    let shortages = ledger.shortages().len();
+    if lacks < shortages as f64 {
+        let how = format!("{shortages} times without descriptors, and accept_errors is {lacks}");
+        ledger.broke(AGREE, how);
+    }
     // Those who leave do not say what they saw; reasons have no routes, but requests have.
     let unseen = metrics.iter().filter(|sample| is_of_leavers(sample));
     let unseen = unseen.filter(|sample| sample.name == "requests_total");
@@ -87,6 +93,7 @@ fn of_sample(sample: &Sample) -> Option<Count> {
         "requests_rejected_total" => Count::OwnAnswers {
             status: status_of(&label("reason")),
         },
+        "responses_cut_total" => Count::ResponsesCut,
         "plugin_calls_total" if !matches!(&*label("result"), "continue" | "respond") => {
             Count::PluginFailures {
                 plugin: label("plugin"),
@@ -110,7 +117,7 @@ fn status_of(reason: &str) -> u16 {
         "trap" | "timeout" | "memory" => 500,
         "connect_refused" | "connect_failed" | "upstream_closed" | "upstream_broken"
         | "upstream_framing" | "unasked_upgrade" | "upstream_accept" => 502,
-        "upstream_down" | "upstream_busy" | "out_of_resources" => 503,
+        "upstream_down" | "upstream_busy" | "out_of_resources" | "overloaded" => 503,
         "connect_timeout" | "response_timeout" => 504,
         _ => UNKNOWN,
     }
@@ -142,6 +149,7 @@ impl fmt::Display for Count {
                 write!(f, "messages on {route} from the {}", side(*from_client))
             }
             Count::OwnAnswers { status } => write!(f, "answers of the proxy's own with {status}"),
+            Count::ResponsesCut => write!(f, "answers cut because they were not taken"),
             Count::PluginFailures { plugin, result } => write!(f, "failures of {plugin}: {result}"),
             Count::Reloads { applied: true } => write!(f, "reloads applied"),
             Count::Reloads { .. } => write!(f, "reloads rejected"),

@@ -200,7 +200,7 @@ impl Addresses {
             [plugin.looping]
             wasm = "{filter}"
             config = {{ request = "loop" }}
-            limits = {{ call_timeout = "20ms" }}
+            limits = {{ call_timeout = "20ms", wall_timeout = "20s" }}
             [plugin.swelling]
             wasm = "{filter}"
             config = {{ request = "memory" }}
@@ -209,7 +209,7 @@ impl Addresses {
             config = {{ act = "pass", mark = "{mark}" }}
             [plugin.talking]
             wasm = "{messages}"
-            limits = {{ call_timeout = "20ms" }}
+            limits = {{ call_timeout = "20ms", wall_timeout = "20s" }}
             "#
         )
     }
@@ -280,8 +280,8 @@ const ROUTES: &str = r#"
     name = "faulty"
     path = "/faulty"
     to = "faulty"
-    response_head = "1s"
-    idle_timeout = "2s"
+    response_head = "5s"
+    idle_timeout = "6s"
     [[route]]
     name = "vanishing"
     path = "/vanishing"
