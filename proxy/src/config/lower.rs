@@ -15,7 +15,7 @@ use super::model::{
 };
 use super::reader::{BoolOr, Either, Field, Read, Text};
 use super::schema;
-use super::values::{ByteSize, ClientAuthMode};
+use super::values::{ByteRate, ByteSize, ClientAuthMode};
 
 mod conflicts;
 mod plugins;

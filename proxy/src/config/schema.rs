@@ -605,7 +605,7 @@ mod tests {
             "xyzzy",
             Runtime::TITLE,
             Runtime::KEYS,
-            "the keys here are workers",
+            "the keys here are workers, user, group",
         );
     }
 

@@ -156,7 +156,7 @@ impl FromText for Duration {
 
 /// Bytes a second; `None`: any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ByteRate(pub Option<NonZeroU64>);
+pub(crate) struct ByteRate(pub(crate) Option<NonZeroU64>);
 
 impl FromText for ByteRate {
     const EXPECTED: &'static str = "a size, or \"off\"";

@@ -14,8 +14,8 @@ use crate::config::reader::{
     Field, List, Named, Node, OneOrMany, Read, Reader, Table, Text, TextOr, Whole, table,
 };
 use crate::config::values::{
-    ByteSize, ExactPath, HeaderTemplate, Name, NormalPath, PluginJson, RedirectTarget, RouteName,
-    Target,
+    ByteRate, ByteSize, ExactPath, HeaderTemplate, Name, NormalPath, PluginJson, RedirectTarget,
+    RouteName, Target,
 };
 
 table! {
