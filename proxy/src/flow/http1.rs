@@ -128,7 +128,7 @@ impl Driver {
             connection,
             stage: Stage::Reading,
             watch: Watch::new(snapshot),
-            pace: Pace::sending(snapshot.limits.body_rate, Duration::MAX),
+            pace: Pace::sending(snapshot.limits.body_rate, Duration::MAX, None),
             registered: false,
         }
     }
