@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::ptr;
 
 use libc::{gid_t, uid_t};
-use rustix::process::{DumpableBehavior, getegid, geteuid, getgid, getuid, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
 
 use crate::config::Diagnostic;
 use crate::config::model::{Account, Located};
@@ -93,13 +93,17 @@ impl Identity {
         Ok(())
     }
 
+    /// Real, effective and saved ids: from any of them there is a way back.
+    #[expect(unsafe_code, reason = "the standard library knows no ids")]
     fn is_ours(&self) -> bool {
-        [getuid(), geteuid()]
-            .iter()
-            .all(|id| id.as_raw() == self.user)
-            && [getgid(), getegid()]
-                .iter()
-                .all(|id| id.as_raw() == self.group)
+        let (mut users, mut groups) = ([KEEP; 3], [KEEP; 3]);
+        let [real, effective, saved] = &mut users;
+        // SAFETY: it writes the three numbers that it is given places of, and reads nothing.
+        let known = unsafe { libc::getresuid(real, effective, saved) } == 0;
+        let [real, effective, saved] = &mut groups;
+        // SAFETY: likewise.
+        let known = known && unsafe { libc::getresgid(real, effective, saved) } == 0;
+        known && users == [self.user; 3] && groups == [self.group; 3]
     }
 
     #[expect(
@@ -215,7 +219,7 @@ fn with_room<T>(
     }
 }
 
-/// Of setresuid(2): this id stays.
+/// Of setresuid(2): this id stays; nobody has it.
 const KEEP: uid_t = uid_t::MAX;
 /// For the strings of an entry; a group has its members among them.
 const FIRST_ROOM: usize = 1 << 10;
