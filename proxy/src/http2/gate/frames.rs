@@ -264,9 +264,9 @@ impl Frames {
         if found.is_interim() {
             self.control.count()?;
         }
-        // What was under way on a stream that is no more is nobody's message.
+        // What was under way on a stream that is no more is nobody's message, but `h2` decodes it.
         let is_fine = match message {
-            None => true,
+            None => !found.is_malformed(),
             Some(message) => {
                 found.is(message)
                     && !fragments.depends_on_itself
@@ -277,7 +277,9 @@ impl Frames {
         if !is_fine {
             self.refused = self.refused.saturating_add(1);
             self.open.remove(stream);
-            self.remember_given_up(stream);
+            if !ends {
+                self.remember_given_up(stream);
+            }
             let end = if ends { END_STREAM } else { 0 };
             return Ok(Step::Replace(frames_of(stream, end, &found.stand_in())));
         }

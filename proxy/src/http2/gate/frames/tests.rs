@@ -177,6 +177,9 @@ fn frames_under_way_on_a_stream_that_was_reset_go_on() {
     assert_eq!(frames.look(&data), (data.len(), Found::Beginning));
     let trailers = frame(HEADERS, END_HEADERS | END_STREAM, 1, b"");
     assert_eq!(frames.look(&trailers), (trailers.len(), Found::Beginning));
+    // `h2` would end the connection for what it cannot decode.
+    let bad = frame(HEADERS, END_HEADERS | END_STREAM, 1, b"\x00\x01x\x01\r");
+    assert!(matches!(frames.look(&bad), (0, Found::Instead { .. })));
 }
 
 #[test]
