@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 /// How long a client has been waited for, against what it has moved.
 pub struct Pace {
-    /// Bytes a second.
-    rate: NonZeroU64,
+    /// Bytes a second; `None`: any.
+    rate: Option<NonZeroU64>,
     sharers: Option<Arc<dyn Sharers>>,
     /// Bytes moved, when this was last asked.
     moved: u64,
@@ -37,17 +37,17 @@ pub trait Sharers: Send + Sync {
 impl Pace {
     /// Of what a client sends, at `rate` bytes a second; one wait may take `patience`. A fast beginning is
     /// worth a minute of silence and no more.
-    pub fn receiving(rate: NonZeroU64, patience: Duration) -> Pace {
+    pub fn receiving(rate: Option<NonZeroU64>, patience: Duration) -> Pace {
         Pace::new(rate, patience, MOST_CREDIT)
     }
 
     /// Of what a client takes, as [`Pace::receiving`]. Much of it may lie in the kernel and has to last until
     /// the client has made room there, so it is worth what it is worth.
-    pub fn sending(rate: NonZeroU64, patience: Duration) -> Pace {
+    pub fn sending(rate: Option<NonZeroU64>, patience: Duration) -> Pace {
         Pace::new(rate, patience, Duration::MAX)
     }
 
-    fn new(rate: NonZeroU64, patience: Duration, most: Duration) -> Pace {
+    fn new(rate: Option<NonZeroU64>, patience: Duration, most: Duration) -> Pace {
         Pace {
             rate,
             sharers: None,
@@ -66,6 +66,9 @@ impl Pace {
     /// The client is waited for, and has moved so many bytes in all; tells when that is too slow.
     pub fn waits(&mut self, moved: u64) -> Instant {
         let now = Instant::now();
+        if self.rate.is_none() {
+            return now + FOREVER;
+        }
         if moved != self.moved {
             self.account(moved, now);
         }
@@ -85,12 +88,9 @@ impl Pace {
     fn account(&mut self, moved: u64, now: Instant) {
         let bytes = moved.saturating_sub(self.moved);
         self.moved = moved;
-        let earned = Duration::from_nanos(
-            bytes
-                .saturating_mul(NANOS)
-                .checked_div(self.rate.get())
-                .unwrap_or(u64::MAX),
-        );
+        let earned = self.rate.map_or(Duration::ZERO, |rate| {
+            Duration::from_nanos(bytes.saturating_mul(NANOS) / rate)
+        });
         let waited = self
             .since
             .take()
@@ -136,7 +136,7 @@ mod tests {
         }
     }
 
-    const RATE: NonZeroU64 = NonZeroU64::new(100).unwrap();
+    const RATE: Option<NonZeroU64> = NonZeroU64::new(100);
     const SECOND: Duration = Duration::from_secs(1);
 
     /// How many seconds a client is waited for that moves so many bytes each second.
@@ -163,6 +163,7 @@ mod tests {
         let shared = || sending().shared(Some(Arc::new(Ten)));
         for (name, pace, first, each, expect) in [
             ("nothing", receiving(), 0, 0, 10),
+            ("no rate", Pace::receiving(None, GRACE), 0, 0, 10_000),
             ("impatience", Pace::receiving(RATE, 3 * SECOND), 0, 1, 3),
             ("a byte a second", receiving(), 0, 1, 10),
             ("half the rate", receiving(), 0, 50, 20),

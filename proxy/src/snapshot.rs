@@ -70,7 +70,7 @@ pub struct Route {
     pub chain: Vec<ChainLink>,
     pub timeouts: RouteTimeouts,
     /// Bytes a second that a client has to send or to take of a body.
-    pub body_rate: NonZeroU64,
+    pub body_rate: Option<NonZeroU64>,
     /// Shared with its tunnels, which outlive it.
     pub tunnel: Arc<TunnelRules>,
     /// A filter of it has an interest in messages.

@@ -123,7 +123,6 @@ fn unsafe_code_is_where_it_is_argued() {
         // The benchmark chooses its processor, a test counts what is allocated, the others are tests' signals,
         // limits and terminals.
         "tests/load/src/machine.rs",
-        "tests/chaos/src/troubles/descriptors.rs",
         "proxy/tests/idle_contexts.rs",
         "tests/src/lib.rs",
         "tests/src/proxy.rs",

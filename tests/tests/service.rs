@@ -50,6 +50,9 @@ async fn a_start_as_root_gives_it_up_for_good_once_everything_is_bound() {
         assert!(!ids("Groups:").contains(&0), "{status}");
         assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
     }
+    // It may look at itself, as the plugin host does to clean memory.
+    let own = fs::metadata(format!("/proc/{}/pagemap", proxy.pid())).unwrap();
+    assert_eq!(own.uid(), user);
     assert!(!proxy.stderr_text().contains("serving as root"));
     let edited = async |proxy: &Proxy| {
         let (head, body) = client::get(proxy.addr(0), "/").await;

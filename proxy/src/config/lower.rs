@@ -15,7 +15,7 @@ use super::model::{
 };
 use super::reader::{BoolOr, Either, Field, Read, Text};
 use super::schema;
-use super::values::{ByteSize, ClientAuthMode};
+use super::values::{ByteRate, ByteSize, ClientAuthMode};
 
 mod conflicts;
 mod plugins;
@@ -372,7 +372,7 @@ fn limits(written: Option<&schema::Limits>, cx: &mut Context<'_>) -> Option<Limi
         request_body: written.request_body.value().map(|size| size.0),
         memory: memory?,
         connection_memory: connection_memory?,
-        body_rate: rate(&written.body_rate).unwrap_or(BODY_RATE),
+        body_rate: rate(&written.body_rate).unwrap_or(BODY_RATE.0),
         http2_streams: number(&written.http2_streams, HTTP2_STREAMS),
         http2_resets: number(&written.http2_resets, HTTP2_RESETS),
         http2_control_frames: number(&written.http2_control_frames, HTTP2_CONTROL_FRAMES),
@@ -489,8 +489,8 @@ fn count<T: Read<Out = u64>>(field: &Field<T>) -> Option<NonZeroUsize> {
 }
 
 /// A size, which is more than nothing, as so much a second.
-fn rate(field: &Field<Text<ByteSize>>) -> Option<NonZeroU64> {
-    NonZeroU64::new(field.value()?.0)
+fn rate(field: &Field<Text<ByteRate>>) -> Option<Option<NonZeroU64>> {
+    field.value().map(|rate| rate.0)
 }
 
 /// A size that has bounds; `None`, and a report, outside of them.
@@ -532,10 +532,7 @@ const HTTP2_STREAMS: u32 = 128;
 const HTTP2_RESETS: u32 = 200;
 const HTTP2_CONTROL_FRAMES: u32 = 1000;
 /// Far below any line that a page could be read on, far above what costs an attacker nothing.
-const BODY_RATE: NonZeroU64 = match NonZeroU64::new(240) {
-    Some(rate) => rate,
-    None => NonZeroU64::MIN,
-};
+const BODY_RATE: ByteRate = ByteRate(NonZeroU64::new(240));
 /// What one customer gets.
 const IPV6_PREFIX: u32 = 64;
 const LEVEL: &str = "info";

@@ -338,8 +338,8 @@ pub struct Route {
     pub origins: Vec<OriginPattern>,
     pub plugins: Vec<PluginUse>,
     pub timeouts: RouteTimeouts,
-    /// Bytes a second that a client has to send or to take of a body.
-    pub body_rate: NonZeroU64,
+    /// Bytes a second that a client has to send or to take of a body; `None`: as slowly as it likes.
+    pub body_rate: Option<NonZeroU64>,
     pub tunnel: TunnelRules,
     /// One that may be sent.
     pub expiry_close_code: u16,
@@ -557,7 +557,7 @@ pub struct Limits {
     /// Bytes in those of one tunnel whose messages are read; `None`: what the other limits allow.
     pub connection_memory: Option<usize>,
     /// As [`Route::body_rate`], where there is no route.
-    pub body_rate: NonZeroU64,
+    pub body_rate: Option<NonZeroU64>,
     /// Concurrent HTTP/2 streams per connection.
     pub http2_streams: u32,
     /// Streams reset on one connection in ten seconds.

@@ -21,7 +21,9 @@ use super::reader::{
     BoolOr, Field, List, Named, Node, OneOrMany, Read, Reader, Table, Tables, Text, TextOr, Whole,
     Words, table,
 };
-use super::values::{ByteSize, ClientAuthMode, LogLevel, Name, PluginJson, ServerName, ServerUrl};
+use super::values::{
+    ByteRate, ByteSize, ClientAuthMode, LogLevel, Name, PluginJson, ServerName, ServerUrl,
+};
 pub(super) use route::{HeaderEdits, PluginUse, Rate, Redirect, Respond, Rewrite, Route};
 
 table! {
@@ -361,7 +363,7 @@ table! {
             request_body: Text<ByteSize>,
             /// Bytes a second that a client has to send of a request's body, and to take of an answer, on
             /// average after ten seconds of waiting for it; a route may say otherwise. Default `240B`.
-            body_rate: Text<ByteSize>,
+            body_rate: Text<ByteRate>,
             /// WebSocket message, as it is before compression; a route may say otherwise. Default: no limit.
             message_size: Text<ByteSize>,
             /// Bytes that may wait in buffers of the whole process, at least `1MiB`. Default: half of the memory
@@ -603,7 +605,7 @@ mod tests {
             "xyzzy",
             Runtime::TITLE,
             Runtime::KEYS,
-            "the keys here are workers",
+            "the keys here are workers, user, group",
         );
     }
 

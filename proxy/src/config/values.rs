@@ -4,6 +4,7 @@
 //! and how to write it. Nothing here knows where in the file the text stands. Addresses and host
 //! names are in `net`, what belongs to HTTP in `http`, the plugins' own config in `plugin_json`.
 
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -150,6 +151,24 @@ impl FromText for Duration {
             return Err(Mistake::new(format!("`{text}` is no time at all")).hint(hint.to_owned()));
         }
         Ok(Duration::from_millis(total))
+    }
+}
+
+/// Bytes a second; `None`: any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ByteRate(pub(crate) Option<NonZeroU64>);
+
+impl FromText for ByteRate {
+    const EXPECTED: &'static str = "a size, or \"off\"";
+    const HINT: Option<&'static str> =
+        Some("write it as a string: `\"240B\"`, `\"1KiB\"`, `\"off\"`");
+    const PATTERN: Option<&'static str> = Some("^(off|[0-9]+(B|KB|KiB|MB|MiB|GB|GiB)?)$");
+
+    fn from_text(text: &str) -> Result<Self, Mistake> {
+        match text {
+            "off" => Ok(ByteRate(None)),
+            _ => ByteSize::from_text(text).map(|size| ByteRate(NonZeroU64::new(size.0))),
+        }
     }
 }
 

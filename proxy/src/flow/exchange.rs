@@ -206,7 +206,7 @@ impl Exchange {
         pace.shared(self.connection.sharers(self.version))
     }
 
-    fn body_rate(&self) -> NonZeroU64 {
+    fn body_rate(&self) -> Option<NonZeroU64> {
         let route = self.route.as_ref().map(|route| route.body_rate);
         route.unwrap_or(self.snapshot.limits.body_rate)
     }

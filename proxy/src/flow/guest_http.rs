@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::{fmt, future::poll_fn};
 
 use bytes::{Bytes, BytesMut};
@@ -22,6 +23,7 @@ use sluicegate_plugin_host::{
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::body::UpstreamConnection;
+use crate::budget::{Account, Kind};
 use crate::flow::forwarding::{RESPONSE_HEAD, Reached, Server, Unreached, Wanted, reach_endpoint};
 use crate::forward;
 use crate::http1::Violation;
@@ -88,14 +90,17 @@ impl GuestHttp {
                     if reached.is_new() {
                         metrics.connected(now.elapsed());
                     }
+                    let account = self.worker.shared.budget.open(Kind::Request);
                     let attempt = async {
                         match reached {
                             Reached::Http1 { connection, kept } => {
-                                self.attempt(connection, kept, &asked, entry, &lease).await
+                                let connection = (connection, kept);
+                                self.attempt(connection, &asked, entry, &lease, &account)
+                                    .await
                             }
                             // Boxed: a request over HTTP/1.1 does not hold room for it.
                             Reached::Http2(slot) => {
-                                Box::pin(attempt_http2(slot, &asked, &lease)).await
+                                Box::pin(attempt_http2(slot, &asked, &lease, &account)).await
                             }
                         }
                     };
@@ -127,11 +132,11 @@ impl GuestHttp {
     /// One request and its whole answer; a connection that is still good goes back to the pool.
     async fn attempt(
         &self,
-        mut connection: UpstreamConnection,
-        kept: bool,
+        (mut connection, kept): (UpstreamConnection, bool),
         asked: &OutboundRequest,
         entry: &UpstreamEntry,
         lease: &Lease,
+        account: &Account,
     ) -> Result<OutboundResponse, Missed> {
         let (head, mut upload) = request_of(asked, lease)?;
         connection.begin(&head, &mut upload);
@@ -139,7 +144,7 @@ impl GuestHttp {
         let parts = answer.map_err(|fault| missed(&fault, connection.progress(), kept, asked))?;
         let mut body = connection.into_body(upload);
         let broken = |fault: BodyFault| Missed::Broken(fault.to_string());
-        let whole = collect(&mut body, asked.max_body, broken).await?;
+        let whole = collect(&mut body, asked.max_body, account, broken).await?;
         if let Some(connection) = body.into_connection() {
             let upstream = &entry.upstream;
             self.worker.pool.put_back(
@@ -158,6 +163,7 @@ async fn attempt_http2(
     mut slot: Slot,
     asked: &OutboundRequest,
     lease: &Lease,
+    account: &Account,
 ) -> Result<OutboundResponse, Missed> {
     let head = http2_request_of(asked, lease)?;
     let reused = slot.is_reused();
@@ -177,29 +183,43 @@ async fn attempt_http2(
         Some(upload) => http2::ResponseBody::beside(headers, stream, slot, upload),
         None => http2::ResponseBody::new(headers, stream, slot),
     };
-    let whole = collect(&mut body, asked.max_body, |fault| broken_http2(&fault)).await?;
+    let broken = |fault| broken_http2(&fault);
+    let whole = collect(&mut body, asked.max_body, account, broken).await?;
     Ok(response(parts, whole))
 }
 
+/// Takes a body of at most `most` bytes, as far as memory lasts.
 async fn collect<B>(
     body: &mut B,
     most: usize,
+    account: &Account,
     broken: impl Fn(B::Error) -> Missed,
 ) -> Result<Bytes, Missed>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     let mut whole = BytesMut::new();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
-        let frame = frame.map_err(&broken)?;
+    loop {
+        let polled = poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Ready(frame) => Poll::Ready(Ok(frame)),
+            Poll::Pending => account.poll_shed(cx).map(Err),
+        });
+        let Ok(polled) = polled.await else {
+            return Err(Missed::GivenUp(
+                "no memory is left for its answer".to_owned(),
+            ));
+        };
+        let Some(frame) = polled.transpose().map_err(&broken)? else {
+            return Ok(whole.freeze());
+        };
         if let Ok(data) = frame.into_data() {
             if whole.len() + data.len() > most {
                 return Err(Missed::TooLarge);
             }
             whole.extend_from_slice(&data);
+            account.hold(data.len());
         }
     }
-    Ok(whole.freeze())
 }
 
 fn response(parts: Parts, body: Bytes) -> OutboundResponse {

@@ -1,5 +1,3 @@
-use std::num::NonZeroU64;
-
 use http::Request;
 
 use super::*;
@@ -17,7 +15,7 @@ const LIMITS: Limits = Limits {
     request_body: None,
     memory: None,
     connection_memory: None,
-    body_rate: NonZeroU64::MIN,
+    body_rate: None,
     http2_streams: 100,
     http2_resets: 100,
     http2_control_frames: 100,

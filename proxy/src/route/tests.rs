@@ -1,6 +1,5 @@
 //! The table against examples, and against a model too simple to be wrong.
 
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ fn route(name: &str, hosts: &[&str], path: PathPattern) -> Route {
         plugins: Vec::new(),
         tunnel: Default::default(),
         expiry_close_code: 1008,
-        body_rate: NonZeroU64::MIN,
+        body_rate: None,
         timeouts: RouteTimeouts {
             connect: Duration::ZERO,
             response_head: Duration::ZERO,

@@ -26,8 +26,8 @@ fn check_path(path: &str) {
     check_normal(&normal);
     // Whoever decodes, merges and resolves sees the same in both.
     assert_eq!(lenient(&normal), lenient(path), "{path} became {normal}");
-    // In a target its query begins there.
-    if !path.contains('?')
+    // In a target its query begins there, or its fragment.
+    if !path.contains(['?', '#'])
         && let Ok(mut parts) = parts_of(path, b"a.test")
     {
         let decided = SITE.decide(&mut parts, &From::Stranger.facts(), true);

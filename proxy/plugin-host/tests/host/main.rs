@@ -3,10 +3,12 @@
 #![allow(
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "test support, outside of #[test] functions"
 )]
 
 mod calls;
+mod hostile;
 mod images;
 mod limits;
 mod load;

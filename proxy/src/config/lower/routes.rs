@@ -24,7 +24,7 @@ use crate::config::values::{HeaderTemplate, NormalPath};
 struct Defaults {
     timeouts: RouteTimeouts,
     message_size: Option<u64>,
-    body_rate: NonZeroU64,
+    body_rate: Option<NonZeroU64>,
 }
 
 /// All routes; `None` if one of them has mistakes or collides with another.
@@ -51,7 +51,7 @@ pub(super) fn lower(
         message_size: message_size.map(|size| size.0),
         body_rate: limits
             .and_then(|limits| rate(&limits.body_rate))
-            .unwrap_or(BODY_RATE),
+            .unwrap_or(BODY_RATE.0),
     };
     let routes: Vec<_> = written
         .iter()

@@ -14,8 +14,8 @@ use crate::config::reader::{
     Field, List, Named, Node, OneOrMany, Read, Reader, Table, Text, TextOr, Whole, table,
 };
 use crate::config::values::{
-    ByteSize, ExactPath, HeaderTemplate, Name, NormalPath, PluginJson, RedirectTarget, RouteName,
-    Target,
+    ByteRate, ByteSize, ExactPath, HeaderTemplate, Name, NormalPath, PluginJson, RedirectTarget,
+    RouteName, Target,
 };
 
 table! {
@@ -64,7 +64,7 @@ table! {
             /// Overrides `timeouts.drain`.
             drain: Text<Duration>,
             /// Overrides `limits.body_rate`.
-            body_rate: Text<ByteSize>,
+            body_rate: Text<ByteRate>,
             /// Close code (RFC 6455 section 7.4) of a tunnel whose session has expired: a plugin's word.
             /// Default 1008.
             expiry_close_code: Whole<1000, 4999>,

@@ -76,9 +76,16 @@ pub(crate) async fn get_on(client: &Client, path: &str) -> Result<Answer> {
 
 /// Whether the error is a stream that the proxy has reset.
 pub(crate) fn is_reset(error: &Error) -> bool {
-    let source = error.get_ref();
-    let error = source.and_then(|source| source.downcast_ref::<h2::Error>());
-    error.is_some_and(|error| error.is_reset() && error.is_remote())
+    of_http2(error).is_some_and(|error| error.is_reset() && error.is_remote())
+}
+
+/// Whether the connection had come to its end before the request, which nobody has seen.
+pub(crate) fn is_goodbye(error: &Error) -> bool {
+    of_http2(error).is_some_and(|error| error.is_go_away() && error.is_remote())
+}
+
+fn of_http2(error: &Error) -> Option<&h2::Error> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// An answer that was begun, and of which nothing came but its end.

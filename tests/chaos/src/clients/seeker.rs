@@ -25,12 +25,35 @@ enum Seen {
     Close(Option<u16>),
 }
 
+/// A connection of HTTP/2, and the next one when the proxy has had enough of it.
+struct Streams {
+    door: Door,
+    client: Option<Client>,
+}
+
+impl Streams {
+    fn new(door: Door) -> Streams {
+        Streams { door, client: None }
+    }
+
+    async fn get(&mut self, world: &World, path: &str) -> Result<Answer> {
+        if let Some(client) = &self.client {
+            match http::get_on(client, path).await {
+                Err(error) if http::is_goodbye(&error) => {}
+                answer => return answer,
+            }
+        }
+        let client = self.client.insert(world.http2(self.door).await);
+        http::get_on(client, path).await
+    }
+}
+
 /// Begins at a fault of its own, so that all are met early. One in three asks over HTTP/2 what can be asked so.
 pub(crate) async fn seek(world: Arc<World>, number: usize, mut random: Random, mut orders: Orders) {
     let mut fault = FAULTS[number % FAULTS.len()];
-    let client = match number % 6 {
-        0 => Some(world.http2(Door::Plain).await),
-        1 => Some(world.http2(Door::Tls).await),
+    let mut streams = match number % 6 {
+        0 => Some(Streams::new(Door::Plain)),
+        1 => Some(Streams::new(Door::Tls)),
         _ => None,
     };
     loop {
@@ -39,16 +62,17 @@ pub(crate) async fn seek(world: Arc<World>, number: usize, mut random: Random, m
             return;
         }
         let door = random.pick(&[Door::Plain, Door::Tls]);
-        meet(&world, fault, door, client.as_ref()).await;
+        meet(&world, fault, door, streams.as_mut()).await;
         fault = random.pick(&FAULTS);
     }
 }
 
-async fn meet(world: &World, fault: Fault, door: Door, client: Option<&Client>) {
+async fn meet(world: &World, fault: Fault, door: Door, streams: Option<&mut Streams>) {
     let began = Instant::now();
-    let seen = match (fault.ask, client) {
-        (Ask::Get { route, path }, Some(client)) => {
-            let answer = http::get_on(client, path).await;
+    let over = streams.as_ref().map_or("", |_| ", maybe over HTTP/2");
+    let seen = match (fault.ask, streams) {
+        (Ask::Get { route, path }, Some(streams)) => {
+            let answer = streams.get(world, path).await;
             // A stream that is reset may take its head with it.
             let answer = match (fault.sees, answer) {
                 (Sees::Cut, Err(error)) if http::is_reset(&error) => Ok(http::only_reset()),
@@ -81,7 +105,6 @@ async fn meet(world: &World, fault: Fault, door: Door, client: Option<&Client>) 
             ),
             other => format!("{other:?}"),
         };
-        let over = client.map_or("", |_| ", maybe over HTTP/2");
         let how = format!(
             "{} ({door:?}{over}): expected {:?}, saw {seen}",
             fault.name, fault.sees
