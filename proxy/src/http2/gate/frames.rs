@@ -25,7 +25,8 @@ pub struct Bounds {
     pub head_fields: usize,
     /// Streams at once.
     pub streams: u32,
-    /// Streams that are reset, by the peer or for its faults, in [`super::rate::WINDOW`].
+    /// Streams that are reset, by the peer or for its faults, in [`super::rate::WINDOW`], beyond as many as were
+    /// answered to the end.
     pub resets: u32,
     /// Frames in the same time that carry nothing: SETTINGS, PING, PRIORITY, WINDOW_UPDATE, GOAWAY, CONTINUATION,
     /// interim heads, empty DATA, and unknown ones.
@@ -192,18 +193,19 @@ impl Frames {
         if self.open.remove(stream) {
             self.remember_given_up(stream);
         }
-        let is_provoked = matches!(
-            reason,
-            Reason::PROTOCOL_ERROR
-                | Reason::FLOW_CONTROL_ERROR
-                | Reason::STREAM_CLOSED
-                | Reason::FRAME_SIZE_ERROR
-                | Reason::REFUSED_STREAM
-        );
-        match is_provoked {
-            true => self.resets.count(),
-            false => Ok(()),
+        match reason {
+            Reason::PROTOCOL_ERROR | Reason::FLOW_CONTROL_ERROR | Reason::FRAME_SIZE_ERROR => {
+                self.resets.count()
+            }
+            // What was under way when it could not know better.
+            Reason::STREAM_CLOSED | Reason::REFUSED_STREAM => self.control.count(),
+            _ => Ok(()),
         }
+    }
+
+    /// We have answered a stream to the end: who resets it now leaves nothing undone.
+    pub(super) fn answered(&mut self) {
+        self.resets.forgive(1);
     }
 
     /// We have sent what the peer may have to answer.
@@ -691,7 +693,7 @@ const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
+pub(super) const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 const PRIORITIZED: u8 = 32;

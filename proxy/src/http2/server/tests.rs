@@ -419,3 +419,28 @@ async fn a_client_that_takes_what_it_gets_is_there() {
     server.await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(150));
 }
+
+#[tokio::test(start_paused = true)]
+async fn half_a_head_does_not_wait_for_ever() {
+    let (mut near, far) = duplex(64 * 1024);
+    let server = spawn(far, |_, mut reply| async move {
+        poll_fn(|cx| reply.poll_left(cx)).await;
+    });
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    let get = b"\0\0\x09\x01\x05\0\0\0\x01\x82\x87\x84\x41\x04a.te";
+    // The same without its end.
+    let half = b"\0\0\x09\x01\x01\0\0\0\x03\x82\x87\x84\x41\x04a.te";
+    near.write_all(&[PREFACE, settings, get, half].concat())
+        .await
+        .unwrap();
+    let began = Instant::now();
+    let mut said = Vec::new();
+    near.read_to_end(&mut said).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(70));
+    // ENHANCE_YOUR_CALM
+    let last = said.len() - 17;
+    assert_eq!(said[last + 3], 7, "{said:?}");
+    assert_eq!(said[last + 16], 11, "{said:?}");
+    drop(near);
+    server.await.unwrap();
+}
