@@ -229,6 +229,10 @@ impl Frames {
             self.open.remove(head.stream);
         } else if length == 0 {
             self.control.count()?;
+            if head.length == 0 {
+                // They say nothing, and `h2` counts them for the life of a connection.
+                return Ok(Step::Replace(Vec::new()));
+            }
         }
         Ok(Step::Pass)
     }

@@ -96,6 +96,16 @@ fn a_head_in_pieces_goes_on_whole() {
 }
 
 #[test]
+fn empty_data_that_ends_nothing_does_not_go_on() {
+    let head = frame(HEADERS, END_HEADERS, 1, GET);
+    let empty = frame(DATA, 0, 1, b"");
+    let text = frame(DATA, 0, 1, b"text");
+    let end = frame(DATA, END_STREAM, 1, b"");
+    let frames = [&head, &empty, &text, &empty, &empty, &end].map(Vec::clone);
+    check(CLIENT, &frames, &[head, text, end], None);
+}
+
+#[test]
 fn a_compressor_keeps_no_more_than_it_must() {
     let greedy = frame(SETTINGS, 0, 0, &[0, 1, 0xff, 0, 0, 0, 0, 3, 0, 0, 0, 1]);
     let modest = frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0x10, 0, 0, 3, 0, 0, 0, 1]);
