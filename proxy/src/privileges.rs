@@ -40,26 +40,20 @@ impl Identity {
     ///
     /// # Errors
     /// A name that nobody has, or a service that does not answer, with its place in the configuration.
-    pub fn find(account: &Account) -> Result<Identity, Diagnostic> {
+    pub fn find(account: &Account) -> Result<Identity, Box<Diagnostic>> {
         let user = &account.user;
+        let nobody = |what: &str, name: &Located<String>, hint: Option<String>| {
+            let message = format!("there is no {what} `{}`", name.value);
+            Box::new(Diagnostic::error(name.span.clone(), message).hint(hint))
+        };
+        let hint = format!("`useradd --system {}` makes one", user.value);
         let mut identity = user_named(&user.value)
             .map_err(|error| unanswered(user, &error))?
-            .ok_or_else(|| {
-                Diagnostic::error(
-                    user.span.clone(),
-                    format!("there is no user `{}`", user.value),
-                )
-                .hint(format!("`useradd --system {}` makes one", user.value))
-            })?;
+            .ok_or_else(|| nobody("user", user, Some(hint)))?;
         if let Some(group) = &account.group {
             identity.group = group_named(&group.value)
                 .map_err(|error| unanswered(group, &error))?
-                .ok_or_else(|| {
-                    Diagnostic::error(
-                        group.span.clone(),
-                        format!("there is no group `{}`", group.value),
-                    )
-                })?;
+                .ok_or_else(|| nobody("group", group, None))?;
         }
         Ok(identity)
     }
@@ -130,9 +124,9 @@ impl Identity {
     }
 }
 
-fn unanswered(name: &Located<String>, error: &io::Error) -> Diagnostic {
+fn unanswered(name: &Located<String>, error: &io::Error) -> Box<Diagnostic> {
     let message = format!("cannot look up `{}`: {error}", name.value);
-    Diagnostic::error(name.span.clone(), message)
+    Box::new(Diagnostic::error(name.span.clone(), message))
 }
 
 #[expect(

@@ -52,14 +52,15 @@ pub(super) fn become_account(
     source: &Arc<Source>,
     origin: &Origin,
 ) -> Result<PathBuf, RunError> {
-    let mistaken = |message: String| Diagnostic::error(account.user.span.clone(), message);
+    let mistaken = |message| Box::new(Diagnostic::error(account.user.span.clone(), message));
     let user = &account.user.value;
     let identity = Identity::find(account).and_then(|identity| {
         let refused = |error| mistaken(format!("cannot become `{user}`: {error}"));
         identity.assume().map_err(refused)?;
         if let Origin::File(file) = origin {
             let unreadable = |error| {
-                mistaken(format!("{error}, as `{user}`")).hint("each reload reads it".to_owned())
+                let mistake = *mistaken(format!("{error}, as `{user}`"));
+                Box::new(mistake.hint("each reload reads it".to_owned()))
             };
             config::read(file).map_err(unreadable)?;
         }
@@ -68,7 +69,7 @@ pub(super) fn become_account(
     match identity {
         Ok(identity) => Ok(identity.home()),
         Err(mistake) => {
-            let report = Report::new(source, vec![mistake]);
+            let report = Report::new(source, vec![*mistake]);
             Err(RunError::Config(report.render(banner::is_terminal())))
         }
     }
