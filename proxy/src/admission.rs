@@ -24,10 +24,12 @@ pub use tls::{TlsHandshakes, TlsPlace, Turns};
 pub struct AdmissionControl {
     open: AtomicUsize,
     freed: Notify,
-    /// How many wait for a place, and how many idle connections have made room for them.
+    /// How many wait for a place, and how many idle connections are making room for them.
     waiting: AtomicUsize,
     yielded: AtomicUsize,
     told: Seldom,
+    /// When idle connections were asked last, by whomever.
+    asked: Seldom,
     pub tls: Arc<TlsHandshakes>,
     /// Only filled while `connections_per_client` is set.
     clients: Mutex<HashMap<IpAddr, usize>>,
@@ -52,11 +54,18 @@ pub struct ClientLimit {
 }
 
 /// Counts one that waits for a place.
-struct Waiting<'a>(&'a AdmissionControl);
+struct Waiting<'a> {
+    control: &'a AdmissionControl,
+    /// Since when it has relied on those who have said that they make room.
+    since: Instant,
+}
 
-/// Says that it is time for another line about the same thing.
-#[derive(Debug, Default)]
-struct Seldom(Mutex<Option<Instant>>);
+/// Says that it is time to do the same thing again.
+#[derive(Debug)]
+struct Seldom {
+    every: Duration,
+    last: Mutex<Option<Instant>>,
+}
 
 /// How many connections one worker carries, tunnels included.
 #[derive(Debug, Clone, Default)]
@@ -73,7 +82,8 @@ impl Default for AdmissionControl {
             freed: Notify::new(),
             waiting: AtomicUsize::new(0),
             yielded: AtomicUsize::new(0),
-            told: Seldom::default(),
+            told: Seldom::every(SELDOM),
+            asked: Seldom::every(ASK_AGAIN),
             tls: Arc::default(),
             clients: Mutex::new(HashMap::new()),
             default_limit: default_limit(),
@@ -85,20 +95,24 @@ impl AdmissionControl {
     /// Counts one more, as soon as there are fewer than `limit` says at that time.
     ///
     /// Until then idle connections are asked to make room: `wake` has some of them look whether they
-    /// [give way](AdmissionControl::gives_way), and is called until it was enough.
+    /// [give way](AdmissionControl::gives_way), and is called until it was enough; but however many wait and
+    /// come too late for a place, all of them together call it once in 5 ms.
     pub async fn enter(
         self: &Arc<Self>,
         limit: impl Fn() -> Option<NonZeroUsize>,
         mut wake: impl FnMut(),
     ) -> Admission {
-        let mut waiting = None;
+        let mut waiting: Option<Waiting<'_>> = None;
         loop {
             let freed = self.freed.notified();
             if let Some(admission) = self.try_enter(limit()) {
                 return admission;
             }
-            waiting.get_or_insert_with(|| Waiting::new(self));
-            wake();
+            let waiting = waiting.get_or_insert_with(|| Waiting::new(self));
+            waiting.relies_on_others();
+            if self.wants_room() && self.asked.is_time() {
+                wake();
+            }
             let _ = timeout(ASK_AGAIN, freed).await;
         }
     }
@@ -112,6 +126,18 @@ impl AdmissionControl {
                     (yielded < waiting).then_some(yielded + 1)
                 })
                 .is_ok()
+    }
+
+    /// Whether there are more who wait than make room.
+    fn wants_room(&self) -> bool {
+        self.yielded.load(Ordering::Acquire) < self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Somebody who was making room makes it no more: it is used, or has become somebody else's.
+    fn forget_yielded(&self) {
+        let _ = (self.yielded).fetch_update(Ordering::AcqRel, Ordering::Acquire, |yielded| {
+            yielded.checked_sub(1)
+        });
     }
 
     /// Counts one more, if there are fewer than `limit` now.
@@ -185,17 +211,26 @@ impl<'a> Waiting<'a> {
             tracing::warn!("there are as many connections as may be; others wait");
         }
         control.waiting.fetch_add(1, Ordering::AcqRel);
-        Waiting(control)
+        Waiting {
+            control,
+            since: Instant::now(),
+        }
+    }
+
+    /// Asks for another's room in time: the place that was made may have gone to somebody who never waited, or
+    /// not have been made after all.
+    fn relies_on_others(&mut self) {
+        if self.since.elapsed() >= PATIENCE {
+            self.since = Instant::now();
+            self.control.forget_yielded();
+        }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
-        // Whoever made room, it is used now.
-        let _ = (self.0.yielded).fetch_update(Ordering::AcqRel, Ordering::Acquire, |yielded| {
-            yielded.checked_sub(1)
-        });
+        self.control.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.control.forget_yielded();
     }
 }
 
@@ -241,10 +276,17 @@ impl Drop for Admission {
 }
 
 impl Seldom {
+    fn every(every: Duration) -> Seldom {
+        Seldom {
+            every,
+            last: Mutex::default(),
+        }
+    }
+
     /// True for the first who asks, and then for one in a while.
     fn is_time(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.is_none_or(|last| last.elapsed() >= SELDOM);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|last| last.elapsed() >= self.every);
         if due {
             *last = Some(Instant::now());
         }
@@ -274,14 +316,18 @@ fn default_limit() -> usize {
 
 /// Listeners, logs, admin connections, certificate files during a reload.
 const RESERVED_DESCRIPTORS: usize = 64;
-/// How often idle connections are asked for room.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// How often idle connections are asked for room: a few at a time, so that there is soon room where many are
+/// idle, and little is spent where none is.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
+/// How long one may take to make room, before another is asked in its stead.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Between two lines in the log about the same limit.
 const SELDOM: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
-    use tokio::task::yield_now;
+    use tokio::task::{JoinHandle, yield_now};
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -344,6 +390,64 @@ mod tests {
         };
         control.enter(|| one, ask).await;
         assert_eq!(asked.get(), 3);
+    }
+
+    /// At a limit of one: who waits, and how often idle connections have been asked.
+    fn one_waits(
+        control: &Arc<AdmissionControl>,
+        asked: &Arc<AtomicUsize>,
+    ) -> JoinHandle<Admission> {
+        let (control, asked) = (Arc::clone(control), Arc::clone(asked));
+        tokio::spawn(async move {
+            let ask = || {
+                asked.fetch_add(1, Ordering::Relaxed);
+            };
+            control.enter(|| NonZeroUsize::new(1), ask).await
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_that_others_take_have_nobody_asked_again() {
+        let control = Arc::new(AdmissionControl::default());
+        let one = NonZeroUsize::new(1);
+        let mut thief = control.try_enter(one);
+        let asked = Arc::default();
+        let waiting = [(); 3].map(|()| one_waits(&control, &asked));
+        yield_now().await;
+        for _ in 0..100 {
+            drop(thief.take());
+            thief = control.try_enter(one);
+            yield_now().await;
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        sleep(ASK_AGAIN).await;
+        yield_now().await;
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+        assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_is_asked_where_a_place_was_lost_to_a_thief() {
+        let control = Arc::new(AdmissionControl::default());
+        let one = NonZeroUsize::new(1);
+        let idle = control.try_enter(one);
+        let asked = Arc::default();
+        let waiting = one_waits(&control, &asked);
+        yield_now().await;
+        assert!(control.gives_way());
+        drop(idle);
+        let thief = control.try_enter(one);
+        assert!(thief.is_some());
+        // While one makes room, nobody else is asked for it.
+        sleep(PATIENCE / 2).await;
+        assert!(!control.gives_way());
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        sleep(PATIENCE).await;
+        assert!(control.gives_way(), "again");
+        assert!(asked.load(Ordering::Relaxed) > 1);
+        drop(thief);
+        waiting.await.unwrap();
+        assert_eq!(control.yielded.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -57,6 +57,8 @@ struct Members {
     slots: Vec<Slot>,
     free: Option<usize>,
     live: usize,
+    /// Where [`Drain::wake_some`] goes on.
+    next: usize,
 }
 
 enum Slot {
@@ -109,20 +111,20 @@ impl Drain {
         self.shared.phase()
     }
 
-    /// Wakes some members, others than the last call did, to look at something else than the phase. `from`
-    /// keeps the place between two calls.
-    pub fn wake_some(&self, from: &mut usize) {
+    /// Wakes some members, others than the last call did, to look at something else than the phase.
+    pub fn wake_some(&self) {
         let wakers: Vec<Waker> = {
-            let members = self.shared.members();
+            let mut members = self.shared.members();
             let count = members.slots.len();
-            let some = (0..count.min(SOME)).map(|n| &members.slots[(*from % count + n) % count]);
+            let first = members.next.checked_rem(count).unwrap_or(0);
+            members.next = first + SOME;
+            let some = (0..count.min(SOME)).map(|n| &members.slots[(first + n) % count]);
             let live = some.filter_map(|slot| match slot {
                 Slot::Live(waker) => waker.clone(),
                 Slot::Free(_) => None,
             });
             live.collect()
         };
-        *from = from.wrapping_add(SOME);
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -245,7 +247,7 @@ impl Shared {
 }
 
 /// Members that are woken together.
-const SOME: usize = 1024;
+const SOME: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -278,13 +280,12 @@ mod tests {
             }
         };
         settle().await;
-        let mut from = 0;
         for expect in [SOME, 2 * SOME, count] {
-            drain.wake_some(&mut from);
+            drain.wake_some();
             settle().await;
             assert_eq!(woken.load(Ordering::Relaxed), expect);
         }
-        Drain::default().wake_some(&mut from);
+        Drain::default().wake_some();
     }
 
     #[tokio::test]

@@ -2,14 +2,16 @@
 //!
 //! Only time in which the client is waited for counts, not what the proxy or an upstream takes. A client
 //! may be waited for as long as its bytes would have taken at the slowest rate, and as long as one wait may
-//! take ([`GRACE`] at most) on top of that; so it may pause, but not live on a byte now and then. The
-//! deadline of a single wait is somebody else's.
+//! take (with an answer [`GRACE`] at most) on top of that; so it may pause, but not live on a byte now and then.
+//! The deadline of a single wait is somebody else's.
 //!
-//! What shares a connection shares its rate: of ten answers that wait on one each needs a tenth.
+//! What shares a connection shares its rate. Of ten bodies that come on one each needs a tenth. Answers count
+//! together: one may have to wait until the client has taken all that went out before it.
 
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,7 +20,7 @@ use tokio::time::Instant;
 pub struct Pace {
     /// Bytes a second; `None`: any.
     rate: Option<NonZeroU64>,
-    sharers: Option<Arc<dyn Sharers>>,
+    shared: Option<Shared>,
     /// Bytes moved, when this was last asked.
     moved: u64,
     /// How much longer the client may be waited for.
@@ -29,38 +31,67 @@ pub struct Pace {
     since: Option<Instant>,
 }
 
-/// How many share a connection's rate now.
+/// What shares a connection.
 pub trait Sharers: Send + Sync {
+    /// How many they are now.
     fn count(&self) -> u32;
+    /// Counts the bytes of all their answers that have gone out.
+    fn gone_out(&self) -> &AtomicU64;
+}
+
+/// What is shared.
+enum Shared {
+    /// Each has its part of the rate.
+    Rate(Arc<dyn Sharers>),
+    /// All are as fast as they are together.
+    Movement(Arc<dyn Sharers>),
 }
 
 impl Pace {
     /// Of what a client sends, at `rate` bytes a second; one wait may take `patience`. A fast beginning is
-    /// worth a minute of silence and no more.
-    pub fn receiving(rate: Option<NonZeroU64>, patience: Duration) -> Pace {
-        Pace::new(rate, patience, MOST_CREDIT)
-    }
-
-    /// Of what a client takes, as [`Pace::receiving`]. Much of it may lie in the kernel and has to last until
-    /// the client has made room there, so it is worth what it is worth.
-    pub fn sending(rate: Option<NonZeroU64>, patience: Duration) -> Pace {
-        Pace::new(rate, patience, Duration::MAX)
-    }
-
-    fn new(rate: Option<NonZeroU64>, patience: Duration, most: Duration) -> Pace {
+    /// worth a minute of silence and no more, or that one wait. `sharers` send on the same connection.
+    pub fn receiving(
+        rate: Option<NonZeroU64>,
+        patience: Duration,
+        sharers: Option<Arc<dyn Sharers>>,
+    ) -> Pace {
         Pace {
             rate,
-            sharers: None,
+            shared: sharers.map(Shared::Rate),
             moved: 0,
-            left: patience.min(GRACE),
-            most,
+            left: patience,
+            most: patience.max(MOST_CREDIT),
             since: None,
         }
     }
 
-    pub fn shared(mut self, sharers: Option<Arc<dyn Sharers>>) -> Pace {
-        self.sharers = sharers;
-        self
+    /// Of what a client takes, as [`Pace::receiving`]. Much of it may lie in the kernel and has to last until
+    /// the client has made room there, so it is worth what it is worth; what the `sharers` have put there
+    /// before is worth minutes.
+    pub fn sending(
+        rate: Option<NonZeroU64>,
+        patience: Duration,
+        sharers: Option<Arc<dyn Sharers>>,
+    ) -> Pace {
+        let before = sharers
+            .as_ref()
+            .map_or(0, |all| all.gone_out().load(Ordering::Relaxed));
+        let worth = rate.map_or(0, |rate| rate.get().saturating_mul(MOST_BEFORE));
+        Pace {
+            rate,
+            shared: sharers.map(Shared::Movement),
+            moved: before.saturating_sub(worth),
+            left: patience.min(GRACE),
+            most: Duration::MAX,
+            since: None,
+        }
+    }
+
+    /// Counts what has gone out for all that share the connection.
+    pub fn goes_out(&self, bytes: usize) {
+        if let Some(Shared::Movement(all)) = &self.shared {
+            all.gone_out().fetch_add(bytes as u64, Ordering::Relaxed);
+        }
     }
 
     /// The client is waited for, and has moved so many bytes in all; tells when that is too slow.
@@ -69,6 +100,7 @@ impl Pace {
         if self.rate.is_none() {
             return now + FOREVER;
         }
+        let moved = self.together(moved);
         if moved != self.moved {
             self.account(moved, now);
         }
@@ -80,7 +112,7 @@ impl Pace {
     /// Something else is waited for, or nothing.
     pub fn goes_on(&mut self, moved: u64) {
         if self.since.is_some() {
-            self.account(moved, Instant::now());
+            self.account(self.together(moved), Instant::now());
         }
     }
 
@@ -99,8 +131,20 @@ impl Pace {
         self.left = left.saturating_add(earned).min(self.most);
     }
 
+    /// How many have a part of the rate.
     fn sharers(&self) -> u32 {
-        self.sharers.as_ref().map_or(1, |own| own.count().max(1))
+        match &self.shared {
+            Some(Shared::Rate(all)) => all.count().max(1),
+            Some(Shared::Movement(_)) | None => 1,
+        }
+    }
+
+    /// What counts as moved, where this one has moved so much.
+    fn together(&self, moved: u64) -> u64 {
+        match &self.shared {
+            Some(Shared::Movement(all)) => all.gone_out().load(Ordering::Relaxed),
+            Some(Shared::Rate(_)) | None => moved,
+        }
     }
 }
 
@@ -115,8 +159,11 @@ impl fmt::Debug for Pace {
     }
 }
 
-/// The most that a client may be waited for before its rate counts.
+/// The most that a client may be waited for before the rate counts at which it takes an answer.
 const GRACE: Duration = Duration::from_secs(10);
+/// Seconds that an answer may wait for what went out before it: a window of HTTP/2 may be many megabytes, and
+/// be given back in large pieces.
+const MOST_BEFORE: u64 = 300;
 const MOST_CREDIT: Duration = Duration::from_secs(60);
 const NANOS: u64 = 1_000_000_000;
 /// Longer than anything lasts, and within what a clock can say.
@@ -128,23 +175,29 @@ mod tests {
 
     use super::*;
 
-    struct Ten;
+    #[derive(Default)]
+    struct Ten(AtomicU64);
 
     impl Sharers for Ten {
         fn count(&self) -> u32 {
             10
+        }
+
+        fn gone_out(&self) -> &AtomicU64 {
+            &self.0
         }
     }
 
     const RATE: Option<NonZeroU64> = NonZeroU64::new(100);
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// How many seconds a client is waited for that moves so many bytes each second.
+    /// How many seconds a client is waited for that moves so many bytes each second, on each of all streams.
     async fn lasts(mut pace: Pace, first: u64, each: u64) -> u64 {
         let start = Instant::now();
         let mut moved = 0;
         pace.waits(moved);
         moved += first;
+        pace.goes_out(first as usize);
         for _ in 0..10_000 {
             // Before the next byte.
             if pace.waits(moved) < Instant::now() + SECOND {
@@ -152,26 +205,41 @@ mod tests {
             }
             advance(SECOND).await;
             moved += each;
+            pace.goes_out(10 * each as usize);
         }
         start.elapsed().as_secs()
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_keeps_the_rate_is_waited_for_as_long_as_it_takes() {
-        let receiving = || Pace::receiving(RATE, GRACE * 6);
-        let sending = || Pace::sending(RATE, GRACE * 6);
-        let shared = || sending().shared(Some(Arc::new(Ten)));
+        let receiving = || Pace::receiving(RATE, GRACE * 3, None);
+        let sending = || Pace::sending(RATE, GRACE * 3, None);
+        let ten = |before| -> Option<Arc<dyn Sharers>> { Some(Arc::new(Ten(before))) };
+        let received = || Pace::receiving(RATE, GRACE * 3, ten(0.into()));
+        let sent = |before: u64| Pace::sending(RATE, GRACE * 3, ten(before.into()));
         for (name, pace, first, each, expect) in [
-            ("nothing", receiving(), 0, 0, 10),
-            ("no rate", Pace::receiving(None, GRACE), 0, 0, 10_000),
-            ("impatience", Pace::receiving(RATE, 3 * SECOND), 0, 1, 3),
-            ("a byte a second", receiving(), 0, 1, 10),
-            ("half the rate", receiving(), 0, 50, 20),
+            ("nothing", receiving(), 0, 0, 30),
+            ("nothing taken", sending(), 0, 0, 10),
+            ("no rate", Pace::receiving(None, GRACE, None), 0, 0, 10_000),
+            ("impatience", Pace::sending(RATE, 3 * SECOND, None), 0, 1, 3),
+            ("a byte a second", receiving(), 0, 1, 30),
+            ("half the rate", receiving(), 0, 50, 60),
             ("the rate", receiving(), 0, 100, 10_000),
-            ("a tenth of it each", shared(), 0, 10, 10_000),
-            ("less than a tenth", shared(), 0, 1, 111),
             ("a fast beginning", receiving(), 10_000_000, 0, 60),
+            (
+                "much patience",
+                Pace::receiving(RATE, 90 * SECOND, None),
+                10_000_000,
+                0,
+                90,
+            ),
             ("a full kernel", sending(), 100_000, 0, 1010),
+            ("a tenth sent of each", received(), 0, 10, 10_000),
+            ("less than a tenth", received(), 0, 1, 333),
+            ("a tenth taken of each", sent(0), 0, 10, 10_000),
+            ("less of each", sent(0), 0, 5, 20),
+            ("behind something small", sent(1_000), 0, 0, 20),
+            ("behind a full window", sent(12_000_000), 0, 0, 310),
         ] {
             let lasted = lasts(pace, first, each).await;
             assert!(lasted.abs_diff(expect) <= 2, "{name}: {lasted} seconds");
@@ -180,7 +248,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn time_in_which_nobody_waits_for_the_client_does_not_count() {
-        let mut pace = Pace::receiving(RATE, GRACE);
+        let mut pace = Pace::receiving(RATE, GRACE, None);
         for second in 0..9 {
             let until = pace.waits(0) - Instant::now();
             assert_eq!(until.as_secs(), 10 - second);

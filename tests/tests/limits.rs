@@ -241,6 +241,17 @@ async fn idle_connections_make_room_and_no_others() {
 }
 
 #[tokio::test]
+async fn who_is_sent_away_does_not_keep_its_place_by_staying() {
+    let (echo, pages) = upstreams().await;
+    let proxy = Proxy::start(&config("connections = 1", &echo, &pages)).await;
+    let began = Instant::now();
+    // Each takes the place of the one before, which never closes its side.
+    let _stay = serves(&proxy, 11).await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[tokio::test]
 async fn an_idle_http2_connection_makes_room_too() {
     let (echo, pages) = upstreams().await;
     let text = config("connections = 1", &echo, &pages);

@@ -1,5 +1,7 @@
 //! HTTP/2 to upstreams: what goes over it, how connections are shared, and what happens when they end.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::future::join_all;
 use h2::{Reason, RecvStream};
@@ -14,6 +16,7 @@ use sluicegate_tests::{client, soon, until};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
+use tokio::time::interval;
 
 /// A proxy with one worker: a plain listener, one over TLS, and `[upstream.it]` with these keys behind both.
 struct Site {
@@ -474,6 +477,33 @@ async fn a_server_may_ask_for_http1_where_it_is_allowed() {
             stream.write_all(answer).await.unwrap();
         }
         assert_eq!(done(request).await, expect, "{http}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_may_say_little_before_it_is_answered() {
+    let server = Server::new(PLAIN).await;
+    let more = "body_rate = '1MiB'\n[timeouts]\nrequest_body = '2s'";
+    let site = Site::before(&server, "", more).await;
+    for (kind, status) in [("application/grpc+proto", 200), ("application/json", 408)] {
+        let client = site.http2().await;
+        let mut call = client.request("POST", "/package.Service/Report");
+        let value = HeaderValue::from_static(kind);
+        call.headers_mut().insert("content-type", value);
+        let mut opening = client.begin(call).await.unwrap();
+        opening.outgoing.write_all(b"first").await.unwrap();
+        let (_asked, mut answer) = server.asked().await.into_parts();
+        let mut pace = interval(Duration::from_millis(100));
+        for _ in 0..40 {
+            pace.tick().await;
+            // Who is cut finds out why below.
+            if opening.outgoing.write_all(b".").await.is_err() {
+                break;
+            }
+        }
+        let _ = answer.send_response(Response::new(()), true);
+        let (head, _) = opening.answered().await.unwrap();
+        assert_eq!(head.status(), status, "{kind}");
     }
 }
 

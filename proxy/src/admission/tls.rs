@@ -20,7 +20,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use super::Seldom;
+use super::{SELDOM, Seldom};
 
 /// Counts the TLS handshakes of the process.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Default for TlsHandshakes {
             freed: Notify::new(),
             wanted: Notify::new(),
             default_limit: cores * FOR_EACH_CORE,
-            told: Seldom::default(),
+            told: Seldom::every(SELDOM),
         }
     }
 }

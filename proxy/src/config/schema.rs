@@ -362,7 +362,7 @@ table! {
             /// Request body. Default: no limit.
             request_body: Text<ByteSize>,
             /// Bytes a second that a client has to send of a request's body, and to take of an answer, on
-            /// average after ten seconds of waiting for it; a route may say otherwise. Default `240B`.
+            /// average once it has been waited for for a while; a route may say otherwise. Default `240B`.
             body_rate: Text<ByteRate>,
             /// WebSocket message, as it is before compression; a route may say otherwise. Default: no limit.
             message_size: Text<ByteSize>,

@@ -1,6 +1,6 @@
 //! What the requests of one downstream connection share.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use http::Version;
@@ -25,6 +25,8 @@ pub(super) struct Connection {
     /// Requests that have begun, and those of them that are under way.
     begun: AtomicUsize,
     open: AtomicU32,
+    /// Bytes of their answers that have gone out, over HTTP/2.
+    gone_out: AtomicU64,
 }
 
 impl Connection {
@@ -42,6 +44,7 @@ impl Connection {
             account: OnceLock::new(),
             begun: AtomicUsize::new(0),
             open: AtomicU32::new(0),
+            gone_out: AtomicU64::new(0),
         }
     }
 
@@ -134,5 +137,9 @@ impl Connection {
 impl Sharers for Connection {
     fn count(&self) -> u32 {
         self.open.load(Ordering::Relaxed)
+    }
+
+    fn gone_out(&self) -> &AtomicU64 {
+        &self.gone_out
     }
 }

@@ -192,18 +192,20 @@ impl Exchange {
         self.admission.take()
     }
 
-    /// The slowest pace at which the client may send the request's body.
-    pub(super) fn request_pace(&self) -> Pace {
-        let pace = Pace::receiving(self.body_rate(), self.snapshot.timeouts.request_body);
-        pace.shared(self.connection.sharers(self.version))
+    /// The slowest pace at which the client may send the request's body. A call of gRPC has none: its client
+    /// speaks when it has something to say.
+    pub(super) fn request_pace(&self, parts: &Parts) -> Pace {
+        let rate = self.body_rate().filter(|_| !request::is_grpc(parts));
+        let patience = self.snapshot.timeouts.request_body;
+        Pace::receiving(rate, patience, self.connection.sharers(self.version))
     }
 
     /// The slowest pace at which it may take the answer.
     pub(super) fn response_pace(&self) -> Pace {
         let route = self.route.as_ref();
         let patience = route.map_or(Duration::MAX, |route| route.timeouts.idle_timeout);
-        let pace = Pace::sending(self.body_rate(), patience);
-        pace.shared(self.connection.sharers(self.version))
+        let sharers = self.connection.sharers(self.version);
+        Pace::sending(self.body_rate(), patience, sharers)
     }
 
     fn body_rate(&self) -> Option<NonZeroU64> {

@@ -117,7 +117,7 @@ pub(super) async fn send(
         ..
     } = outbound;
     let ahead = body.ahead();
-    let (framing, mut load) = load(snapshot, exchange, &parts.method, body)?;
+    let (framing, mut load) = load(snapshot, exchange, parts, body)?;
     let repeatable =
         matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && framing.is_none();
     let idle_timeout = route.timeouts.idle_timeout;
@@ -195,12 +195,12 @@ pub(super) async fn send(
 fn load(
     snapshot: &Snapshot,
     exchange: &mut Exchange,
-    method: &Method,
+    parts: &Parts,
     body: Incoming,
 ) -> Result<(Option<Framing>, Load), Failure> {
     if body.is_end_stream() {
         // Where a body is usual, its absence is said (RFC 9110 §8.6).
-        let usual = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
+        let usual = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
         return Ok((usual.then_some(Framing::Length(0)), Load::Nothing));
     }
     let limit = snapshot.limits.request_body;
@@ -213,7 +213,7 @@ fn load(
         body,
         limit,
         snapshot.timeouts.request_body,
-        exchange.request_pace(),
+        exchange.request_pace(parts),
     );
     exchange.counts(body.received());
     if size.exact().is_none_or(|size| size >= FREE as u64) {

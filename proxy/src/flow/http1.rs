@@ -84,7 +84,7 @@ pub(super) async fn serve(
 enum Ended {
     /// By the rules, or because one side broke them.
     Over,
-    /// Idle for too long, or the proxy stops at once.
+    /// Idle for too long or in another's place, or the proxy stops at once: not waited for.
     Cut,
     /// The client has the answer to what it said was its last request: nothing more can come.
     Served,
@@ -128,7 +128,7 @@ impl Driver {
             connection,
             stage: Stage::Reading,
             watch: Watch::new(snapshot),
-            pace: Pace::sending(snapshot.limits.body_rate, Duration::MAX),
+            pace: Pace::sending(snapshot.limits.body_rate, Duration::MAX, None),
             registered: false,
         }
     }
@@ -151,7 +151,7 @@ impl Driver {
             match member.phase() {
                 Phase::Running if self.is_idle() && self.connection.gives_way() => {
                     self.connection.retire("room");
-                    return Poll::Ready(Ended::Over);
+                    return Poll::Ready(Ended::Cut);
                 }
                 Phase::Running => {}
                 Phase::Draining if !self.is_idle() => {}

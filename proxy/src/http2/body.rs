@@ -280,7 +280,11 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
     fn send_piece(&mut self) -> Result<bool, SendFault<B::Error>> {
         self.pieces = self.pieces.wrapping_add(1);
         let room = self.stream.capacity().min(PIECE);
-        self.sent += self.piece.len().min(room) as u64;
+        let goes = self.piece.len().min(room);
+        self.sent += goes as u64;
+        if let Some(pace) = &self.pace {
+            pace.goes_out(goes);
+        }
         if self.piece.len() > room {
             let data = self.piece.split_to(room);
             let sent = self.stream.send_data(data, false);

@@ -111,7 +111,6 @@ async fn accept(
     mut acceptor: Acceptor,
     listener: Arc<Listener>,
 ) {
-    let mut woken = 0;
     loop {
         let (socket, peer) = tokio::select! {
             biased;
@@ -119,7 +118,7 @@ async fn accept(
             accepted = acceptor.accept(|| listener.metrics.accept_failed()) => accepted,
         };
         let limit = || worker.snapshot().limits.connections;
-        let wake = || worker.shared.drain.wake_some(&mut woken);
+        let wake = || worker.shared.drain.wake_some();
         let admission = tokio::select! {
             biased;
             admission = worker.shared.admission.enter(limit, wake) => admission,
