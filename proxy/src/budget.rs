@@ -3,11 +3,12 @@
 //! Whoever keeps bytes for somebody slow (a tunnel, a request) opens an [`Account`] and says how many they
 //! are. The [`Budget`] has the sum. Above its limit it tells the costliest accounts to go, as many as it
 //! takes to be a sixteenth below; from nine tenths on, until it is under eight, it [is short](Budget::is_short)
-//! and nothing new should begin. It frees nothing itself: an account that is told must give back at once.
+//! and nothing new should begin. A shortage that lasts is ended likewise, or a few who hold on to what they have
+//! would keep all others out. It frees nothing itself: an account that is told must give back at once.
 //!
 //! Meant to cost nothing where nothing is held. The budget hears of an account when its owner has to wait, if
 //! that holds [`FREE`] bytes by then; the shared sum is touched only where a step of 4 KiB is passed, and a
-//! lock taken only when an account first gets heavy. What an account said is given back with its drop, so the sum cannot drift.
+//! lock taken only for its first time. What an account said is given back with its drop, so the sum cannot drift.
 
 mod system;
 
@@ -16,8 +17,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 /// The sum of all accounts of the process, and its limit.
 #[derive(Debug)]
@@ -28,12 +31,15 @@ pub struct Budget {
     /// Where the configuration says nothing.
     default_limit: usize,
     short: AtomicBool,
+    /// When that began, in milliseconds of the budget's life.
+    short_since: AtomicU64,
+    began: Instant,
     /// What of the sum is held by those who were told to go.
     going: AtomicIsize,
     /// Held while accounts are told.
     telling: Mutex<()>,
-    /// Accounts that are, or were, worth telling.
-    heavy: [Mutex<HashMap<usize, Weak<Entry>>>; SHARDS],
+    /// Accounts that hold, or held, something worth it.
+    holders: [Mutex<HashMap<usize, Weak<Entry>>>; SHARDS],
     shed: [AtomicU64; Kind::ALL.len()],
 }
 
@@ -95,9 +101,11 @@ impl Budget {
             limit: AtomicUsize::new(limit.unwrap_or(default_limit)),
             default_limit,
             short: AtomicBool::new(false),
+            short_since: AtomicU64::new(0),
+            began: Instant::now(),
             going: AtomicIsize::new(0),
             telling: Mutex::default(),
-            heavy: Default::default(),
+            holders: Default::default(),
             shed: Default::default(),
         })
     }
@@ -122,9 +130,33 @@ impl Budget {
         at_least_0(self.held.load(Ordering::Relaxed))
     }
 
-    /// There is so little left that nothing new should begin.
+    /// There is so little left that nothing new should begin. Asked by what would: where that has been so
+    /// for [`SHORTAGE`], the costliest are told to go.
     pub fn is_short(&self) -> bool {
+        if !self.was_short() {
+            return false;
+        }
+        // One thread may have found it short after another has given everything back.
+        self.has_shrunk(self.held());
+        if self.was_short() {
+            let lasted = self
+                .age()
+                .saturating_sub(self.short_since.load(Ordering::Relaxed));
+            if Duration::from_millis(lasted) >= SHORTAGE {
+                let limit = self.limit();
+                self.shed_to(limit - limit / 4);
+            }
+        }
+        self.was_short()
+    }
+
+    fn was_short(&self) -> bool {
         self.short.load(Ordering::Relaxed)
+    }
+
+    /// In milliseconds.
+    fn age(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// How many accounts were told to go.
@@ -162,24 +194,24 @@ impl Budget {
 
     fn has_grown(&self, held: usize) {
         let limit = self.limit();
-        if held >= limit - limit / 10
-            && !self.is_short()
-            && !self.short.swap(true, Ordering::Relaxed)
-        {
-            tracing::warn!(
-                held,
-                limit,
-                "buffers take too much memory: new requests are refused"
-            );
+        if held >= limit - limit / 10 && !self.was_short() {
+            self.short_since.store(self.age(), Ordering::Relaxed);
+            if !self.short.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    held,
+                    limit,
+                    "buffers take too much memory: new requests are refused"
+                );
+            }
         }
         if held > limit && self.staying() > limit {
-            self.shed_above(limit);
+            self.shed_to(limit - limit / 16);
         }
     }
 
     fn has_shrunk(&self, held: usize) {
         let limit = self.limit();
-        if self.is_short() && held < limit - limit / 5 && self.short.swap(false, Ordering::Relaxed)
+        if self.was_short() && held < limit - limit / 5 && self.short.swap(false, Ordering::Relaxed)
         {
             tracing::info!(
                 held,
@@ -195,19 +227,20 @@ impl Budget {
         at_least_0(self.held.load(Ordering::Relaxed) - going)
     }
 
-    /// Tells the costliest to go, a few more than it takes: to look at all of them takes long.
-    fn shed_above(&self, limit: usize) {
+    /// Tells the costliest to go until the others hold `target`: less than it takes, as to look at all of
+    /// them takes long.
+    fn shed_to(&self, target: usize) {
+        if self.staying() <= target {
+            return;
+        }
         let _telling = match self.telling.try_lock() {
             Ok(telling) => telling,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             // Whoever is at it looks at this account too, or the next one that grows does.
             Err(TryLockError::WouldBlock) => return,
         };
-        if self.staying() <= limit {
-            return;
-        }
         let mut entries = Vec::new();
-        for shard in &self.heavy {
+        for shard in &self.holders {
             entries.extend(lock(shard).values().filter_map(Weak::upgrade));
         }
         let staying = entries
@@ -218,7 +251,7 @@ impl Budget {
             .collect();
         staying.sort_unstable_by_key(|(charged, _)| *charged);
         for (Reverse(charged), entry) in staying {
-            if charged == 0 || self.staying() <= limit - limit / 16 {
+            if charged == 0 || self.staying() <= target {
                 break;
             }
             self.shed[entry.kind as usize].fetch_add(1, Ordering::Relaxed);
@@ -228,7 +261,7 @@ impl Budget {
 
     /// The shard of an entry at this address.
     fn shard(&self, address: usize) -> MutexGuard<'_, HashMap<usize, Weak<Entry>>> {
-        lock(&self.heavy[address / size_of::<Entry>() % SHARDS])
+        lock(&self.holders[address / size_of::<Entry>() % SHARDS])
     }
 }
 
@@ -259,7 +292,11 @@ impl Account {
 
     /// So many bytes may come besides, of which nobody is told before they are read.
     pub fn reserve(&self, bytes: usize) {
-        self.0.reserved.store(bytes, Ordering::Relaxed);
+        let before = self.0.reserved.swap(bytes, Ordering::Relaxed);
+        // Less is told at once: nobody may wait any more.
+        if bytes < before && self.0.charged.load(Ordering::Relaxed) > 0 {
+            self.settle();
+        }
     }
 
     /// Tells the budget what is held.
@@ -328,7 +365,7 @@ impl Entry {
         if this.charged.load(Ordering::Relaxed) == due {
             return;
         }
-        if due >= HEAVY
+        if due > 0
             && !this.listed.load(Ordering::Relaxed)
             && !this.listed.swap(true, Ordering::Relaxed)
         {
@@ -411,12 +448,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How long new requests are refused before those who hold most are told to go.
+const SHORTAGE: Duration = Duration::from_secs(2);
 /// An account that holds less costs nothing.
 pub const FREE: usize = 4 << 10;
 /// The budget hears of what is held in steps of this.
 const STEP: usize = 4 << 10;
-/// From here on an account is worth telling to go.
-const HEAVY: usize = 16 << 10;
 /// Pieces below this are not kept an eye on.
 const KEPT: usize = 256;
 /// Parts of the list, so that the workers seldom meet.

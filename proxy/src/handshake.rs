@@ -14,6 +14,8 @@
 pub mod compression;
 mod extension;
 
+use std::net::Ipv6Addr;
+
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -430,7 +432,14 @@ fn split_origin(origin: &str) -> Option<(&str, &str, Option<u16>)> {
         None => rest.find(':').unwrap_or(rest.len()),
     };
     let (host, port) = rest.split_at(host_end);
-    if host.is_empty() || host.contains(['/', '?', '#', '@', '\\', ' ', ',']) {
+    let in_brackets = host
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    let is_fine = match in_brackets {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(is_of_a_name),
+    };
+    if !is_fine {
         return None;
     }
     let port = match port.strip_prefix(':') {
@@ -441,6 +450,10 @@ fn split_origin(origin: &str) -> Option<(&str, &str, Option<u16>)> {
         _ => return None,
     };
     Some((scheme, host, port))
+}
+
+fn is_of_a_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
 }
 
 fn default_port(scheme: &str) -> Option<u16> {

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::ptr;
 
 use libc::{gid_t, uid_t};
-use rustix::process::{DumpableBehavior, getegid, geteuid, getgid, getuid, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
 
 use crate::config::Diagnostic;
 use crate::config::model::{Account, Located};
@@ -40,26 +40,20 @@ impl Identity {
     ///
     /// # Errors
     /// A name that nobody has, or a service that does not answer, with its place in the configuration.
-    pub fn find(account: &Account) -> Result<Identity, Diagnostic> {
+    pub fn find(account: &Account) -> Result<Identity, Box<Diagnostic>> {
         let user = &account.user;
+        let nobody = |what: &str, name: &Located<String>, hint: Option<String>| {
+            let message = format!("there is no {what} `{}`", name.value);
+            Box::new(Diagnostic::error(name.span.clone(), message).hint(hint))
+        };
+        let hint = format!("`useradd --system {}` makes one", user.value);
         let mut identity = user_named(&user.value)
             .map_err(|error| unanswered(user, &error))?
-            .ok_or_else(|| {
-                Diagnostic::error(
-                    user.span.clone(),
-                    format!("there is no user `{}`", user.value),
-                )
-                .hint(format!("`useradd --system {}` makes one", user.value))
-            })?;
+            .ok_or_else(|| nobody("user", user, Some(hint)))?;
         if let Some(group) = &account.group {
             identity.group = group_named(&group.value)
                 .map_err(|error| unanswered(group, &error))?
-                .ok_or_else(|| {
-                    Diagnostic::error(
-                        group.span.clone(),
-                        format!("there is no group `{}`", group.value),
-                    )
-                })?;
+                .ok_or_else(|| nobody("group", group, None))?;
         }
         Ok(identity)
     }
@@ -93,13 +87,17 @@ impl Identity {
         Ok(())
     }
 
+    /// Real, effective and saved ids: from any of them there is a way back.
+    #[expect(unsafe_code, reason = "the standard library knows no ids")]
     fn is_ours(&self) -> bool {
-        [getuid(), geteuid()]
-            .iter()
-            .all(|id| id.as_raw() == self.user)
-            && [getgid(), getegid()]
-                .iter()
-                .all(|id| id.as_raw() == self.group)
+        let (mut users, mut groups) = ([KEEP; 3], [KEEP; 3]);
+        let [real, effective, saved] = &mut users;
+        // SAFETY: it writes the three numbers that it is given places of, and reads nothing.
+        let known = unsafe { libc::getresuid(real, effective, saved) } == 0;
+        let [real, effective, saved] = &mut groups;
+        // SAFETY: likewise.
+        let known = known && unsafe { libc::getresgid(real, effective, saved) } == 0;
+        known && users == [self.user; 3] && groups == [self.group; 3]
     }
 
     #[expect(
@@ -126,9 +124,9 @@ impl Identity {
     }
 }
 
-fn unanswered(name: &Located<String>, error: &io::Error) -> Diagnostic {
+fn unanswered(name: &Located<String>, error: &io::Error) -> Box<Diagnostic> {
     let message = format!("cannot look up `{}`: {error}", name.value);
-    Diagnostic::error(name.span.clone(), message)
+    Box::new(Diagnostic::error(name.span.clone(), message))
 }
 
 #[expect(
@@ -215,7 +213,7 @@ fn with_room<T>(
     }
 }
 
-/// Of setresuid(2): this id stays.
+/// Of setresuid(2): this id stays; nobody has it.
 const KEEP: uid_t = uid_t::MAX;
 /// For the strings of an entry; a group has its members among them.
 const FIRST_ROOM: usize = 1 << 10;

@@ -311,13 +311,13 @@ async fn without_tls_http2_is_told_by_its_first_bytes() {
 async fn what_only_begins_like_http2_is_http1() {
     for (http2, first, status) in [
         ("http2 = true", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", 200),
-        ("http2 = true", "PRI / HTTP/1.1\r\nHost: a\r\n\r\n", 200),
-        ("http2 = true", "PRI * HTTP/2.1\r\n\r\n", 400),
-        ("http2 = true", "\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        ("http2 = true", "PRI / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        ("http2 = true", "PRI * HTTP/2.1\r\n\r\n", 505),
+        ("http2 = true", "\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
         // Begun, and not gone on with.
         ("http2 = true", "PRI * HTTP/2.0\r", 408),
-        ("", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
-        ("http2 = false", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        ("", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        ("http2 = false", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     ] {
         let (proxy, _upstream) = plain(http2).await;
         let mut stream = client::tcp(proxy.addr(0)).await;
@@ -328,7 +328,7 @@ async fn what_only_begins_like_http2_is_http1() {
             // Only the first bytes may be HTTP/2's.
             stream.write_all(PREFACE).await.unwrap();
             let answer = soon("an answer", read_response(&mut stream)).await.unwrap();
-            assert_eq!(answer.head.status(), 400);
+            assert_eq!(answer.head.status(), 505);
         }
         let mut rest = Vec::new();
         let _ = soon("the end", stream.read_to_end(&mut rest)).await;

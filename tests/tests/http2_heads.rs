@@ -182,7 +182,8 @@ async fn compression_that_is_wrong() {
 
 #[tokio::test]
 async fn malformed_pseudo_fields() {
-    let extended = |change: &dyn Fn(&mut Vec<(&'static str, &'static str)>)| {
+    type Fields = Vec<(&'static str, &'static str)>;
+    let extended = |change: &dyn Fn(&mut Fields)| {
         let mut fields = vec![
             (":method", "CONNECT"),
             (":protocol", "websocket"),

@@ -121,6 +121,31 @@ async fn what_only_root_can_read_is_an_error_at_the_start() {
 }
 
 #[tokio::test]
+async fn a_configuration_that_only_root_can_read_is_one_too() {
+    let Some((user, group)) = can_give_up_root() else {
+        return;
+    };
+    let dir = owned_by(user, group);
+    // What is written into it does not change whose it is.
+    let file = File::create(dir.path().join("sluicegate.toml")).unwrap();
+    file.set_permissions(Permissions::from_mode(0o600)).unwrap();
+    let config = format!(
+        "[[listener]]\nbind = \"127.0.0.1:0\"\n[[route]]\nrespond = {{}}\n[runtime]\nuser = \"{USER}\"\n"
+    );
+    let mut proxy = Proxy::spawn(dir, &config, |_| {});
+    assert_eq!(proxy.exit_code().await, Some(3));
+    let report = proxy.stderr_to_end().await;
+    for told in [
+        "Permission denied",
+        ", as `nobody`",
+        "sluicegate.toml:6:8",
+        "each reload reads it",
+    ] {
+        assert!(report.contains(told), "{told}: {report}");
+    }
+}
+
+#[tokio::test]
 async fn whom_nobody_knows_or_only_root_could_become_is_an_error_with_its_place() {
     let config = |account: &str| {
         format!(

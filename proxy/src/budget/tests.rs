@@ -121,6 +121,35 @@ fn a_shortage_begins_at_nine_tenths_and_ends_below_eight() {
     assert!(!account.is_shed(), "the limit itself is allowed");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_shortage_that_lasts_ends_at_the_cost_of_the_costliest() {
+    let budget = Budget::new(Some(16 * MIB));
+    let crowd = accounts(&budget, [6 * MIB, 5 * MIB, 4 * MIB]);
+    assert!(budget.is_short(), "at 15 of 16");
+    tokio::time::advance(SHORTAGE - Duration::from_millis(10)).await;
+    assert!(budget.is_short());
+    assert_eq!(told(&crowd), [false; 3]);
+    tokio::time::advance(Duration::from_millis(10)).await;
+    assert!(budget.is_short(), "until it has gone");
+    assert_eq!(told(&crowd), [true, false, false]);
+    crowd[0].set(0);
+    assert!(!budget.is_short());
+    // The next one has its own time.
+    grow(&crowd[0], 6 * MIB);
+    assert!(budget.is_short());
+    assert_eq!(told(&crowd), [true, false, false]);
+}
+
+#[test]
+fn a_shortage_that_was_found_too_late_heals() {
+    let budget = Budget::new(Some(16 * MIB));
+    let [account] = accounts(&budget, [15 * MIB]);
+    account.set(0);
+    // As by a thread that was stopped between its charge and this.
+    budget.has_grown(15 * MIB);
+    assert!(!budget.is_short());
+}
+
 #[test]
 fn who_is_told_is_woken() {
     let budget = Budget::new(Some(MIB));
@@ -176,8 +205,7 @@ fn what_may_come_besides_counts_from_the_next_wait_on() {
     account.settle();
     assert_eq!(budget.held(), 136 * KIB);
     account.reserve(0);
-    account.settle();
-    assert_eq!(budget.held(), 8 * KIB);
+    assert_eq!(budget.held(), 8 * KIB, "and no longer than that");
 }
 
 #[test]
@@ -219,7 +247,7 @@ fn threads_that_share_an_account_leave_nothing_behind() {
     drop(account);
     assert_eq!(budget.held(), 0);
     assert_eq!(budget.going.load(Ordering::Relaxed), 0);
-    let listed: usize = budget.heavy.iter().map(|shard| lock(shard).len()).sum();
+    let listed: usize = budget.holders.iter().map(|shard| lock(shard).len()).sum();
     assert_eq!(listed, 0);
     assert!(!budget.is_short());
 }
@@ -265,10 +293,10 @@ proptest! {
             prop_assert_eq!(budget.held(), charged);
             let staying: usize = accounts
                 .iter()
-                .filter(|(account, held)| !account.is_shed() && *held >= HEAVY)
+                .filter(|(account, held)| !account.is_shed() && *held >= FREE)
                 .map(|(_, held)| held)
                 .sum();
-            let light: usize = accounts.iter().filter(|it| it.1 < HEAVY).map(|it| it.1).sum();
+            let light: usize = accounts.iter().filter(|it| it.1 < FREE).map(|it| it.1).sum();
             prop_assert!(staying + light <= budget.limit() + 6 * STEP, "{} stay", staying);
         }
         drop(accounts);

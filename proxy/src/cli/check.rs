@@ -72,7 +72,7 @@ fn examine(file: &Path) -> Result<Result<(Report, String), Report>, Failure> {
     };
     let account = config.runtime.account.as_ref().map(Identity::find);
     if let Some(Err(unknown)) = account {
-        return Ok(Err(Report::new(&source, vec![unknown])));
+        return Ok(Err(Report::new(&source, vec![*unknown])));
     }
     let contents = contents(&config);
     let workshop = reload::workshop(&Metrics::new(), None, banner::progress());

@@ -393,6 +393,14 @@ impl Waiting<'_> {
     }
 }
 
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(account) = &self.account {
+            account.reserve(0);
+        }
+    }
+}
+
 /// Sends on one connection and waits for the answer's head.
 async fn attempt(
     connection: &mut UpstreamConnection,

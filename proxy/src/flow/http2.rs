@@ -61,6 +61,7 @@ pub(super) fn serve(
         writes: 0,
         moves: 0,
         registered: false,
+        fault: None,
         leaving: false,
         requests: 0,
     };
@@ -88,6 +89,8 @@ struct Driver {
     moves: u32,
     /// The task will be woken when a drain begins.
     registered: bool,
+    /// Why the connection ends, once that is counted.
+    fault: Option<Reason>,
     /// GOAWAY was said.
     leaving: bool,
     requests: usize,
@@ -103,12 +106,12 @@ impl Driver {
                         self.count();
                     }
                     None => {
-                        self.count_faults(true);
+                        self.count_faults();
                         return Poll::Ready(());
                     }
                 }
             }
-            self.count_faults(false);
+            self.count_faults();
             if !std::mem::replace(&mut self.registered, true) {
                 // A connection keeps its task, so one registration serves all its polls.
                 self.member.wake_on_change(cx);
@@ -149,17 +152,21 @@ impl Driver {
         ));
     }
 
-    /// Counts what was refused before it became a request, and a connection that `ended` for a fault.
-    fn count_faults(&mut self, ended: bool) {
+    /// Counts what was refused before it became a request, and a connection that ends for a fault.
+    fn count_faults(&mut self) {
         let metrics = &self.connection.worker.shared.metrics;
         for _ in 0..self.client.take_refused() {
             metrics.request_rejected("http2_malformed");
         }
-        match self.client.fault().filter(|_| ended) {
-            None => {}
-            Some(Reason::ENHANCE_YOUR_CALM) => metrics.request_rejected("http2_flood"),
-            Some(_) => metrics.request_rejected("http2_protocol"),
+        let fault = self.client.fault();
+        if fault == self.fault {
+            return;
         }
+        self.fault = fault;
+        metrics.request_rejected(match fault {
+            Some(Reason::ENHANCE_YOUR_CALM) => "http2_flood",
+            _ => "http2_protocol",
+        });
     }
 
     /// Says GOAWAY behind the last request that there may be.

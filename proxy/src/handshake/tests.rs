@@ -377,6 +377,8 @@ fn origins() {
         ("https://example.org:8443", false),
         ("https://a.example.org", false),
         ("https://evil.net#.example.org:8443", false),
+        ("https://x`.example.org:8443", false),
+        ("https://x%2f.example.org:8443", false),
         ("http://[::1]", true),
         ("null", false),
         ("", false),

@@ -17,6 +17,7 @@ mod rate;
 
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -29,7 +30,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 pub use frames::Bounds;
-use frames::{DATA, Found, Frames, GOAWAY, HEAD, HEADERS, ID_BITS, PREFACE, Peer, RST_STREAM};
+use frames::{
+    DATA, END_STREAM, Found, Frames, GOAWAY, HEAD, HEADERS, ID_BITS, PREFACE, Peer, RST_STREAM,
+};
 
 /// A connection's stream with the guard before it.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub(super) struct Gate<S> {
     frames: Frames,
     /// The beginning of what cannot go on yet.
     held: BytesMut,
+    /// Which of all beginnings it is.
+    beginning: u32,
     /// What goes on next.
     ready: BytesMut,
     moves: Arc<Moves>,
@@ -62,6 +67,8 @@ pub(super) struct Moves {
     refused: AtomicU32,
     /// A GOAWAY came, until somebody takes note.
     leaving: AtomicBool,
+    /// Which frame or head has begun and not ended, counted from one; zero if none has.
+    begun: AtomicU32,
     /// The code of a fault; none if zero.
     fault: AtomicU32,
 }
@@ -99,6 +106,11 @@ impl Moves {
     pub(super) fn signs(&self) -> u32 {
         self.reads()
             .wrapping_add(self.drained.load(Ordering::Relaxed))
+    }
+
+    /// Which of all frames and heads that came in pieces is not whole yet, if one is.
+    pub(super) fn begun(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.begun.load(Ordering::Relaxed))
     }
 
     /// Whether the peer has said GOAWAY since this was last asked.
@@ -152,6 +164,7 @@ impl<S> Gate<S> {
             early,
             frames: Frames::from(peer, bounds),
             held: BytesMut::new(),
+            beginning: 0,
             ready: BytesMut::new(),
             moves: Arc::clone(&moves),
             sent: Sent {
@@ -171,6 +184,7 @@ impl<S> Gate<S> {
             match found {
                 Found::Beginning => break,
                 Found::Instead { taken, with } => {
+                    self.begin();
                     self.held.advance(taken);
                     self.ready.extend_from_slice(&with);
                 }
@@ -182,9 +196,13 @@ impl<S> Gate<S> {
             }
             found = self.look_again();
         }
-        if self.held.is_empty() {
+        let begun = if self.held.is_empty() {
             self.held = BytesMut::new();
-        }
+            0
+        } else {
+            self.beginning
+        };
+        self.moves.begun.store(begun, Ordering::Relaxed);
         let refused = self.frames.take_refused();
         if refused > 0 {
             self.moves.refused.fetch_add(refused, Ordering::Relaxed);
@@ -194,9 +212,17 @@ impl<S> Gate<S> {
     fn look_again(&mut self) -> Found {
         let (passed, found) = self.frames.look(&self.held);
         self.note_leaving();
+        if passed > 0 {
+            self.begin();
+        }
         self.ready.extend_from_slice(&self.held[..passed]);
         self.held.advance(passed);
         found
+    }
+
+    /// What is held now is another beginning than before.
+    fn begin(&mut self) {
+        self.beginning = self.beginning.wrapping_add(1).max(1);
     }
 
     fn note_leaving(&mut self) {
@@ -265,6 +291,9 @@ impl Sent {
     /// Tells what a frame means for what may come.
     fn note(&mut self, frames: &mut Frames) -> Result<(), Reason> {
         let stream = self.number(HEAD - 4) & ID_BITS;
+        if matches!(self.head[3], HEADERS | DATA) && self.head[4] & END_STREAM > 0 {
+            frames.answered();
+        }
         match self.head[3] {
             HEADERS => {
                 frames.opened(stream);
@@ -357,6 +386,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
                 let (passed, found) = this.frames.look(bytes);
                 this.note_leaving();
                 if passed < bytes.len() {
+                    this.begin();
                     this.held.extend_from_slice(&bytes[passed..]);
                     buf.set_filled(before + passed);
                     this.sift(found);

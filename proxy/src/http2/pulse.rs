@@ -1,11 +1,12 @@
 //! Whether the other end of a connection is still there: bytes that moved, and pings.
 
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use h2::{Ping, PingPong};
+use h2::{Ping, PingPong, Reason};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::gate::Moves;
@@ -18,6 +19,8 @@ pub(super) struct Pings {
     /// Signs of life, and writes, when the timer was last set.
     heard: u32,
     written: u32,
+    /// What had begun to come then and was not whole.
+    begun: Option<NonZeroU32>,
     /// The peer has been asked since.
     asked: bool,
 }
@@ -29,11 +32,13 @@ impl Pings {
             timer: Box::pin(sleep(INTERVAL)),
             heard: 0,
             written: 0,
+            begun: None,
             asked: false,
         }
     }
 
-    /// Ready when a peer of which somebody `wants` something has not given a sign of life for too long.
+    /// Ready when a peer of which somebody `wants` something has not given a sign of life for too long; also
+    /// when it has taken longer than that for a single frame or head, which is then its fault.
     pub(super) fn poll_lost(
         &mut self,
         moves: &Moves,
@@ -42,6 +47,11 @@ impl Pings {
     ) -> Poll<()> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
+            let begun = std::mem::replace(&mut self.begun, moves.begun());
+            if begun.is_some() && begun == self.begun {
+                moves.blame(Reason::ENHANCE_YOUR_CALM);
+                return Poll::Ready(());
+            }
             let heard = std::mem::replace(&mut self.heard, moves.signs());
             let silent = heard == self.heard;
             let written = std::mem::replace(&mut self.written, moves.writes());

@@ -155,6 +155,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         continue;
                     }
                     ready!(pings.poll_lost(&self.moves, || connection.has_streams(), cx));
+                    if self.moves.fault().is_some() && !*ending {
+                        continue;
+                    }
                     return Poll::Ready(None);
                 }
                 Stage::Over => return Poll::Ready(None),

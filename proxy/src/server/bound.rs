@@ -8,9 +8,10 @@ use super::RunError;
 use crate::admin::AdminListener;
 use crate::banner;
 use crate::config::model::{Account, Bind, Config};
-use crate::config::{Diagnostic, Report, Source};
+use crate::config::{self, Diagnostic, Report, Source};
 use crate::listener::BoundListener;
 use crate::privileges::Identity;
+use crate::reload::Origin;
 
 /// All addresses of a configuration, listening.
 pub(super) struct Bound {
@@ -44,18 +45,31 @@ impl Bound {
 }
 
 /// Gives up root for good; returns the home of whom it became.
-pub(super) fn become_account(account: &Account, source: &Arc<Source>) -> Result<PathBuf, RunError> {
+///
+/// The configuration itself has been read before; that it can be read again, as a reload will, is tried.
+pub(super) fn become_account(
+    account: &Account,
+    source: &Arc<Source>,
+    origin: &Origin,
+) -> Result<PathBuf, RunError> {
+    let mistaken = |message| Box::new(Diagnostic::error(account.user.span.clone(), message));
+    let user = &account.user.value;
     let identity = Identity::find(account).and_then(|identity| {
-        let refused = |error| {
-            let message = format!("cannot become `{}`: {error}", account.user.value);
-            Diagnostic::error(account.user.span.clone(), message)
-        };
-        identity.assume().map_err(refused).map(|()| identity)
+        let refused = |error| mistaken(format!("cannot become `{user}`: {error}"));
+        identity.assume().map_err(refused)?;
+        if let Origin::File(file) = origin {
+            let unreadable = |error| {
+                let mistake = *mistaken(format!("{error}, as `{user}`"));
+                Box::new(mistake.hint("each reload reads it".to_owned()))
+            };
+            config::read(file).map_err(unreadable)?;
+        }
+        Ok(identity)
     });
     match identity {
         Ok(identity) => Ok(identity.home()),
         Err(mistake) => {
-            let report = Report::new(source, vec![mistake]);
+            let report = Report::new(source, vec![*mistake]);
             Err(RunError::Config(report.render(banner::is_terminal())))
         }
     }

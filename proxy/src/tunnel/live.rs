@@ -279,8 +279,7 @@ impl<C: Carrier> Live<C> {
             self.obey(stop, timer);
             // What both sides are told goes out with the next turn.
             cx.waker().wake_by_ref();
-        } else if self.is_shed(cx) {
-            self.leave_for_memory(timer);
+        } else if self.is_shed(cx) && self.leave_for_memory(timer) {
             cx.waker().wake_by_ref();
         }
         if (self.is_finished() || self.pass_ends_on(cx)) && self.has_said_goodbye(cx) {
@@ -310,7 +309,8 @@ impl<C: Carrier> Live<C> {
         held >= FREE && account.poll_shed(cx).is_ready()
     }
 
-    fn leave_for_memory(&mut self, timer: Pin<&mut Sleep>) {
+    /// True if the sides are told with the next turn, false if the tunnel was ending anyway.
+    fn leave_for_memory(&mut self, timer: Pin<&mut Sleep>) -> bool {
         self.let_go();
         let stop = Stop {
             cause: Cause::Memory,
@@ -318,7 +318,7 @@ impl<C: Carrier> Live<C> {
             reason: "out of memory".to_owned(),
             offender: None,
         };
-        self.obey(Box::new(stop), timer);
+        self.obey(Box::new(stop), timer)
     }
 
     /// Gives back what is held for the sides. One that waits for the rest of a frame hears nothing more.
@@ -509,13 +509,16 @@ impl<C: Carrier> Live<C> {
     }
 
     /// What the carrier found: a limit, a filter's verdict, a broken protocol.
-    fn obey(&mut self, stop: Box<Stop>, timer: Pin<&mut Sleep>) {
-        if matches!(self.stage, Stage::Open | Stage::Leaving | Stage::Lingering) {
+    /// False if the tunnel was ending already.
+    fn obey(&mut self, stop: Box<Stop>, timer: Pin<&mut Sleep>) -> bool {
+        let begins = matches!(self.stage, Stage::Open | Stage::Leaving | Stage::Lingering);
+        if begins {
             self.tell_both(stop.cause, stop.code, &stop.reason, stop.offender, timer);
             if let Some(alarms) = &mut self.alarms {
                 alarms.stop = Some(stop);
             }
         }
+        begins
     }
 
     /// Ends the conversation from our side: a Close frame to both, at the next frame boundary.

@@ -199,7 +199,9 @@ impl Carrier for Relay {
             }
         }
         self.metrics = metrics;
-        if self.memory.is_some_and(|most| self.size() > most) {
+        // Said once: some of it may be away, in court, when the rest is let go.
+        let size = self.size();
+        if self.memory.take_if(|most| size > *most).is_some() {
             let stop = || {
                 Box::new(Stop {
                     cause: Cause::ConnectionMemory,

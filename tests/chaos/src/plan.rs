@@ -55,7 +55,7 @@ impl Cli {
         if self.smoke {
             return Plan {
                 seed,
-                warm_up: Duration::from_secs(5),
+                warm_up: Duration::from_secs(8),
                 main: Duration::from_secs(10),
                 tunnels: 80,
                 requesters: 8,

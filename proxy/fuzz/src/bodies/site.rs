@@ -94,7 +94,7 @@ impl Site {
         };
         // No spelling of a denied path leads anywhere else.
         let denied = route.name.starts_with("admin");
-        let is_denied = target::lenient(&facts.path).starts_with("/admin/");
+        let is_denied = target::is_denied(&facts.path);
         assert_eq!(denied, is_denied, "{} goes to {}", facts.path, route.name);
         if denied {
             return Err(DENIED);

@@ -154,6 +154,8 @@ async fn what_cannot_have_an_image_says_so_once_and_works_without() {
     let lines = Lines::collect();
     let limits = Limits {
         memory: 128 << 20,
+        // What is dearer than a call may be is refused, and a busy machine makes all dear.
+        call_timeout: Duration::from_secs(5),
         ..Limits::default()
     };
     let plugin = imaging_host(2).load("guest", &DEAR, limits, &Grants::default());

@@ -25,7 +25,8 @@ pub struct Bounds {
     pub head_fields: usize,
     /// Streams at once.
     pub streams: u32,
-    /// Streams that are reset, by the peer or for its faults, in [`super::rate::WINDOW`].
+    /// Streams that are reset, by the peer or for its faults, in [`super::rate::WINDOW`], beyond as many as were
+    /// answered to the end.
     pub resets: u32,
     /// Frames in the same time that carry nothing: SETTINGS, PING, PRIORITY, WINDOW_UPDATE, GOAWAY, CONTINUATION,
     /// interim heads, empty DATA, and unknown ones.
@@ -192,18 +193,19 @@ impl Frames {
         if self.open.remove(stream) {
             self.remember_given_up(stream);
         }
-        let is_provoked = matches!(
-            reason,
-            Reason::PROTOCOL_ERROR
-                | Reason::FLOW_CONTROL_ERROR
-                | Reason::STREAM_CLOSED
-                | Reason::FRAME_SIZE_ERROR
-                | Reason::REFUSED_STREAM
-        );
-        match is_provoked {
-            true => self.resets.count(),
-            false => Ok(()),
+        match reason {
+            Reason::PROTOCOL_ERROR | Reason::FLOW_CONTROL_ERROR | Reason::FRAME_SIZE_ERROR => {
+                self.resets.count()
+            }
+            // What was under way when it could not know better.
+            Reason::STREAM_CLOSED | Reason::REFUSED_STREAM => self.control.count(),
+            _ => Ok(()),
         }
+    }
+
+    /// We have answered a stream to the end: who resets it now leaves nothing undone.
+    pub(super) fn answered(&mut self) {
+        self.resets.forgive(1);
     }
 
     /// We have sent what the peer may have to answer.
@@ -227,6 +229,10 @@ impl Frames {
             self.open.remove(head.stream);
         } else if length == 0 {
             self.control.count()?;
+            if head.length == 0 {
+                // They say nothing, and `h2` counts them for the life of a connection.
+                return Ok(Step::Replace(Vec::new()));
+            }
         }
         Ok(Step::Pass)
     }
@@ -264,9 +270,9 @@ impl Frames {
         if found.is_interim() {
             self.control.count()?;
         }
-        // What was under way on a stream that is no more is nobody's message.
+        // What was under way on a stream that is no more is nobody's message, but `h2` decodes it.
         let is_fine = match message {
-            None => true,
+            None => !found.is_malformed(),
             Some(message) => {
                 found.is(message)
                     && !fragments.depends_on_itself
@@ -277,7 +283,9 @@ impl Frames {
         if !is_fine {
             self.refused = self.refused.saturating_add(1);
             self.open.remove(stream);
-            self.remember_given_up(stream);
+            if !ends {
+                self.remember_given_up(stream);
+            }
             let end = if ends { END_STREAM } else { 0 };
             return Ok(Step::Replace(frames_of(stream, end, &found.stand_in())));
         }
@@ -689,7 +697,7 @@ const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
+pub(super) const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 const PRIORITIZED: u8 = 32;

@@ -216,6 +216,11 @@ impl Block {
         }
     }
 
+    /// Whether some field is none that any message may have.
+    pub(super) fn is_malformed(&self) -> bool {
+        self.malformed
+    }
+
     /// Whether it is the head of an answer that another one follows.
     pub(super) fn is_interim(&self) -> bool {
         self.pseudo[PSEUDO - 1] == Some(Value::Interim)

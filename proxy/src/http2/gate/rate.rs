@@ -9,7 +9,8 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(super) struct Rate {
     limit: u32,
-    count: u32,
+    /// Below zero by what is forgiven before it happens.
+    count: i64,
     since: Option<Instant>,
 }
 
@@ -26,7 +27,7 @@ impl Rate {
     pub(super) fn count(&mut self) -> Result<(), Reason> {
         let since = *self.since.get_or_insert_with(Instant::now);
         self.count += 1;
-        if self.count <= self.limit {
+        if self.count <= i64::from(self.limit) {
             return Ok(());
         }
         if since.elapsed() < WINDOW {
@@ -37,9 +38,10 @@ impl Rate {
         Ok(())
     }
 
-    /// So many times did not count.
+    /// So many times do not count, be it of those to come; of these as many as there may be anyhow.
     pub(super) fn forgive(&mut self, times: u32) {
-        self.count = self.count.saturating_sub(times);
+        let least = -i64::from(self.limit);
+        self.count = (self.count - i64::from(times)).max(least);
     }
 }
 
@@ -75,5 +77,10 @@ mod tests {
             rate.count().unwrap();
             rate.forgive(1);
         }
+        rate.forgive(1000);
+        for _ in 0..6 {
+            rate.count().unwrap();
+        }
+        assert_eq!(rate.count(), Err(Reason::ENHANCE_YOUR_CALM));
     }
 }

@@ -419,3 +419,57 @@ async fn a_client_that_takes_what_it_gets_is_there() {
     server.await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(150));
 }
+
+#[tokio::test(start_paused = true)]
+async fn half_a_head_does_not_wait_for_ever() {
+    let (mut near, far) = duplex(64 * 1024);
+    let server = spawn(far, |_, mut reply| async move {
+        poll_fn(|cx| reply.poll_left(cx)).await;
+    });
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    let get = b"\0\0\x09\x01\x05\0\0\0\x01\x82\x87\x84\x41\x04a.te";
+    // The same without its end.
+    let half = b"\0\0\x09\x01\x01\0\0\0\x03\x82\x87\x84\x41\x04a.te";
+    near.write_all(&[PREFACE, settings, get, half].concat())
+        .await
+        .unwrap();
+    let began = Instant::now();
+    let mut said = Vec::new();
+    near.read_to_end(&mut said).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(70));
+    // ENHANCE_YOUR_CALM
+    let last = said.len() - 17;
+    assert_eq!(said[last + 3], 7, "{said:?}");
+    assert_eq!(said[last + 16], 11, "{said:?}");
+    drop(near);
+    server.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sends_nothing_now_and_then_may_do_so_for_ever() {
+    let (mut near, far) = duplex(64 * 1024);
+    let server = spawn(far, |request, reply| async move {
+        let mut body = request.into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "x");
+        send(reply, Response::new(Empty::<Bytes>::new()))
+            .await
+            .unwrap();
+    });
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    let post = b"\0\0\x09\x01\x04\0\0\0\x01\x83\x87\x84\x41\x04a.te";
+    near.write_all(&[PREFACE, settings, post].concat())
+        .await
+        .unwrap();
+    for _ in 0..2000 {
+        near.write_all(b"\0\0\0\0\0\0\0\0\x01").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    near.write_all(b"\0\0\x01\0\x01\0\0\0\x01x").await.unwrap();
+    let mut head = [0; 9];
+    while head[3] != 1 {
+        near.read_exact(&mut head).await.unwrap();
+        let mut payload = vec![0; usize::from(head[2])];
+        near.read_exact(&mut payload).await.unwrap();
+    }
+    server.abort();
+}

@@ -547,3 +547,5 @@ async fn a_throttled_backlog_is_delivered_though_the_other_side_has_ended() {
     rig.hears(Receiver::Server, &from_client("x").repeat(2))
         .await;
 }
+
+mod memory;

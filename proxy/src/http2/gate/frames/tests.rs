@@ -96,6 +96,16 @@ fn a_head_in_pieces_goes_on_whole() {
 }
 
 #[test]
+fn empty_data_that_ends_nothing_does_not_go_on() {
+    let head = frame(HEADERS, END_HEADERS, 1, GET);
+    let empty = frame(DATA, 0, 1, b"");
+    let text = frame(DATA, 0, 1, b"text");
+    let end = frame(DATA, END_STREAM, 1, b"");
+    let frames = [&head, &empty, &text, &empty, &empty, &end].map(Vec::clone);
+    check(CLIENT, &frames, &[head, text, end], None);
+}
+
+#[test]
 fn a_compressor_keeps_no_more_than_it_must() {
     let greedy = frame(SETTINGS, 0, 0, &[0, 1, 0xff, 0, 0, 0, 0, 3, 0, 0, 0, 1]);
     let modest = frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0x10, 0, 0, 3, 0, 0, 0, 1]);
@@ -148,17 +158,34 @@ fn what_we_send_may_be_answered() {
 
 #[test]
 fn resets_that_the_client_provokes_count() {
-    for (reason, counts) in [
-        (Reason::PROTOCOL_ERROR, true),
-        (Reason::REFUSED_STREAM, true),
-        (Reason::STREAM_CLOSED, true),
-        (Reason::NO_ERROR, false),
-        (Reason::CANCEL, false),
-        (Reason::INTERNAL_ERROR, false),
+    // How many of them end the connection.
+    for (reason, limit) in [
+        (Reason::PROTOCOL_ERROR, Some(BOUNDS.resets)),
+        (Reason::FLOW_CONTROL_ERROR, Some(BOUNDS.resets)),
+        (Reason::REFUSED_STREAM, Some(BOUNDS.control_frames)),
+        (Reason::STREAM_CLOSED, Some(BOUNDS.control_frames)),
+        (Reason::NO_ERROR, None),
+        (Reason::CANCEL, None),
+        (Reason::INTERNAL_ERROR, None),
     ] {
         let mut frames = Frames::from(CLIENT, BOUNDS);
-        let mut ended = (0..6).map(|count| frames.gave_up(2 * count + 1, reason));
-        assert_eq!(ended.any(|end| end.is_err()), counts, "{reason:?}");
+        let ended = (0..100).find(|count| frames.gave_up(2 * count + 1, reason).is_err());
+        assert_eq!(ended, limit, "{reason:?}");
+    }
+}
+
+#[test]
+fn who_resets_what_was_answered_leaves_nothing_undone() {
+    let mut frames = Frames::from(CLIENT, BOUNDS);
+    let start = [&[0; PREFACE][..], &frame(SETTINGS, 0, 0, b"")].concat();
+    assert_eq!(frames.look(&start).1, Found::Beginning);
+    for count in 0..1000 {
+        let stream = 2 * count + 1;
+        let open = frame(HEADERS, END_HEADERS, stream, GET);
+        assert_eq!(frames.look(&open), (open.len(), Found::Beginning));
+        frames.answered();
+        let reset = frame(RST_STREAM, 0, stream, &[0; 4]);
+        assert_eq!(frames.look(&reset), (reset.len(), Found::Beginning));
     }
 }
 
@@ -177,6 +204,9 @@ fn frames_under_way_on_a_stream_that_was_reset_go_on() {
     assert_eq!(frames.look(&data), (data.len(), Found::Beginning));
     let trailers = frame(HEADERS, END_HEADERS | END_STREAM, 1, b"");
     assert_eq!(frames.look(&trailers), (trailers.len(), Found::Beginning));
+    // `h2` would end the connection for what it cannot decode.
+    let bad = frame(HEADERS, END_HEADERS | END_STREAM, 1, b"\x00\x01x\x01\r");
+    assert!(matches!(frames.look(&bad), (0, Found::Instead { .. })));
 }
 
 #[test]
