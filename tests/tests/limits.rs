@@ -207,12 +207,14 @@ async fn on_a_listener_of_both_kinds_ipv4_clients_are_told_apart() {
 #[tokio::test]
 async fn idle_connections_make_room_and_no_others() {
     let (echo, pages) = upstreams().await;
-    let proxy = Proxy::start(&config("connections = 4", &echo, &pages)).await;
+    let text = config("connections = 4", &echo, &pages) + "[runtime]\nworkers = 1\n";
+    let proxy = Proxy::start(&text).await;
     let mut tunnel = open(&proxy).await;
     let mut idle = serves(&proxy, 2).await;
-    // This one has begun to say something.
+    // This one has begun to say something, which its worker has heard before it hears what comes later.
     let mut busy = serves(&proxy, 1).await.remove(0);
     busy.write_all(b"GET / HT").await.unwrap();
+    echoes(&mut tunnel).await;
     // Each newcomer takes the place of one.
     let mut newcomers = [open(&proxy).await, open(&proxy).await];
     for stream in &mut idle {
