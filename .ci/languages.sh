@@ -26,9 +26,17 @@ step() {
     fi
 }
 
+# npm may leave a tree with holes where packages have changed since: then it begins anew.
 javascript() {
-    cp "$EXAMPLES/javascript/package.json" "$TOOLS/" &&
-        timeout 300 npm install --prefix "$TOOLS" --no-audit --no-fund --no-package-lock
+    cp "$EXAMPLES/javascript/package.json" "$TOOLS/" || return
+    install_javascript && return
+    rm -rf "$TOOLS/node_modules"
+    install_javascript
+}
+
+install_javascript() {
+    timeout 300 npm install --prefix "$TOOLS" --no-audit --no-fund --no-package-lock &&
+        "$TOOLS/node_modules/.bin/componentize-js" --version
 }
 
 python() {
