@@ -87,9 +87,10 @@ fn relay(options: u8, piece: u8, stream: &[u8]) {
     let (written, sent) = send(&method, options & 4 != 0, response, || {});
     check_sent(&written, sent, method.as_str(), &head.fields, &reference);
 
-    let body = Arc::into_inner(source).map(|body| body.into_inner());
-    let body = body.unwrap_or_else(|| panic!("an answer that is over holds its body"));
-    let body = body.unwrap_or_else(PoisonError::into_inner);
+    let Some(body) = Arc::into_inner(source) else {
+        panic!("an answer that is over holds its body");
+    };
+    let body = body.into_inner().unwrap_or_else(PoisonError::into_inner);
     if body.into_connection().is_some() {
         assert!(reference.is_ok(), "it is used again behind {reference:?}");
         assert_eq!(head.start[0], "HTTP/1.1");

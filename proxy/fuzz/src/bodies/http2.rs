@@ -207,7 +207,7 @@ impl Taking {
         };
         let body = Taken {
             frames: std::mem::take(&mut self.frames),
-            hint: self.hint.clone(),
+            hint: self.hint,
             broken,
             empty: self.empty || self.stream.is_some(),
         };
@@ -269,7 +269,7 @@ impl Body for Taken {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
 

@@ -92,10 +92,12 @@ async fn meet(world: &World, fault: Fault, door: Door, streams: Option<&mut Stre
     };
     // Without descriptors anything may be refused, so long as it is said.
     let excused = match &seen {
-        Ok(Seen::Answer(answer)) => answer.head.status() == 503,
+        Ok(Seen::Answer(answer)) => {
+            answer.head.status() == 503 && world.ledger.was_short_since(began)
+        }
         _ => false,
     };
-    if !fits && !(excused && world.ledger.was_short_since(began)) {
+    if !fits && !excused {
         let seen = match seen {
             Ok(Seen::Answer(answer)) => format!(
                 "{}, whole: {}, {:?}",

@@ -100,8 +100,9 @@ impl Reloads {
             Kind::Certificate => "another certificate",
             Kind::Broken => "a broken configuration",
         });
-        let short = self.world.ledger.was_short_since(began);
-        if applied != (kind != Kind::Broken) && !(short && !applied) {
+        // Without descriptors a good one may be refused, too.
+        let excused = !applied && self.world.ledger.was_short_since(began);
+        if applied != (kind != Kind::Broken) && !excused {
             let how = format!("{kind:?} ({:?}): {applied}, {said}", wanted.flaw);
             self.world.ledger.broke(RELOADED, how);
         }

@@ -15,12 +15,15 @@ use pin_project_lite::pin_project;
 
 /// A future in room that is given back when the future is over, or dropped.
 pub(super) struct Lent<A: 'static, T: 'static> {
-    room: Option<Pin<Box<dyn Room<A, T>>>>,
+    room: Option<Place<A, T>>,
     spare: &'static LocalKey<Spare<A, T>>,
 }
 
 /// The room that a thread has to spare, for futures made of an `A`.
-pub(super) struct Spare<A, T>(RefCell<Vec<Pin<Box<dyn Room<A, T>>>>>);
+pub(super) struct Spare<A, T>(RefCell<Vec<Place<A, T>>>);
+
+/// A room where it stays.
+type Place<A, T> = Pin<Box<dyn Room<A, T>>>;
 
 /// Room for the futures of one function.
 trait Room<A, T>: Future<Output = T> + Send {
