@@ -248,7 +248,7 @@ impl From<http2::ResponseBody> for UpstreamBody {
 }
 
 impl UpstreamBody {
-    /// As [`Incoming::ahead`].
+    /// As [`super::Incoming::ahead`].
     fn ahead(&self) -> usize {
         match self {
             UpstreamBody::Http1(_) => 0,
