@@ -14,8 +14,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +27,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
 use crate::config::model::Bind;
-use crate::socket::Socket;
+use crate::socket::{Socket, unix};
 use crate::telemetry::metrics::Metrics;
 
 /// What the admin listener may ask of the server.
@@ -99,9 +98,9 @@ impl AdminListener {
             Bind::Tcp(addr) => *addr,
             Bind::AnyTcp(port) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port)),
             Bind::Unix(path) => {
-                let listener = bind_unix(path).await?;
+                let socket = unix::listen(path, UNIX_MODE, BACKLOG)?;
                 return Ok(AdminListener {
-                    socket: ListenerSocket::Unix(listener),
+                    socket: ListenerSocket::Unix(UnixListener::from_std(socket.into())?),
                     loopback: false,
                     _file: Some(SocketFile(path.clone())),
                 });
@@ -190,22 +189,6 @@ async fn serve_connection<A: AdminActions>(
     }
 }
 
-async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    let listener = match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            let is_socket = std::fs::symlink_metadata(path)?.file_type().is_socket();
-            if !is_socket || tokio::net::UnixStream::connect(path).await.is_ok() {
-                return Err(error);
-            }
-            std::fs::remove_file(path)?;
-            UnixListener::bind(path)?
-        }
-        bound => bound?,
-    };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Somebody else may have removed it already; there is nothing left to do then.
@@ -228,6 +211,9 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest life of a connection; above what a reload may take.
 pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// Only who runs the proxy may ask it to reload.
+const UNIX_MODE: u32 = 0o600;
+const BACKLOG: i32 = 128;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! between, and [`straight_head`] does all of it at once, for HTTP/1.1. Of a response:
 //! [`downstream_response`] first, then response filters, then edits.
 //!
-//! Nothing here reads a body. Content-Length and Transfer-Encoding belong to the HTTP library; no
+//! Nothing here reads a body. Content-Length and Transfer-Encoding belong to `http1` and `http2`; no
 //! filter and no edit may set a field of [`is_protected`].
 //!
 //! RFC 9110 §7.6 (Connection, Via is not added), RFC 9113 §8.2.2, RFC 6455 §4.

@@ -10,19 +10,17 @@
 //! descriptors or memory run out the worker pauses for a moment and goes on.
 
 use std::fmt;
-use std::fs::{self, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use socket2::{Domain, SockAddr, Socket as RawSocket, Type};
+use socket2::{Domain, Socket as RawSocket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::model::Bind;
 use crate::facts::Peer;
-use crate::socket::Socket;
+use crate::socket::{Socket, unix};
 
 /// The sockets of one listener, listening but not yet accepted from.
 #[derive(Debug)]
@@ -226,14 +224,7 @@ fn tcp_socket(address: &SocketAddr, only_v6: bool) -> io::Result<RawSocket> {
 }
 
 fn bind_unix(path: &Path, workers: usize) -> io::Result<BoundListener> {
-    let address = SockAddr::unix(path)?;
-    remove_stale(path, &address)?;
-    let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address)?;
-    // Before `listen`, so that nobody gets in under the umask's wider mode.
-    fs::set_permissions(path, Permissions::from_mode(UNIX_MODE))?;
-    socket.listen(BACKLOG)?;
+    let socket = unix::listen(path, UNIX_MODE, BACKLOG)?;
     let sockets = (0..workers)
         .map(|_| {
             Ok(ListenSocket {
@@ -246,29 +237,6 @@ fn bind_unix(path: &Path, workers: usize) -> io::Result<BoundListener> {
         local_addr: LocalAddr::Unix(path.to_owned()),
         sockets,
     })
-}
-
-/// Removes the socket file of a server that is gone; anything else that is in the way is an error.
-fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "the file exists and is not a socket",
-            ));
-        }
-        Ok(_) => {}
-    }
-    let probe = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A live server with a full backlog must not make the probe wait.
-    probe.set_nonblocking(true)?;
-    match probe.connect(address) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
-        Ok(()) | Err(_) => Err(io::Error::from(io::ErrorKind::AddrInUse)),
-    }
 }
 
 /// No IPv6 in the kernel, or none configured.
@@ -327,6 +295,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpStream, UnixStream};
 

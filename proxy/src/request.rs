@@ -3,8 +3,8 @@
 //! It owns the rules that need the whole head: the method, the target's form, one valid Host, the
 //! path's normal form, field names and values that are safe on an HTTP/1.1 upstream, and who the
 //! client is. It refuses; it never guesses which of two readings a client meant. HTTP/1 requests
-//! have passed the rules of [`crate::http1`] before, HTTP/2 requests the checks of the `h2` crate
-//! (pseudo-fields, upper case, Content-Length against DATA), and the rules here hold for both.
+//! have passed the rules of [`crate::http1`] before, HTTP/2 requests those of
+//! [`crate::http2`] (its gate, and the `h2` crate), and the rules here hold for both.
 //!
 //! RFC 9110 §4.2, §5, §7.2; RFC 9112 §3; RFC 9113 §8.2 and §8.3.
 

@@ -1,4 +1,6 @@
-//! An accepted or connected socket, before anybody speaks TLS on it.
+//! An accepted or connected socket, before anybody speaks TLS on it; and listening on a unix socket.
+
+pub mod unix;
 
 use std::io;
 use std::pin::Pin;

@@ -1,5 +1,6 @@
 //! The admin listener on real sockets.
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
+use crate::config::{Source, cases};
 use crate::drain::Drain;
 use crate::socket::Socket;
 
@@ -206,4 +207,42 @@ async fn a_slow_reader_holds_the_sender_back() {
     drop(sender.await.unwrap());
     drop(rig.client);
     assert_eq!(rig.tunnel.await.unwrap().from_upstream.messages, 1);
+}
+
+#[test]
+fn a_case_of_a_plugin_may_end_with_any_cause() {
+    const ALL: [Cause; Cause::Stopped as usize + 1] = [
+        Cause::Close,
+        Cause::Eof,
+        Cause::Reset,
+        Cause::IdleTimeout,
+        Cause::Expired,
+        Cause::Lifetime,
+        Cause::SilentClient,
+        Cause::SilentServer,
+        Cause::PongTimeout,
+        Cause::Protocol,
+        Cause::MessageSize,
+        Cause::MessageRate,
+        Cause::MessageKind,
+        Cause::MessageFrames,
+        Cause::ConnectionMemory,
+        Cause::Memory,
+        Cause::Filter,
+        Cause::FilterFailed,
+        Cause::Drain,
+        Cause::Stopped,
+    ];
+    for (index, cause) in ALL.into_iter().enumerate() {
+        assert_eq!(cause as usize, index);
+        let (name, label) = ("cases.toml".to_owned(), cause.label());
+        let text = format!(
+            "[[case]]\nname = \"a\"\nending = {{ cause = \"{label}\" }}\n\
+             [[case.messages]]\nclient = \"hello\"\n"
+        );
+        let dir = std::path::PathBuf::new();
+        let suite = cases::parse(&Arc::new(Source { name, text, dir }));
+        let suite = suite.map_err(|report| report.render(false));
+        assert_eq!(suite.unwrap().cases[0].ending.cause, label);
+    }
 }

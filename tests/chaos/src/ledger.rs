@@ -67,9 +67,11 @@ pub(crate) enum Count {
         route: String,
         from_client: bool,
     },
-    /// Answers that the proxy made itself for want of a better one, by status.
+    /// Answers that the proxy made itself for want of a better one, by status, and by reason where only one kind of
+    /// fault leads to it.
     OwnAnswers {
         status: u16,
+        reason: Option<&'static str>,
     },
     /// Answers that their clients did not take fast enough.
     ResponsesCut,
@@ -100,23 +102,45 @@ impl Ledger {
 
     /// A request to this route was answered with this status.
     pub(crate) fn request(&self, route: &str, method: &str, status: u16) {
+        self.request_for(route, method, status, None);
+    }
+
+    /// As `request`, where the client knows why it is told so.
+    pub(crate) fn request_for(
+        &self,
+        route: &str,
+        method: &str,
+        status: u16,
+        reason: Option<&'static str>,
+    ) {
         self.count(Count::Requests {
             route: route.to_owned(),
             method: method.to_owned(),
             class: status / 100,
         });
-        self.own_answer(status);
+        self.own_answer(status, reason);
     }
 
     /// No upstream here answers with such a status.
-    pub(crate) fn own_answer(&self, status: u16) {
+    pub(crate) fn own_answer(&self, status: u16, reason: Option<&'static str>) {
         if status >= 400 && status != UPSTREAMS_OWN {
-            self.count(Count::OwnAnswers { status });
+            self.count(Count::OwnAnswers { status, reason });
         }
     }
 
     /// A handshake was answered; over HTTP/2 a success is a 101 here as well.
     pub(crate) fn handshake(&self, route: &str, method: &str, status: u16) {
+        self.handshake_for(route, method, status, None);
+    }
+
+    /// As `handshake`, where the client knows why it is told so.
+    pub(crate) fn handshake_for(
+        &self,
+        route: &str,
+        method: &str,
+        status: u16,
+        reason: Option<&'static str>,
+    ) {
         let accepted = status == 101;
         let route = route.to_owned();
         self.count(Count::Handshakes {
@@ -124,7 +148,7 @@ impl Ledger {
             accepted,
         });
         if !accepted {
-            self.request(&route, method, status);
+            self.request_for(&route, method, status, reason);
         }
     }
 

@@ -331,6 +331,8 @@ impl FromText for Cause {
         "message_rate",
         "message_kind",
         "message_frames",
+        "connection_memory",
+        "memory",
         "filter",
         "filter_failed",
         "drain",

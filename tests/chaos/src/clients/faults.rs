@@ -6,6 +6,8 @@ pub(crate) struct Fault {
     pub(crate) name: &'static str,
     pub(crate) ask: Ask,
     pub(crate) sees: Sees,
+    /// What `requests_rejected_total` calls it, if only faults that say so are called that.
+    pub(crate) reason: Option<&'static str>,
 }
 
 /// What the client does.
@@ -22,6 +24,8 @@ pub(crate) enum Ask {
         path: &'static str,
         plugin: &'static str,
         result: &'static str,
+        /// The request is a handshake.
+        websocket: bool,
     },
     /// Bytes that are no request.
     Raw(&'static str),
@@ -49,6 +53,14 @@ pub(crate) enum Sees {
     Close(Option<u16>),
 }
 
+impl Fault {
+    /// Why the proxy says that it answers with this status.
+    pub(crate) fn reason_of(&self, status: u16) -> Option<&'static str> {
+        let told = matches!(self.sees, Sees::Status(told) if told == status);
+        self.reason.filter(|_| told)
+    }
+}
+
 /// An opening handshake with these field lines more, each with its line end.
 pub(crate) fn open_handshake(path: &str, fields: &str) -> String {
     format!(
@@ -57,12 +69,26 @@ pub(crate) fn open_handshake(path: &str, fields: &str) -> String {
     )
 }
 
+/// Reasons that only faults which name them lead to.
+pub(crate) fn reasons() -> impl Iterator<Item = &'static str> {
+    FAULTS.iter().filter_map(|fault| fault.reason)
+}
+
 const fn upstream(name: &'static str, path: &'static str, sees: Sees) -> Fault {
     let route = "faulty";
     Fault {
         name,
         ask: Ask::Get { route, path },
         sees,
+        reason: None,
+    }
+}
+
+/// What an upstream says that breaks a rule of HTTP.
+const fn wrong(name: &'static str, path: &'static str, reason: &'static str) -> Fault {
+    Fault {
+        reason: Some(reason),
+        ..upstream(name, path, Sees::Status(502))
     }
 }
 
@@ -71,6 +97,7 @@ const fn comes_and_goes(name: &'static str, route: &'static str, path: &'static 
         name,
         ask: Ask::Get { route, path },
         sees: Sees::OneOf(&[200, 502, 503, 504]),
+        reason: None,
     }
 }
 
@@ -89,24 +116,55 @@ const fn plugin(
             path,
             plugin,
             result,
+            websocket: false,
         },
         sees: Sees::Status(status),
+        reason: Some(result),
     }
 }
 
-const fn raw(name: &'static str, bytes: &'static str, status: u16) -> Fault {
+/// The same in an opening handshake.
+const fn at_handshake(
+    name: &'static str,
+    route: &'static str,
+    path: &'static str,
+    failure: (&'static str, &'static str),
+) -> Fault {
+    let (plugin, result) = failure;
+    Fault {
+        name,
+        ask: Ask::Plugin {
+            route,
+            path,
+            plugin,
+            result,
+            websocket: true,
+        },
+        sees: Sees::Status(500),
+        reason: Some(result),
+    }
+}
+
+const fn raw(name: &'static str, bytes: &'static str, status: u16, reason: &'static str) -> Fault {
     Fault {
         name,
         ask: Ask::Raw(bytes),
         sees: Sees::Status(status),
+        reason: Some(reason),
     }
 }
 
-const fn handshake(name: &'static str, path: &'static str, status: u16) -> Fault {
+const fn handshake(
+    name: &'static str,
+    path: &'static str,
+    status: u16,
+    reason: Option<&'static str>,
+) -> Fault {
     Fault {
         name,
         ask: Ask::Handshake(path),
         sees: Sees::Status(status),
+        reason,
     }
 }
 
@@ -115,6 +173,7 @@ const fn tunnel(name: &'static str, how: &'static str, code: Option<u16>) -> Fau
         name,
         ask: Ask::Tunnel(how),
         sees: Sees::Close(code),
+        reason: None,
     }
 }
 
@@ -123,22 +182,23 @@ const fn talk(name: &'static str, word: &'static str, code: u16) -> Fault {
         name,
         ask: Ask::Talk(word),
         sees: Sees::Close(Some(code)),
+        reason: None,
     }
 }
 
 /// All of them.
-pub(crate) const FAULTS: [Fault; 39] = [
+pub(crate) const FAULTS: [Fault; 42] = [
     upstream("upstream resets", "/faulty/reset", Sees::Status(502)),
     upstream("upstream closes", "/faulty/close", Sees::Status(502)),
-    upstream("upstream babbles", "/faulty/garbage", Sees::Status(502)),
-    upstream(
+    wrong("upstream babbles", "/faulty/garbage", "upstream_framing"),
+    wrong(
         "endless interim answers",
         "/faulty/interim",
-        Sees::Status(502),
+        "upstream_framing",
     ),
-    upstream("giant head", "/faulty/big-head", Sees::Status(502)),
-    upstream("two lengths", "/faulty/two-lengths", Sees::Status(502)),
-    upstream("unasked 101", "/faulty/unasked-101", Sees::Status(502)),
+    wrong("giant head", "/faulty/big-head", "upstream_framing"),
+    wrong("two lengths", "/faulty/two-lengths", "upstream_framing"),
+    wrong("unasked 101", "/faulty/unasked-101", "unasked_upgrade"),
     upstream("upstream stalls", "/faulty/stall", Sees::Status(504)),
     upstream("body is cut", "/faulty/cut-length", Sees::Cut),
     upstream("body is reset", "/faulty/reset-length", Sees::Cut),
@@ -165,27 +225,63 @@ pub(crate) const FAULTS: [Fault; 39] = [
         ("swelling", "memory"),
         500,
     ),
-    raw("no Host", "GET / HTTP/1.1\r\n\r\n", 400),
-    raw("bare LF", "GET / HTTP/1.1\nHost: localhost\n\n", 400),
-    raw("length and encoding", LENGTH_AND_ENCODING, 400),
+    at_handshake(
+        "plugin traps at a handshake",
+        "trap",
+        "/trap",
+        ("trapping", "trap"),
+    ),
+    at_handshake(
+        "plugin loops at a handshake",
+        "loop",
+        "/loop",
+        ("looping", "timeout"),
+    ),
+    at_handshake(
+        "plugin swells at a handshake",
+        "swell",
+        "/swell",
+        ("swelling", "memory"),
+    ),
+    raw("no Host", "GET / HTTP/1.1\r\n\r\n", 400, "no_host"),
+    raw(
+        "bare LF",
+        "GET / HTTP/1.1\nHost: localhost\n\n",
+        400,
+        "bare_lf",
+    ),
+    raw(
+        "length and encoding",
+        LENGTH_AND_ENCODING,
+        400,
+        "length_and_encoding",
+    ),
     raw(
         "no method",
         "GE T / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         400,
+        "bad_target",
     ),
     raw(
         "unknown route",
         "GET /nowhere HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         404,
+        "no_route",
     ),
     handshake(
         "handshake refused",
         "/faulty/ws-refused",
         crate::ledger::UPSTREAMS_OWN,
+        None,
     ),
-    handshake("wrong accept", "/faulty/ws-wrong-accept", 502),
-    handshake("handshake reset", "/faulty/reset", 502),
-    handshake("handshake stalls", "/faulty/stall", 504),
+    handshake(
+        "wrong accept",
+        "/faulty/ws-wrong-accept",
+        502,
+        Some("upstream_accept"),
+    ),
+    handshake("handshake reset", "/faulty/reset", 502, None),
+    handshake("handshake stalls", "/faulty/stall", 504, None),
     tunnel("server resets", "reset", None),
     tunnel("server ends", "end", None),
     tunnel("server ends in a frame", "half-frame", None),
@@ -198,6 +294,7 @@ pub(crate) const FAULTS: [Fault; 39] = [
         name: "bad frame",
         ask: Ask::BadFrame,
         sees: Sees::Close(Some(1002)),
+        reason: None,
     },
 ];
 

@@ -78,7 +78,7 @@ async fn meet(world: &World, fault: Fault, door: Door, streams: Option<&mut Stre
                 (Sees::Cut, Err(error)) if http::is_reset(&error) => Ok(http::only_reset()),
                 (_, answer) => answer,
             };
-            answer.map(|answer| answered(world, route, answer))
+            answer.map(|answer| answered(world, fault, route, answer))
         }
         _ => match world.dial(door).await {
             Ok(stream) => run(world, fault, stream).await,
@@ -138,30 +138,44 @@ async fn run(world: &World, fault: Fault, mut stream: Box<dyn Wire>) -> Result<S
     match fault.ask {
         Ask::Get { route, path } => {
             let answer = http::get(&mut stream, path, "").await?;
-            Ok(answered(world, route, answer))
+            Ok(answered(world, fault, route, answer))
         }
         Ask::Plugin {
             route,
             path,
             plugin,
             result,
+            websocket,
         } => {
-            let answer = http::get(&mut stream, path, "").await?;
+            let answer = match websocket {
+                true => {
+                    let request = open_handshake(path, "");
+                    http::exchange(&mut stream, request.as_bytes()).await?
+                }
+                false => http::get(&mut stream, path, "").await?,
+            };
             ledger.count(Count::PluginFailures {
                 plugin: plugin.to_owned(),
                 result: result.to_owned(),
             });
-            Ok(answered(world, route, answer))
+            if websocket {
+                let status = answer.head.status();
+                ledger.handshake_for(route, "GET", status, fault.reason_of(status));
+                return Ok(Seen::Answer(answer));
+            }
+            Ok(answered(world, fault, route, answer))
         }
         Ask::Raw(bytes) => {
             let answer = http::exchange(&mut stream, bytes.as_bytes()).await?;
-            ledger.own_answer(answer.head.status());
+            let status = answer.head.status();
+            ledger.own_answer(status, fault.reason_of(status));
             Ok(Seen::Answer(answer))
         }
         Ask::Handshake(path) => {
             let request = open_handshake(path, "");
             let answer = http::exchange(&mut stream, request.as_bytes()).await?;
-            ledger.handshake("faulty", "GET", answer.head.status());
+            let status = answer.head.status();
+            ledger.handshake_for("faulty", "GET", status, fault.reason_of(status));
             Ok(Seen::Answer(answer))
         }
         Ask::Tunnel(how) => {
@@ -182,8 +196,10 @@ async fn run(world: &World, fault: Fault, mut stream: Box<dyn Wire>) -> Result<S
     }
 }
 
-fn answered(world: &World, route: &str, answer: Answer) -> Seen {
-    world.ledger.request(route, "GET", answer.head.status());
+fn answered(world: &World, fault: Fault, route: &str, answer: Answer) -> Seen {
+    let status = answer.head.status();
+    let reason = fault.reason_of(status);
+    world.ledger.request_for(route, "GET", status, reason);
     Seen::Answer(answer)
 }
 

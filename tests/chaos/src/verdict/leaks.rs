@@ -86,11 +86,12 @@ fn note(ledger: &Ledger, open: [f64; GAUGES.len()], rest: Rest, before: Option<R
 }
 
 /// All of them are 0 when nobody is there.
-const GAUGES: [&str; 4] = [
+const GAUGES: [&str; 5] = [
     "connections_open",
     "websockets_open",
     "upstream_leases",
     "upstream_http2_connections",
+    "buffered_bytes",
 ];
 /// Idle connections to upstreams live for two seconds, and are looked after every two.
 const AT_LEAST: Duration = Duration::from_secs(6);

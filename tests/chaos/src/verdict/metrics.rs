@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::clients::faults;
 use crate::ledger::{Count, Ledger};
 use crate::world::admin::Sample;
 
@@ -12,7 +13,13 @@ pub(crate) fn compare(ledger: &Ledger, metrics: &[Sample]) {
     let mut counted: BTreeMap<Count, u64> = BTreeMap::new();
     for sample in metrics.iter().filter(|sample| sample.value > 0.0) {
         if let Some(count) = of_sample(sample) {
-            if count == (Count::OwnAnswers { status: UNKNOWN }) {
+            if matches!(
+                count,
+                Count::OwnAnswers {
+                    status: UNKNOWN,
+                    ..
+                }
+            ) {
                 ledger.broke(AGREE, format!("nobody gave cause for this: {sample:?}"));
             }
             *counted.entry(count).or_default() += sample.value as u64;
@@ -29,7 +36,11 @@ pub(crate) fn compare(ledger: &Ledger, metrics: &[Sample]) {
     let unseen = unseen.filter(|sample| sample.name == "requests_total");
     let unseen = unseen.filter(|sample| sample.labels.get("status").is_some_and(|s| s == "5xx"));
     let unseen: f64 = unseen.map(|sample| sample.value).sum();
-    if let Some(unavailable) = counted.get_mut(&Count::OwnAnswers { status: 503 }) {
+    let unavailable = Count::OwnAnswers {
+        status: 503,
+        reason: None,
+    };
+    if let Some(unavailable) = counted.get_mut(&unavailable) {
         *unavailable = unavailable.saturating_sub(unseen as u64);
     }
     let mut all: Vec<&Count> = seen.keys().chain(counted.keys()).collect();
@@ -90,9 +101,13 @@ fn of_sample(sample: &Sample) -> Option<Count> {
             from_client: label("direction") == "from_downstream",
             route,
         },
-        "requests_rejected_total" => Count::OwnAnswers {
-            status: status_of(&label("reason")),
-        },
+        "requests_rejected_total" => {
+            let reason = label("reason");
+            Count::OwnAnswers {
+                status: status_of(&reason),
+                reason: faults::reasons().find(|known| *known == reason),
+            }
+        }
         "responses_cut_total" => Count::ResponsesCut,
         "plugin_calls_total" if !matches!(&*label("result"), "continue" | "respond") => {
             Count::PluginFailures {
@@ -148,7 +163,10 @@ impl fmt::Display for Count {
             Count::Messages { route, from_client } => {
                 write!(f, "messages on {route} from the {}", side(*from_client))
             }
-            Count::OwnAnswers { status } => write!(f, "answers of the proxy's own with {status}"),
+            Count::OwnAnswers { status, reason } => {
+                let reason = reason.unwrap_or("any other reason");
+                write!(f, "answers of the proxy's own with {status} for {reason}")
+            }
             Count::ResponsesCut => write!(f, "answers cut because they were not taken"),
             Count::PluginFailures { plugin, result } => write!(f, "failures of {plugin}: {result}"),
             Count::Reloads { applied: true } => write!(f, "reloads applied"),
