@@ -3,6 +3,7 @@
 //! Every property is held in every cell; a failure names the cells.
 
 use std::slice;
+use std::time::Duration;
 
 use http::Response;
 use sluicegate_tests::http2::server::Arrival;
@@ -15,6 +16,7 @@ use sluicegate_tests::websocket::random::Random;
 use sluicegate_tests::websocket::{AnyPeer, Heard};
 use sluicegate_tests::wire;
 use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
 
 #[tokio::test]
 async fn messages_pass_whole_in_any_size_and_any_fragments() {
@@ -318,11 +320,12 @@ async fn an_end_that_breaks_off_ends_the_other_and_no_other_socket() {
                 pairs.push(opening.await.unwrap());
             }
             let (client, mut server) = pairs.pop().unwrap();
+            let soon = Duration::from_secs(2);
             client.reset();
-            assert_eq!(server.next().await, Heard::End);
+            assert_eq!(timeout(soon, server.next()).await.unwrap(), Heard::End);
             let (mut client, server) = pairs.pop().unwrap();
             server.reset();
-            assert_eq!(client.next().await, Heard::End);
+            assert_eq!(timeout(soon, client.next()).await.unwrap(), Heard::End);
             let (mut client, mut server) = pairs.pop().unwrap();
             echo(&mut client, &mut server).await;
         })

@@ -190,13 +190,13 @@ const fn talk(name: &'static str, word: &'static str, code: u16) -> Fault {
 pub(crate) const FAULTS: [Fault; 42] = [
     upstream("upstream resets", "/faulty/reset", Sees::Status(502)),
     upstream("upstream closes", "/faulty/close", Sees::Status(502)),
-    wrong("upstream babbles", "/faulty/garbage", "upstream_framing"),
-    wrong(
+    upstream("upstream babbles", "/faulty/garbage", Sees::Status(502)),
+    upstream(
         "endless interim answers",
         "/faulty/interim",
-        "upstream_framing",
+        Sees::Status(502),
     ),
-    wrong("giant head", "/faulty/big-head", "upstream_framing"),
+    upstream("giant head", "/faulty/big-head", Sees::Status(502)),
     wrong("two lengths", "/faulty/two-lengths", "upstream_framing"),
     wrong("unasked 101", "/faulty/unasked-101", "unasked_upgrade"),
     upstream("upstream stalls", "/faulty/stall", Sees::Status(504)),
@@ -260,7 +260,7 @@ pub(crate) const FAULTS: [Fault; 42] = [
         "no method",
         "GE T / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         400,
-        "bad_target",
+        "bad_version",
     ),
     raw(
         "unknown route",
