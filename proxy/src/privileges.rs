@@ -12,11 +12,12 @@ use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 use libc::{gid_t, uid_t};
-use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chownat, fstat, openat};
+use rustix::process::{DumpableBehavior, Gid, Uid, geteuid, set_dumpable_behavior};
 
 use crate::config::Diagnostic;
 use crate::config::model::{Account, Located};
@@ -61,6 +62,27 @@ impl Identity {
     /// The user's home folder, which need not be there.
     pub fn home(&self) -> PathBuf {
         self.home.clone()
+    }
+
+    /// Makes this user the owner of a unix socket's file, so that its mode is about whom the process becomes.
+    ///
+    /// # Errors
+    /// Without root, or where there is no socket any more.
+    pub fn own_socket(&self, path: &Path) -> io::Result<()> {
+        // Whoever may write in the folder could have put something else in its place by now.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(CWD, path, flags, Mode::empty())?;
+        if !FileType::from_raw_mode(fstat(&file)?.st_mode).is_socket() {
+            return Err(io::Error::other("it is no socket any more"));
+        }
+        let (user, group) = (Uid::from_raw(self.user), Gid::from_raw(self.group));
+        Ok(chownat(
+            &file,
+            c"",
+            Some(user),
+            Some(group),
+            AtFlags::EMPTY_PATH,
+        )?)
     }
 
     /// Becomes this user, with all threads, and for good.

@@ -156,7 +156,7 @@ impl Server {
             None => (None, None),
             Some(account) => {
                 let bound = Bound::of(&parsed.config).await?;
-                let home = bound::become_account(account, &parsed.source, &origin)?;
+                let home = bound::become_account(account, &parsed.config, &parsed.source, &origin)?;
                 (Some(bound), Some(home))
             }
         };

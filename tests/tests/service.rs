@@ -69,6 +69,10 @@ async fn a_start_as_root_gives_it_up_for_good_once_everything_is_bound() {
     assert!(!owners.is_empty());
     assert!(owners.iter().all(|owner| *owner == user), "{owners:?}");
 
+    // So do its unix sockets, and their modes are about it.
+    let socket = fs::metadata(proxy.dir().join("admin.sock")).unwrap();
+    assert_eq!((socket.uid(), socket.gid()), (user, group));
+
     // A reload reads everything again, as this user.
     assert!(proxy.reload().await);
     edited(&proxy).await;

@@ -333,21 +333,21 @@ fn timeouts(written: Option<&schema::Timeouts>) -> (Timeouts, RouteTimeouts) {
 fn limits(written: Option<&schema::Limits>, cx: &mut Context<'_>) -> Option<Limits> {
     let empty = schema::Limits::default();
     let written = written.unwrap_or(&empty);
-    let mut size = |field: &Field<Text<ByteSize>>, default: usize| {
+    let mut size = |field: &Field<Text<ByteSize>>, default: usize, most: (usize, &str)| {
         let Some(given) = field.given() else {
             return Some(default);
         };
         let bytes = usize::try_from(given.value.0).ok();
-        let bytes = bytes.filter(|bytes| (MIN_HEAD..=MAX_HEAD).contains(bytes));
+        let bytes = bytes.filter(|bytes| (MIN_HEAD..=most.0).contains(bytes));
         if bytes.is_none() {
             let message = "this size is out of range";
-            let hint = "from `1KiB` to `1MiB`".to_owned();
+            let hint = format!("from `1KiB` to `{}`", most.1);
             cx.report(Diagnostic::error(given.span.clone(), message).hint(hint));
         }
         bytes
     };
-    let head_size = size(&written.head_size, HEAD_SIZE);
-    let target_size = size(&written.target_size, TARGET_SIZE);
+    let head_size = size(&written.head_size, HEAD_SIZE, MAX_HEAD);
+    let target_size = size(&written.target_size, TARGET_SIZE, MAX_TARGET);
     if let (Some(head), Some(target)) = (head_size, target_size)
         && target > head
     {
@@ -525,7 +525,9 @@ const HEAD_SIZE: usize = 16 << 10;
 const HEAD_FIELDS: u32 = 100;
 const TARGET_SIZE: usize = 8 << 10;
 const MIN_HEAD: usize = 1 << 10;
-const MAX_HEAD: usize = 1 << 20;
+const MAX_HEAD: (usize, &str) = (1 << 20, "1MiB");
+/// A URI of 64 KiB cannot be held, and this is only a part of one.
+const MAX_TARGET: (usize, &str) = (60 << 10, "60KiB");
 const MIN_MEMORY: usize = 1 << 20;
 const MIN_CONNECTION_MEMORY: usize = 64 << 10;
 const HTTP2_STREAMS: u32 = 128;

@@ -1,7 +1,7 @@
 //! The addresses of a configuration, bound all at once, and whom the process becomes after that.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::RunError;
@@ -10,7 +10,7 @@ use crate::banner;
 use crate::config::model::{Account, Bind, Config};
 use crate::config::{self, Diagnostic, Report, Source};
 use crate::listener::BoundListener;
-use crate::privileges::Identity;
+use crate::privileges::{self, Identity};
 use crate::reload::Origin;
 
 /// All addresses of a configuration, listening.
@@ -42,13 +42,24 @@ impl Bound {
         };
         Ok(Bound { listeners, admin })
     }
+
+    /// The files of its unix sockets.
+    fn files(config: &Config) -> impl Iterator<Item = &Path> {
+        let listeners = config.listeners.iter().map(|listener| &listener.bind.value);
+        let admin = config.admin.iter().map(|admin| &admin.bind.value);
+        listeners.chain(admin).filter_map(|bind| match bind {
+            Bind::Unix(path) => Some(path.as_path()),
+            Bind::Tcp(_) | Bind::AnyTcp(_) => None,
+        })
+    }
 }
 
-/// Gives up root for good; returns the home of whom it became.
+/// Gives up root for good, but for the unix sockets that it takes along; returns the home of whom it became.
 ///
 /// The configuration itself has been read before; that it can be read again, as a reload will, is tried.
 pub(super) fn become_account(
     account: &Account,
+    config: &Config,
     source: &Arc<Source>,
     origin: &Origin,
 ) -> Result<PathBuf, RunError> {
@@ -56,6 +67,11 @@ pub(super) fn become_account(
     let user = &account.user.value;
     let identity = Identity::find(account).and_then(|identity| {
         let refused = |error| mistaken(format!("cannot become `{user}`: {error}"));
+        for file in Bound::files(config).filter(|_| privileges::is_root()) {
+            let refused =
+                |error| mistaken(format!("cannot give `{user}` {}: {error}", file.display()));
+            identity.own_socket(file).map_err(refused)?;
+        }
         identity.assume().map_err(refused)?;
         if let Origin::File(file) = origin {
             let unreadable = |error| {
