@@ -11,9 +11,12 @@ use std::process::Output;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::SinkExt as _;
+use h2::Reason;
+use http::Response;
 use sluicegate_tests::certs::Authority;
 use sluicegate_tests::client;
 use sluicegate_tests::http2::client::Client;
+use sluicegate_tests::http2::server::{Manner, Server};
 use sluicegate_tests::plugins::wasm;
 use sluicegate_tests::proxy::{Proxy, binary};
 use sluicegate_tests::secrets::{assert_none_in, planted};
@@ -295,6 +298,79 @@ async fn nothing_is_told_of_answers_and_messages() {
             .access_event("ws.close", |line| line["path"] == path)
             .await;
     }
+    stop(&mut proxy).await;
+}
+
+#[tokio::test]
+async fn nothing_is_told_of_what_goes_on_over_http2_or_past_a_filter_of_messages() {
+    let server = Server::new(Manner {
+        tls: None,
+        websocket: true,
+        streams: None,
+    })
+    .await;
+    let mut proxy = Proxy::start(&format!(
+        "[[listener]]\nbind = \"127.0.0.1:0\"\n{LOUD}\
+         [upstream.server]\nservers = [\"h2c://{}\"]\nhealth = {{ fails = 60000 }}\n\
+         [plugin.redact]\nwasm = \"{}\"\n\
+         config = {{ patterns = [{{ name = \"it\", match = \"{}\" }}] }}\n\
+         [[route]]\nto = \"server\"\n\
+         [[route]]\npath = \"/read/\"\nto = \"server\"\nplugins = [\"redact\"]\n",
+        server.addr,
+        wasm("sluicegate-redact").display(),
+        planted("pattern"),
+    ))
+    .await;
+    let secret = planted("onward");
+    let request = format!(
+        "POST /?t={secret} HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer {secret}\r\nCookie: {secret}\r\n\
+         TE: trailers\r\nConnection: TE, close\r\nTransfer-Encoding: chunked\r\n\r\n\
+         {:x}\r\n{secret}\r\n0\r\nX-Token: {secret}\r\n\r\n",
+        secret.len(),
+    );
+    for is_answered in [true, false] {
+        let asking = client::exchange(proxy.addr(0), request.as_bytes());
+        let answering = async {
+            let asked = server.asked().await;
+            if !is_answered {
+                return asked.reset(Reason::INTERNAL_ERROR);
+            }
+            let (_, mut answer) = asked.into_parts();
+            let head = Response::builder().header("set-cookie", &secret);
+            let mut body = answer.send_response(head.body(()).unwrap(), false).unwrap();
+            body.send_data(secret.clone().into(), false).unwrap();
+            let trailers = [("x-token".parse().unwrap(), secret.parse().unwrap())];
+            body.send_trailers(trailers.into_iter().collect()).unwrap();
+        };
+        let (answer, ()) = tokio::join!(asking, answering);
+        let status = if is_answered { "200" } else { "502" };
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert_eq!(
+            answer.matches(&secret).count(),
+            if is_answered { 3 } else { 0 },
+            "{answer}"
+        );
+    }
+
+    let url = format!("ws://a.test/read/?ticket={secret}");
+    let stream = client::tcp(proxy.addr(0)).await;
+    let shaking = client::websocket(stream, client::ws_request(&url, &[("cookie", &*secret)]));
+    let accepting = async { server.asked().await.accept(Response::new(())) };
+    let (shaken, server) = tokio::join!(shaking, accepting);
+    let mut socket = shaken.unwrap().0;
+    for word in [planted("pattern"), secret.clone()] {
+        socket.send(Message::Text(word.into())).await.unwrap();
+    }
+    // What came is not what the upstream gets, and then the socket breaks with a message half said.
+    socket.get_mut().write_all(&[0x81, 0xff]).await.unwrap();
+    drop((socket, server));
+    proxy
+        .access_event("ws.close", |line| line["path"] == "/read/")
+        .await;
     stop(&mut proxy).await;
 }
 
