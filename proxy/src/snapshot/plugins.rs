@@ -5,7 +5,8 @@
 //! that the guest gets, and never into a message.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
+use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use sluicegate_plugin_host::messages::Isolation;
 use sluicegate_plugin_host::{ConfigureError, Filter, Grants, Limits, Plugin};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 
 use super::config_schema::{ConfigSchema, place};
@@ -206,34 +207,38 @@ async fn load(
         let grants = grants(&plugin.allow);
         spawn_blocking(move || host.load(&name, &bytes, limits, &grants))
     };
-    match timeout(COMPILE_TIMEOUT, compiling).await {
-        Ok(Ok(Ok(compiled))) => {
-            let described = compiled.description().config_schema.as_deref();
-            let schema = described.map(ConfigSchema::new).transpose();
-            let unusable = |why| {
-                fail(format!(
-                    "`{}` describes its config by no usable schema: {why}",
-                    path.display()
-                ))
-            };
-            Ok(LoadedPlugin {
-                schema: schema.map_err(unusable)?.map(Arc::new),
-                plugin: compiled,
-                allow: plugin.allow.clone(),
-                limits: plugin.limits,
-                filters: HashMap::new(),
-            })
-        }
-        Ok(Ok(Err(error))) => Err(fail(format!(
-            "`{}` is no usable plugin: {error}",
+    let compiled = in_time(path, compiling).await.map_err(fail)?;
+    let described = compiled.description().config_schema.as_deref();
+    let schema = described.map(ConfigSchema::new).transpose();
+    let unusable = |why| {
+        fail(format!(
+            "`{}` describes its config by no usable schema: {why}",
             path.display()
-        ))),
-        Ok(Err(_)) => Err(fail(format!("compiling `{}` failed", path.display()))),
-        Err(_) => Err(fail(format!(
-            "compiling `{}` took longer than {} s",
-            path.display(),
+        ))
+    };
+    Ok(LoadedPlugin {
+        schema: schema.map_err(unusable)?.map(Arc::new),
+        plugin: compiled,
+        allow: plugin.allow.clone(),
+        limits: plugin.limits,
+        filters: HashMap::new(),
+    })
+}
+
+/// Waits for what a thread of its own compiles, but not for ever; that thread goes on until it is done.
+async fn in_time<T, E: Display>(
+    path: &Path,
+    compiling: impl Future<Output = Result<Result<T, E>, JoinError>>,
+) -> Result<T, String> {
+    let path = path.display();
+    match timeout(COMPILE_TIMEOUT, compiling).await {
+        Ok(Ok(Ok(compiled))) => Ok(compiled),
+        Ok(Ok(Err(error))) => Err(format!("`{path}` is no usable plugin: {error}")),
+        Ok(Err(_)) => Err(format!("compiling `{path}` failed")),
+        Err(_) => Err(format!(
+            "compiling `{path}` took longer than {} s",
             COMPILE_TIMEOUT.as_secs()
-        ))),
+        )),
     }
 }
 
@@ -486,5 +491,15 @@ mod tests {
         ] {
             assert_eq!(without_values(&config, words.to_owned()), told);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_compiles_without_end_is_given_up() {
+        let endless = std::future::pending::<Result<Result<(), String>, JoinError>>();
+        let told = in_time(Path::new("bomb.wasm"), endless).await.unwrap_err();
+        assert_eq!(told, "compiling `bomb.wasm` took longer than 120 s");
+        let refused = spawn_blocking(|| Err::<(), _>("too large"));
+        let told = in_time(Path::new("a.wasm"), refused).await.unwrap_err();
+        assert_eq!(told, "`a.wasm` is no usable plugin: too large");
     }
 }
