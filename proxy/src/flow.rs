@@ -16,6 +16,7 @@ mod forwarding;
 mod guest_http;
 mod http1;
 mod http2;
+mod interim;
 mod link;
 mod message_chain;
 mod record;
@@ -47,6 +48,7 @@ use crate::flow::chain::Chain;
 use crate::flow::connection::Connection;
 use crate::flow::exchange::Exchange;
 use crate::flow::forwarding::Outbound;
+use crate::flow::interim::{Herald, Interims};
 use crate::flow::websocket::Pending;
 use crate::forward::{self, TemplateValues};
 use crate::handshake::compression::Bargain;
@@ -230,8 +232,18 @@ struct Answered {
     upgrade: Option<Box<Pending>>,
 }
 
+/// What a request's client still sends, and what it is told before its answer.
+struct Downstream<'a> {
+    body: Incoming,
+    interims: Interims<'a>,
+}
+
 /// One request, one answer, one line in the access log.
-async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Answered {
+async fn handle(
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+    herald: Herald<'_>,
+) -> Answered {
     let (mut parts, body) = request.into_parts();
     let to_head = parts.method == Method::HEAD;
     let old = parts.version < Version::HTTP_2;
@@ -240,7 +252,15 @@ async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Answ
     let snapshot = connection.worker.snapshot();
     let mut exchange = Exchange::begin(&connection, &snapshot, &parts);
     let is_last = old && connection.is_last_request(&snapshot.limits);
-    let answered = answer(&connection, &snapshot, &mut exchange, &mut parts, body).await;
+    let answering = answer(
+        &connection,
+        &snapshot,
+        &mut exchange,
+        &mut parts,
+        body,
+        herald,
+    );
+    let answered = answering.await;
     let pace = exchange.response_pace();
     let mut response = match answered {
         Ok(response) => response,
@@ -303,6 +323,7 @@ async fn answer(
     exchange: &mut Exchange,
     parts: &mut Parts,
     body: Incoming,
+    herald: Herald<'_>,
 ) -> Result<Response<ResponseBody>, Failure> {
     let facts = request::admit(
         parts,
@@ -344,7 +365,14 @@ async fn answer(
     };
     let answered = match filtered {
         Ok(Some(response)) => Ok(response),
-        Ok(None) => act(connection, snapshot, &route, exchange, parts, body, kind).await,
+        Ok(None) => {
+            let interims = Interims::new(herald, exchange.version(), &route, chain.sees_answer());
+            let downstream = Downstream { body, interims };
+            act(
+                connection, snapshot, &route, exchange, parts, downstream, kind,
+            )
+            .await
+        }
         Err(failure) => Err(failure),
     };
     let mut response = answered.unwrap_or_else(|failure| {
@@ -382,7 +410,7 @@ async fn act(
     route: &Arc<Route>,
     exchange: &mut Exchange,
     parts: &mut Parts,
-    body: Incoming,
+    downstream: Downstream<'_>,
     mut kind: Kind,
 ) -> Result<Response<ResponseBody>, Failure> {
     let values = TemplateValues {
@@ -440,9 +468,12 @@ async fn act(
                 path: &path,
                 websocket,
             };
+            let Downstream { body, mut interims } = downstream;
             match kind {
-                Kind::Plain => forwarding::send(outbound, exchange, body).await,
-                Kind::WebSocket(offer) => websocket::open(outbound, exchange, offer, bargain).await,
+                Kind::Plain => forwarding::send(outbound, exchange, body, &mut interims).await,
+                Kind::WebSocket(offer) => {
+                    websocket::open(outbound, exchange, offer, bargain, &mut interims).await
+                }
             }
         }
     }

@@ -5,7 +5,8 @@
 //! [`upstream_request`], the route's edits with [`apply_edits`], [`request_head`] or, for HTTP/2,
 //! [`http2_request`]. Where a route has neither filters nor edits, nobody looks at the fields in
 //! between, and [`straight_head`] does all of it at once, for HTTP/1.1. Of a response:
-//! [`downstream_response`] first, then response filters, then edits.
+//! [`downstream_response`] first, then response filters, then edits; of what is said before it,
+//! [`interim_response`] alone.
 //!
 //! Nothing here reads a body. Content-Length and Transfer-Encoding belong to `http1` and `http2`; no
 //! filter and no edit may set a field of [`is_protected`].
@@ -26,6 +27,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, StatusCode, Uri, Version, request, response};
 use thiserror::Error;
 
+use crate::config::model::HeaderEdits;
 use crate::facts::{ConnectionFacts, RequestFacts};
 use crate::http1::Framing;
 use crate::http1::client::RequestHead;
@@ -212,6 +214,24 @@ pub fn downstream_response(parts: &mut response::Parts, upgraded: bool) {
     if upgraded {
         parts.status = StatusCode::SWITCHING_PROTOCOLS;
         set_upgrade(&mut parts.headers);
+    }
+}
+
+/// Takes out of an interim response (1xx) what is of the upstream's connection, what would frame a message or
+/// make a handshake, and what the route removes from responses.
+pub fn interim_response(headers: &mut HeaderMap, edits: &HeaderEdits) {
+    remove_unwanted(headers, |field| {
+        matches!(
+            field,
+            Field::Upgrade
+                | Field::HopByHop
+                | Field::OneHopResponse
+                | Field::Length
+                | Field::Handshake
+        )
+    });
+    for name in &edits.remove {
+        headers.remove(name);
     }
 }
 

@@ -75,10 +75,31 @@ pub async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Result<Messa
 }
 
 /// Reads a whole response to anything but HEAD; without framing it lasts until the stream ends.
+///
+/// An interim one that nobody expects is an error.
 pub async fn read_response(stream: &mut (impl AsyncRead + Unpin)) -> Result<Message> {
-    let head = read_head(stream).await?;
-    let may_have_body = !matches!(head.status(), 100..=199 | 204 | 304);
-    read_body(stream, head, may_have_body).await
+    let (interims, response) = read_responses(stream).await?;
+    match interims.is_empty() {
+        true => Ok(response),
+        false => Err(bad(&format!("an answer behind {interims:?}"))),
+    }
+}
+
+/// As [`read_response`], with the heads of the interim ones before it.
+pub async fn read_responses(stream: &mut (impl AsyncRead + Unpin)) -> Result<(Vec<Head>, Message)> {
+    let mut interims = Vec::new();
+    let mut head = read_head(stream).await?;
+    while is_interim(head.status()) {
+        interims.push(std::mem::replace(&mut head, read_head(stream).await?));
+    }
+    let may_have_body = !matches!(head.status(), 101 | 204 | 304);
+    let response = read_body(stream, head, may_have_body).await?;
+    Ok((interims, response))
+}
+
+/// Whether an answer is still to come behind this one.
+pub fn is_interim(status: u16) -> bool {
+    status < 200 && status != 101
 }
 
 async fn read_body(

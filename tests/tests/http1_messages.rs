@@ -130,6 +130,11 @@ async fn interim_responses_do_not_end_a_request() {
         let head = format!("HTTP/1.1 {interim}\r\nLink: </x>\r\n\r\n");
         server.write_all(head.as_bytes()).await.unwrap();
     }
+    for status in [102, 103, 199] {
+        let interim = wire::read_head(&mut client).await.unwrap();
+        assert_eq!(interim.status(), status);
+        assert_eq!(interim.get("link"), Some("</x>"));
+    }
     let last = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     server.write_all(last).await.unwrap();
     let answer = read_response(&mut client).await.unwrap();

@@ -120,8 +120,9 @@ async fn an_upstream_that_does_not_answer_gives_504() {
         let mut server = upstream.accept().await;
         wire::read_request(&mut server).await.unwrap();
         server.write_all(part.as_bytes()).await.unwrap();
-        let answer = read_response(&mut client).await.unwrap();
+        let (interims, answer) = wire::read_responses(&mut client).await.unwrap();
         assert_eq!(answer.head.status(), 504, "{part}");
+        assert_eq!(interims.len(), usize::from(part.contains("103")), "{part}");
         assert_eq!(read_to_end(&mut server).await, b"", "given up");
     }
 }

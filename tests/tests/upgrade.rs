@@ -538,6 +538,7 @@ async fn an_interim_response_may_precede_the_101() {
     let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n";
     let answer = interim.to_owned() + &accepted_with("");
     server.write_all(answer.as_bytes()).await.unwrap();
+    assert_eq!(wire::read_head(&mut client).await.unwrap().status(), 103);
     assert_eq!(wire::read_head(&mut client).await.unwrap().status(), 101);
     client.write_all(HI).await.unwrap();
     assert_eq!(receive(&mut server, HI.len()).await, HI);

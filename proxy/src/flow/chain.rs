@@ -142,6 +142,11 @@ impl<'a> Chain<'a> {
         verdict
     }
 
+    /// Whether a filter that has seen the request waits for its answer.
+    pub(super) fn sees_answer(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Runs the response filters of the instances that let the request through, last one first.
     pub(super) async fn filter_response(
         &mut self,

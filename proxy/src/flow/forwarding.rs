@@ -9,6 +9,7 @@
 //! that is complete before its request ends the request too.
 
 mod http2;
+mod load;
 mod reach;
 
 use std::borrow::Cow;
@@ -20,25 +21,24 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, response};
-use http_body::Body as _;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::body::{
-    BodyFault, Incoming, RequestBody, ResponseBody, ResponseEnd, UpstreamConnection,
-};
-use crate::budget::{Account, FREE};
+use crate::body::{BodyFault, Incoming, ResponseBody, ResponseEnd, UpstreamConnection};
+use crate::budget::Account;
 use crate::config::model::Protocols;
 use crate::error::Failure;
 use crate::flow::connection::Connection;
 use crate::flow::exchange::Exchange;
-use crate::http1::client::{Fault, HeadFault, Progress, RequestHead, Upload};
+use crate::flow::interim::Interims;
+use crate::http1::client::{Fault, HeadFault, Progress, RequestHead};
 use crate::http1::{Framing, HeadLimits};
-use crate::http2::client::Fault as Http2Fault;
+use crate::http2::client::{Fault as Http2Fault, Slot};
 use crate::snapshot::{Route, Snapshot, UpstreamEntry};
 use crate::upstream::{Endpoint, Outcome};
 use crate::worker::Worker;
 use crate::{forward, request};
 pub(super) use http2::failure as http2_failure;
+use load::{Load, load};
 pub(super) use reach::{
     Leased, Reached, Server, Unreached, Used, Wanted, lease, reach, reach_endpoint,
 };
@@ -73,6 +73,8 @@ enum Missed {
     Http2(Http2Fault),
     /// The request's own body failed, on its way over HTTP/2.
     Upload(BodyFault),
+    /// It could not even be sent.
+    Unsent(Failure),
     TimedOut,
     /// There is no memory for what the server does not take.
     Shed,
@@ -92,14 +94,24 @@ pub(super) struct Outbound<'a> {
     pub(super) websocket: bool,
 }
 
-/// The body of a request, as the attempts to send it need it.
-enum Load {
-    /// There is none.
-    Nothing,
-    Body(RequestBody),
-    Http1(Upload<RequestBody>),
-    /// What was taken from it cannot be given again.
-    Lost,
+/// A request between its attempts.
+struct Sending<'a, 'i> {
+    outbound: &'a Outbound<'a>,
+    framing: Option<Framing>,
+    load: Load,
+    /// Bytes of the body that may come while none is taken.
+    ahead: usize,
+    /// It has no body, and doing it twice is as good as once.
+    repeatable: bool,
+    /// As it goes on the wire of HTTP/1.1, once that is wanted.
+    head: Option<RequestHead>,
+    interims: &'a mut Interims<'i>,
+}
+
+/// An attempt without an answer, and what kind of connection the next one takes, if there may be one.
+struct Unanswered {
+    missed: Missed,
+    then: Option<Wanted>,
 }
 
 /// Sends a prepared request and gives back the answer, its body still to come.
@@ -107,165 +119,151 @@ pub(super) async fn send(
     outbound: Outbound<'_>,
     exchange: &mut Exchange,
     body: Incoming,
+    interims: &mut Interims<'_>,
 ) -> Result<Response<ResponseBody>, Failure> {
-    let Outbound {
-        connection,
-        snapshot,
-        route,
-        upstream,
-        parts,
-        ..
-    } = outbound;
-    let ahead = body.ahead();
-    let (framing, mut load) = load(snapshot, exchange, parts, body)?;
-    let repeatable =
-        matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && framing.is_none();
-    let idle_timeout = route.timeouts.idle_timeout;
-    let mut head = None;
-    let mut leased = lease(upstream, exchange, &[])?;
-    let patience = route.timeouts.response_head;
+    let mut sending = Sending::new(&outbound, exchange, body, interims)?;
+    let mut leased = lease(outbound.upstream, exchange, &[])?;
+    let patience = outbound.route.timeouts.response_head;
     let mut timer = pin!(sleep_until(Instant::now() + patience));
     let mut wanted = Wanted::Any;
     let mut again = false;
     loop {
-        let reached = reach(&outbound, exchange, leased, wanted, timer.as_mut());
-        let (next, reached, started) = reached.await?;
+        let reaching = reach(&outbound, exchange, leased, wanted, timer.as_mut());
+        let (next, reached, started) = reaching.await?;
+        leased = next;
         let waiting = Waiting {
             timer: timer.as_mut(),
             account: exchange.opened_account().cloned(),
-            ahead,
+            ahead: sending.ahead,
             started,
             patience,
         };
-        let (missed, then) = match reached {
-            Reached::Http1 {
-                connection: mut upstream_connection,
-                kept,
-            } => {
-                let mut upload = load.http1(framing).ok_or_else(lost)?;
-                let head = match &head {
-                    Some(head) => head,
-                    None => head.insert(outbound.head(exchange, framing)?),
-                };
-                match attempt(&mut upstream_connection, head, &mut upload, waiting).await {
-                    Ok(answer) => {
-                        let loan = Loan::of_pooled(connection, upstream, next);
-                        let body = upstream_connection.into_body(upload);
-                        let body = ResponseBody::upstream(body, idle_timeout);
-                        return take_answer(answer, body, loan, exchange);
-                    }
-                    Err(missed) => {
-                        let progress = upstream_connection.progress();
-                        let may = kept && may_send_again(&missed, progress, repeatable);
-                        load.put_back(upload);
-                        (missed, may.then_some(Wanted::Fresh))
-                    }
+        let unanswered = match reached {
+            Reached::Http1 { connection, kept } => {
+                let attempt = sending.over_http1(connection, kept, exchange, waiting);
+                match attempt.await {
+                    Ok(answer) => return take_answer(answer, outbound.loan(leased), exchange),
+                    Err(unanswered) => unanswered,
                 }
             }
             Reached::Http2(slot) => {
-                let reused = slot.is_reused();
-                let body = load.http2().ok_or_else(lost)?;
-                let head = outbound.http2_head(exchange, next.endpoint(), framing)?;
-                let attempt = http2::attempt(slot, head, body, idle_timeout, waiting);
+                let attempt = sending.over_http2(slot, leased.endpoint(), exchange, waiting);
                 // Boxed: a request over HTTP/1.1 does not hold room for it.
                 match Box::pin(attempt).await {
-                    Ok(answer) => {
-                        let (answer, body) = answer.with_timeout(idle_timeout);
-                        return take_answer(answer, body, Loan::of_closing(next), exchange);
-                    }
-                    Err((missed, body)) => {
-                        let may_change = next.endpoint().protocols() == Protocols::Auto;
-                        let then = http2::then(&missed, reused && repeatable, may_change);
-                        let whole = load.recover(body);
-                        (missed, then.filter(|_| whole))
-                    }
+                    Ok(answer) => return take_answer(answer, Loan::of_closing(leased), exchange),
+                    Err(unanswered) => unanswered,
                 }
             }
         };
-        match then {
+        match unanswered.then {
             Some(then) if !again => wanted = then,
-            _ => return Err(explain(missed, next, request::is_grpc(parts))),
+            _ => {
+                let called = request::is_grpc(outbound.parts);
+                return Err(explain(unanswered.missed, leased, called));
+            }
         }
         again = true;
-        leased = next;
     }
 }
 
-/// A request's body, and how its end is said.
-fn load(
-    snapshot: &Snapshot,
-    exchange: &mut Exchange,
-    parts: &Parts,
-    body: Incoming,
-) -> Result<(Option<Framing>, Load), Failure> {
-    if body.is_end_stream() {
-        // Where a body is usual, its absence is said (RFC 9110 §8.6).
-        let usual = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
-        return Ok((usual.then_some(Framing::Length(0)), Load::Nothing));
+impl<'a, 'i> Sending<'a, 'i> {
+    fn new(
+        outbound: &'a Outbound<'a>,
+        exchange: &mut Exchange,
+        body: Incoming,
+        interims: &'a mut Interims<'i>,
+    ) -> Result<Sending<'a, 'i>, Failure> {
+        let ahead = body.ahead();
+        let parts = outbound.parts;
+        let (framing, load) = load(outbound.snapshot, exchange, parts, body)?;
+        let may_be_repeated = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
+        Ok(Sending {
+            outbound,
+            framing,
+            load,
+            ahead,
+            repeatable: may_be_repeated && framing.is_none(),
+            head: None,
+            interims,
+        })
     }
-    let limit = snapshot.limits.request_body;
-    let size = body.size_hint();
-    if limit.is_some_and(|limit| size.lower() > limit) {
-        return Err(BodyFault::TooLarge.into());
+
+    /// `kept`: the connection served others, and may have been closed since.
+    async fn over_http1(
+        &mut self,
+        mut connection: UpstreamConnection,
+        kept: bool,
+        exchange: &Exchange,
+        mut waiting: Waiting<'_>,
+    ) -> Result<(response::Parts, ResponseBody), Unanswered> {
+        let mut upload = self.load.http1(self.framing).ok_or_else(lost)?;
+        let head = match &self.head {
+            Some(head) => head,
+            None => self
+                .head
+                .insert(self.outbound.head(exchange, self.framing)?),
+        };
+        waiting.begin();
+        connection.begin(head, &mut upload);
+        let answered = poll_fn(|cx| {
+            let answered = self.interims.poll_http1(&mut connection, &mut upload, cx);
+            if let Poll::Ready(answered) = answered {
+                return Poll::Ready(answered.map_err(Missed::Http1));
+            }
+            let over = waiting.poll_over(upload.is_held_up(), || upload.last_progress(), cx);
+            over.map(Err)
+        })
+        .await;
+        match answered {
+            Ok(head) => {
+                let idle_timeout = self.outbound.route.timeouts.idle_timeout;
+                let body = connection.into_body(upload);
+                Ok((head, ResponseBody::upstream(body, idle_timeout)))
+            }
+            Err(missed) => {
+                self.load.put_back(upload);
+                let may = kept && may_send_again(&missed, connection.progress(), self.repeatable);
+                Err(Unanswered {
+                    missed,
+                    then: may.then_some(Wanted::Fresh),
+                })
+            }
+        }
     }
-    let framing = size.exact().map_or(Framing::Chunked, Framing::Length);
-    let mut body = RequestBody::new(
-        body,
-        limit,
-        snapshot.timeouts.request_body,
-        exchange.request_pace(parts),
-    );
-    exchange.counts(body.received());
-    if size.exact().is_none_or(|size| size >= FREE as u64) {
-        body.count_for(exchange.account().clone());
+
+    async fn over_http2(
+        &mut self,
+        slot: Slot,
+        endpoint: &Endpoint,
+        exchange: &Exchange,
+        waiting: Waiting<'_>,
+    ) -> Result<(response::Parts, ResponseBody), Unanswered> {
+        let reused = slot.is_reused();
+        let body = self.load.http2().ok_or_else(lost)?;
+        let head = self.outbound.http2_head(exchange, endpoint, self.framing)?;
+        let idle_timeout = self.outbound.route.timeouts.idle_timeout;
+        let attempt = http2::attempt(slot, head, body, idle_timeout, self.interims, waiting);
+        match attempt.await {
+            Ok(answer) => Ok(answer.with_timeout(idle_timeout)),
+            Err((missed, body)) => {
+                let may_change = endpoint.protocols() == Protocols::Auto;
+                let then = http2::then(&missed, reused && self.repeatable, may_change);
+                let whole = self.load.recover(body);
+                Err(Unanswered {
+                    missed,
+                    then: then.filter(|_| whole),
+                })
+            }
+        }
     }
-    Ok((Some(framing), Load::Body(body)))
 }
 
-impl Load {
-    /// For an attempt over HTTP/1.1. Of one that came to nothing without a byte written, what was queued
-    /// goes out first.
-    fn http1(&mut self, framing: Option<Framing>) -> Option<Upload<RequestBody>> {
-        match std::mem::replace(self, Load::Lost) {
-            Load::Nothing => {
-                *self = Load::Nothing;
-                Some(Upload::none())
-            }
-            Load::Body(body) => Some(Upload::of(body, framing.unwrap_or(Framing::Chunked))),
-            Load::Http1(upload) => Some(upload),
-            Load::Lost => None,
+impl From<Failure> for Unanswered {
+    fn from(failure: Failure) -> Unanswered {
+        Unanswered {
+            missed: Missed::Unsent(failure),
+            then: None,
         }
-    }
-
-    /// For an attempt over HTTP/2, which keeps the body's beginning.
-    fn http2(&mut self) -> Option<Option<RequestBody>> {
-        let mut body = match std::mem::replace(self, Load::Lost) {
-            Load::Nothing => {
-                *self = Load::Nothing;
-                return Some(None);
-            }
-            Load::Body(body) => body,
-            Load::Http1(upload) => upload.into_body()?,
-            Load::Lost => return None,
-        };
-        body.keep_beginning();
-        body.rewind().then_some(Some(body))
-    }
-
-    fn put_back(&mut self, upload: Upload<RequestBody>) {
-        if let Load::Lost = self {
-            *self = Load::Http1(upload);
-        }
-    }
-
-    /// Takes the body of an attempt that came to nothing; false if it cannot be sent again.
-    fn recover(&mut self, body: Option<RequestBody>) -> bool {
-        let Some(mut body) = body else {
-            return matches!(self, Load::Nothing);
-        };
-        let whole = body.rewind();
-        *self = Load::Body(body);
-        whole
     }
 }
 
@@ -300,6 +298,19 @@ impl Outbound<'_> {
         head.map_err(|error| Failure::internal("upstream_request").because(error))
     }
 
+    /// Of a connection that goes back to its pool.
+    fn loan(&self, leased: Leased) -> Loan {
+        let upstream = &self.upstream.upstream;
+        Loan {
+            leased,
+            shelf: Some(Shelf {
+                worker: Arc::clone(&self.connection.worker),
+                keep_alive: upstream.keep_alive(),
+                limit: upstream.keep_alive_connections(),
+            }),
+        }
+    }
+
     /// The head for an endpoint that is spoken to in HTTP/2.
     pub(super) fn http2_head(
         &self,
@@ -325,17 +336,6 @@ impl Outbound<'_> {
 }
 
 impl Loan {
-    fn of_pooled(connection: &Connection, upstream: &UpstreamEntry, leased: Leased) -> Loan {
-        Loan {
-            leased,
-            shelf: Some(Shelf {
-                worker: Arc::clone(&connection.worker),
-                keep_alive: upstream.upstream.keep_alive(),
-                limit: upstream.upstream.keep_alive_connections(),
-            }),
-        }
-    }
-
     /// Of a connection that is closed after its answer.
     pub(super) fn of_closing(leased: Leased) -> Loan {
         Loan {
@@ -401,28 +401,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Sends on one connection and waits for the answer's head.
-async fn attempt(
-    connection: &mut UpstreamConnection,
-    request: &RequestHead,
-    upload: &mut Upload<RequestBody>,
-    mut waiting: Waiting<'_>,
-) -> Result<response::Parts, Missed> {
-    waiting.begin();
-    connection.begin(request, upload);
-    poll_fn(|cx| {
-        if let Poll::Ready(answered) = connection.poll_answer(upload, RESPONSE_HEAD, cx) {
-            return Poll::Ready(answered.map_err(Missed::Http1));
-        }
-        let over = waiting.poll_over(upload.is_held_up(), || upload.last_progress(), cx);
-        over.map(Err)
-    })
-    .await
-}
-
 fn take_answer(
-    mut parts: response::Parts,
-    body: ResponseBody,
+    (mut parts, body): (response::Parts, ResponseBody),
     mut loan: Loan,
     exchange: &mut Exchange,
 ) -> Result<Response<ResponseBody>, Failure> {
@@ -456,6 +436,7 @@ fn may_send_again(missed: &Missed, progress: Progress, repeatable: bool) -> bool
 fn explain(missed: Missed, mut leased: Leased, called: bool) -> Failure {
     let (failure, blamed) = match missed {
         Missed::Http1(Fault::Upload(fault)) | Missed::Upload(fault) => return fault.into(),
+        Missed::Unsent(failure) => return failure,
         Missed::Shed => return Failure::overloaded(),
         Missed::TimedOut => (Failure::response_timeout(), !called),
         Missed::Http1(fault) => (upstream_failure(&fault), true),

@@ -19,6 +19,7 @@ use crate::budget::Account;
 use crate::drain::{Member, Phase};
 use crate::error::Failure;
 use crate::flow::connection::Connection;
+use crate::flow::interim::Herald;
 use crate::flow::watch::{Waiting, Watch};
 use crate::flow::websocket::Pending;
 use crate::flow::{Answered, exchange, handle};
@@ -182,7 +183,8 @@ impl Driver {
                     Ok(Some(request)) => {
                         let request = request.map(Incoming::Http1);
                         let connection = Arc::clone(&self.connection);
-                        self.stage = Stage::Serving(Box::pin(handle(connection, request)));
+                        let herald = Herald::Http1(self.client.herald());
+                        self.stage = Stage::Serving(Box::pin(handle(connection, request, herald)));
                     }
                     Err(Fault::Refused(violation)) => {
                         self.refuse(status_of(violation), violation.label());

@@ -16,6 +16,7 @@ use crate::drain::Member;
 use crate::error::Failure;
 use crate::flow::exchange::Exchange;
 use crate::flow::forwarding::Outbound;
+use crate::flow::interim::Interims;
 use crate::handshake::compression::{Bargain, Wishes};
 use crate::handshake::{self, Offer};
 use crate::snapshot::Route;
@@ -63,13 +64,14 @@ pub(super) async fn open(
     exchange: &mut Exchange,
     mut offer: Offer,
     bargain: Bargain,
+    interims: &mut Interims<'_>,
 ) -> Result<Response<ResponseBody>, Failure> {
     // Filters may have taken subprotocols back.
     let headers = &outbound.parts.headers;
     offer.subprotocols =
         handshake::offered_subprotocols(headers).ok_or(Failure::internal("subprotocols"))?;
     let route = outbound.route;
-    let mut answered = opening::shake_hands(&outbound, exchange).await?;
+    let mut answered = opening::shake_hands(&outbound, exchange, interims).await?;
     if !answered.accepts() {
         return Ok(answered.into_response(exchange, route.timeouts.idle_timeout));
     }

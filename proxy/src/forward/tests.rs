@@ -284,6 +284,32 @@ fn downstream_responses() {
 }
 
 #[test]
+fn interim_responses() {
+    let mut fields = headers(&[
+        ("connection", "keep-alive, x-named"),
+        ("x-named", "1"),
+        ("keep-alive", "timeout=5"),
+        ("proxy-authenticate", "Basic"),
+        ("transfer-encoding", "chunked"),
+        ("upgrade", "websocket"),
+        ("content-length", "5"),
+        ("trailer", "x"),
+        ("sec-websocket-accept", "x"),
+        ("server", "it"),
+        ("link", "</a>"),
+        ("link", "</b>"),
+    ]);
+    let one = || template(&[literal("1")]);
+    let edits = HeaderEdits {
+        remove: vec![HeaderName::from_static("server")],
+        set: vec![(HeaderName::from_static("x-set"), one())],
+        add: vec![(HeaderName::from_static("x-added"), one())],
+    };
+    interim_response(&mut fields, &edits);
+    assert_eq!(lines(&fields), ["link: </a>", "link: </b>"]);
+}
+
+#[test]
 fn a_head_for_http2_says_nothing_of_a_connection() {
     let check =
         |fields: &[(&str, &str)], target, framing, expect: Result<(&str, &[&str]), &str>| {

@@ -2,14 +2,14 @@
 //!
 //! Whoever sends drives: no channel and no lock stand between a request and its socket, and a task only
 //! sends the rest of a request that its answer has overtaken.
-//! [`Connection::poll_answer`] writes a request and reads the head of its answer;
+//! [`Connection::poll_heard`] writes a request and reads the heads that it brings, the answer's last;
 //! [`Connection::into_body`] gives the body that follows, and [`ResponseBody::into_connection`] the
 //! connection again once both are whole. After a 101, [`Connection::into_upgraded`] gives up the bare
 //! stream with every byte that was read past the head.
 //!
 //! It distrusts an upstream's answer as much as a client's request: what breaks the rules is a
-//! [`Fault`], and the connection is never used again. Interim answers but 101 are left out. Deadlines
-//! are the caller's: dropping any future here closes the connection.
+//! [`Fault`], and the connection is never used again. Of interim answers, which 101 is not, there may be a
+//! few. Deadlines are the caller's: dropping any future here closes the connection.
 //!
 //! RFC 9110 §15.2, RFC 9112 §4, §6, §7 and §9.
 
@@ -64,6 +64,15 @@ pub enum Progress {
     Answered,
 }
 
+/// A head that an upstream sends to a request; it keeps the fields of its own connection, for the caller to
+/// look at and remove.
+#[derive(Debug)]
+pub enum Heard {
+    /// 1xx but 101: the answer is still to come. Whatever it says, it has no body.
+    Interim(Parts),
+    Answer(Parts),
+}
+
 /// Why a request brought no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault<E> {
@@ -107,7 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.progress
     }
 
-    /// Starts a request; [`Connection::poll_answer`] sends it.
+    /// Starts a request; [`Connection::poll_heard`] sends it.
     pub fn begin<B>(&mut self, request: &RequestHead, upload: &mut Upload<B>)
     where
         B: http_body::Body<Data = Bytes> + Unpin,
@@ -118,16 +127,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         upload.begin(request.bytes());
     }
 
-    /// Sends what is left of the request and waits for the head of its answer, which may come
-    /// before the request's body has gone out.
-    ///
-    /// The head keeps the fields of its own connection, for the caller to look at and remove.
-    pub fn poll_answer<B>(
+    /// Sends what is left of the request and waits for the next head, which may come before the
+    /// request's body has gone out.
+    pub fn poll_heard<B>(
         &mut self,
         upload: &mut Upload<B>,
         limits: HeadLimits,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Parts, Fault<B::Error>>>
+    ) -> Poll<Result<Heard, Fault<B::Error>>>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
@@ -137,19 +144,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Poll::Ready(Err(fault));
             }
         }
-        loop {
-            let head = ready!(self.poll_head(limits, cx))?;
-            if !head.is_interim() {
-                self.keep_alive = head.keep_alive;
-                self.decoder = match self.to_head {
-                    true => Decoder::Empty,
-                    false => head.body,
-                };
-                return Poll::Ready(Ok(head.parts));
-            }
+        let head = ready!(self.poll_head(limits, cx))?;
+        if head.is_interim() {
             self.interims += 1;
-            if self.interims > INTERIMS {
-                return Poll::Ready(Err(HeadFault::Interims.into()));
+            return Poll::Ready(match self.interims > INTERIMS {
+                true => Err(HeadFault::Interims.into()),
+                false => Ok(Heard::Interim(head.parts)),
+            });
+        }
+        self.keep_alive = head.keep_alive;
+        self.decoder = match self.to_head {
+            true => Decoder::Empty,
+            false => head.body,
+        };
+        Poll::Ready(Ok(Heard::Answer(head.parts)))
+    }
+
+    /// As [`Connection::poll_heard`], for those whom interim answers do not concern.
+    pub fn poll_answer<B>(
+        &mut self,
+        upload: &mut Upload<B>,
+        limits: HeadLimits,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Parts, Fault<B::Error>>>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        loop {
+            if let Heard::Answer(head) = ready!(self.poll_heard(upload, limits, cx))? {
+                return Poll::Ready(Ok(head));
             }
         }
     }

@@ -4,7 +4,7 @@
 //! polled. [`Connection::begin_answer`] and [`Connection::poll_answer`] write what became of it, and
 //! [`Connection::may_go_on`] tells whether there can be another. After a 101,
 //! [`Connection::into_stream`] gives up the bare stream with every byte that was read past the
-//! request's head.
+//! request's head. Meanwhile a [`Herald`] says what comes before an answer.
 //!
 //! A request is what the rules of [`http1`](super) leave: all else is a [`Violation`], found as soon
 //! as its line has come, and nothing is read behind it. A body that breaks the rules fails, so that
@@ -27,8 +27,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, Version};
+use bytes::{Buf, Bytes, BytesMut};
+use http::{Method, Request, Response, Version, response};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -37,7 +37,7 @@ pub use body::RequestBody;
 
 use super::decode::{Decoder, Piece};
 use super::{BodyFault, HeadLimits, Violation, poll_read, poll_read_body};
-use answer::Asked;
+use answer::{Asked, encode_interim};
 use head::{Head, HeadReader};
 
 /// A client's connection.
@@ -66,6 +66,12 @@ pub enum Fault {
     Http2,
 }
 
+/// Tells the client of a request something before its answer begins.
+///
+/// To be dropped with whoever serves the request: while it lives, the connection does not give up its stream.
+#[derive(Debug)]
+pub struct Herald<S>(Arc<Mutex<Io<S>>>);
+
 /// The stream, and what is between it and the messages.
 #[derive(Debug)]
 struct Io<S> {
@@ -76,8 +82,10 @@ struct Io<S> {
     body: Decoder,
     /// The body belongs to somebody who may still want it.
     lent: bool,
-    /// What the client is to be told before it sends the body.
-    interim: &'static [u8],
+    /// The client is to be told to continue once the body is wanted.
+    asks: bool,
+    /// What the client is being told before its answer.
+    saying: Bytes,
     /// The stream may hold some of that.
     unflushed: bool,
     /// The client has ended its stream.
@@ -95,7 +103,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 read: BytesMut::new(),
                 body: Decoder::Empty,
                 lent: false,
-                interim: b"",
+                asks: false,
+                saying: Bytes::new(),
                 unflushed: false,
                 ended: false,
                 moves: 0,
@@ -164,12 +173,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.io().moves
     }
 
+    /// The way to tell the client of the present request something before its answer.
+    pub fn herald(&self) -> Herald<S> {
+        Herald(Arc::clone(&self.io))
+    }
+
     /// Ready when the client's stream breaks, so that nobody waits for the answer any more.
     ///
-    /// What the client sends meanwhile is kept for later, up to the size of a head.
+    /// Goes on with what the client is being told before its answer. What it sends meanwhile is kept for
+    /// later, up to the size of a head.
     pub fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.limits.size;
         let mut io = self.io();
+        if io.say(cx).is_err() {
+            return Poll::Ready(());
+        }
         // A body under way is read by its owner, who sees what becomes of the stream.
         while io.body.is_done() && !io.ended && io.read.len() < limit {
             match ready!(io.poll_read(cx)) {
@@ -192,16 +210,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     {
         let mut asked = std::mem::replace(&mut self.asked, Asked::NOTHING);
         let mut io = self.io();
-        // Who was not yet told to continue is not; who was told half of it hears the rest first.
-        let told = std::mem::take(&mut io.interim);
-        let unfinished = if told.len() < CONTINUE.len() {
-            told
-        } else {
-            b""
-        };
+        // Who was not yet told to continue is not; what the client is being told it hears first.
+        io.asks = false;
+        let unsaid = std::mem::take(&mut io.saying);
         asked.keep_alive &= io.lent || io.skip_body();
         drop(io);
-        Answer::new(response, asked, unfinished)
+        Answer::new(response, asked, &unsaid)
     }
 
     /// Writes an answer; ready when its last byte is out. An error says nothing about whose fault
@@ -269,9 +283,7 @@ impl<S> Io<S> {
         self.lent = !body.is_done();
         self.body = body;
         // A client that has sent some of it does not wait to be asked.
-        if self.lent && ask_for_it && self.read.is_empty() {
-            self.interim = CONTINUE;
-        }
+        self.asks = self.lent && ask_for_it && self.read.is_empty();
         self.lent
     }
 
@@ -305,25 +317,56 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
                 let cut = self.body.close();
                 return Poll::Ready(cut.map(|()| Piece::End));
             }
-            while !self.interim.is_empty() {
-                let n = ready!(Pin::new(&mut self.stream).poll_write(cx, self.interim))?;
-                self.interim = &self.interim[n..];
-                self.unflushed = true;
+            if std::mem::take(&mut self.asks) {
+                self.saying = match self.saying.is_empty() {
+                    true => Bytes::from_static(CONTINUE),
+                    false => [&self.saying, CONTINUE].concat().into(),
+                };
             }
-            if self.unflushed {
-                ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-                self.unflushed = false;
-            }
+            self.say(cx)?;
             let wants = self.body.wants();
             let n = ready!(poll_read_body(&mut self.stream, &mut self.read, wants, cx))?;
             self.note_read(n);
         }
     }
 
+    /// Writes what the client is being told before its answer, as far as it takes that; the task is woken when it
+    /// takes more.
+    fn say(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while !self.saying.is_empty() {
+            let Poll::Ready(n) = Pin::new(&mut self.stream).poll_write(cx, &self.saying)? else {
+                return Ok(());
+            };
+            if n == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.saying.advance(n);
+            self.unflushed = true;
+            self.moves = self.moves.wrapping_add(1);
+        }
+        if self.unflushed && Pin::new(&mut self.stream).poll_flush(cx)?.is_ready() {
+            self.unflushed = false;
+        }
+        Ok(())
+    }
+
     fn note_read(&mut self, n: usize) {
         match n {
             0 => self.ended = true,
             _ => self.moves = self.moves.wrapping_add(1),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Herald<S> {
+    /// Tells the client an interim answer, but no 101; it is left out if the client has not taken what it was told
+    /// before.
+    pub fn say(&self, interim: &response::Parts, cx: &mut Context<'_>) {
+        let mut io = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if io.saying.is_empty() {
+            io.saying = encode_interim(interim).into();
+            // The connection finds out itself what is wrong with its stream.
+            let _ = io.say(cx);
         }
     }
 }

@@ -65,11 +65,22 @@ pub struct Slot {
 }
 
 /// The head of an answer that is to come. Dropping it resets the stream, unless it has come.
+///
+/// As a future it leaves out the interim answers before it.
 #[derive(Debug)]
 pub struct Answer {
     response: ResponseFuture,
     /// 1xx answers so far.
     interims: u32,
+}
+
+/// What a server sends to a request.
+#[derive(Debug)]
+pub enum Heard {
+    /// 1xx: the answer is still to come.
+    Interim(Parts),
+    /// The head, and what follows it.
+    Answer(Parts, RecvStream),
 }
 
 /// Those who wait for a slot of some connection: a request, or a tunnel.
@@ -320,25 +331,39 @@ impl Waiters {
     }
 }
 
+impl Answer {
+    /// Waits for the next head.
+    pub fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Result<Heard, Fault>> {
+        if let Some(interim) = ready!(self.response.poll_informational(cx)) {
+            let (mut head, ()) = interim?.into_parts();
+            // HTTP/2 has no 101 (RFC 9113 §8.6).
+            if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Poll::Ready(Err(HeadFault::Switching.into()));
+            }
+            self.interims += 1;
+            if self.interims > INTERIMS {
+                return Poll::Ready(Err(HeadFault::Interims.into()));
+            }
+            check_fields(&mut head.headers)?;
+            return Poll::Ready(Ok(Heard::Interim(head)));
+        }
+        let response = ready!(Pin::new(&mut self.response).poll(cx))?;
+        let (mut head, body) = response.into_parts();
+        check_fields(&mut head.headers)?;
+        Poll::Ready(Ok(Heard::Answer(head, body)))
+    }
+}
+
 impl Future for Answer {
     type Output = Result<(Parts, RecvStream), Fault>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        while let Some(interim) = ready!(this.response.poll_informational(cx)) {
-            // HTTP/2 has no 101 (RFC 9113 §8.6).
-            if interim?.status() == StatusCode::SWITCHING_PROTOCOLS {
-                return Poll::Ready(Err(HeadFault::Switching.into()));
-            }
-            this.interims += 1;
-            if this.interims > INTERIMS {
-                return Poll::Ready(Err(HeadFault::Interims.into()));
+        loop {
+            if let Heard::Answer(head, body) = ready!(this.poll_heard(cx))? {
+                return Poll::Ready(Ok((head, body)));
             }
         }
-        let response = ready!(Pin::new(&mut this.response).poll(cx))?;
-        let (mut parts, body) = response.into_parts();
-        check_fields(&mut parts.headers)?;
-        Poll::Ready(Ok((parts, body)))
     }
 }
 

@@ -25,7 +25,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, EXPECT, HeaderName, SEC_WEBSOCKET_ACCEPT, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, response};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -226,12 +226,28 @@ impl Reply {
             .is_some_and(|asks| asks.load(Ordering::Relaxed))
         {
             self.asks = None;
-            let mut ask = Response::new(());
-            *ask.status_mut() = StatusCode::CONTINUE;
-            // What is wrong with the stream is seen below.
-            let _ = self.stream.send_informational(ask);
+            let (mut ask, ()) = Response::new(()).into_parts();
+            ask.status = StatusCode::CONTINUE;
+            self.say(ask, cx);
         }
         self.stream.poll_reset(cx).map(drop)
+    }
+
+    /// Tells the client something ahead of its answer, unless it has left: an interim answer, but no 101.
+    ///
+    /// No window holds it back: how much of that there may be is the caller's to say.
+    pub fn say(&mut self, mut interim: response::Parts, cx: &mut Context<'_>) {
+        // On a stream that the client has reset there is nothing to be said (RFC 9113 §5.1).
+        if self.stream.poll_reset(cx).is_ready() {
+            return;
+        }
+        interim.version = Version::HTTP_2;
+        interim.headers.remove(CONTENT_LENGTH);
+        remove_fields_of_the_connection(&mut interim.headers);
+        // It fails for a connection that has ended, which whoever waits for the stream is told.
+        let _ = self
+            .stream
+            .send_informational(Response::from_parts(interim, ()));
     }
 
     /// Begins the answer; its body, where it has one, is still to be sent. `None` also if the client has
@@ -275,9 +291,7 @@ impl Reply {
     fn send_head(&mut self, mut head: Response<()>, ends: bool) -> Option<SendStream<Bytes>> {
         *head.version_mut() = Version::HTTP_2;
         let headers = head.headers_mut();
-        for name in &OF_THE_CONNECTION {
-            headers.remove(name);
-        }
+        remove_fields_of_the_connection(headers);
         headers.entry(DATE).or_insert_with(date::now);
         match self.stream.send_response(head, ends) {
             Ok(stream) => Some(stream),
@@ -286,6 +300,12 @@ impl Reply {
                 None
             }
         }
+    }
+}
+
+fn remove_fields_of_the_connection(headers: &mut HeaderMap) {
+    for name in &OF_THE_CONNECTION {
+        headers.remove(name);
     }
 }
 

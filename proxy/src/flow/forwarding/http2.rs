@@ -1,7 +1,6 @@
 //! One attempt over HTTP/2: a stream of a connection that others use too.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::task::Poll;
@@ -12,6 +11,7 @@ use http::{Request, response};
 use super::{Missed, Waiting, Wanted};
 use crate::body::{RequestBody, ResponseBody};
 use crate::error::Failure;
+use crate::flow::interim::Interims;
 use crate::http2::client::{self, Fault, Slot, Upload};
 
 /// An answer whose body is still to come.
@@ -32,6 +32,7 @@ pub(super) async fn attempt(
     head: Request<()>,
     body: Option<RequestBody>,
     stall: Duration,
+    interims: &mut Interims<'_>,
     mut waiting: Waiting<'_>,
 ) -> Result<Answered, (Missed, Option<RequestBody>)> {
     waiting.begin();
@@ -46,7 +47,7 @@ pub(super) async fn attempt(
         {
             return Poll::Ready(Err(Missed::Upload(fault)));
         }
-        if let Poll::Ready(answered) = Pin::new(&mut answer).poll(cx) {
+        if let Poll::Ready(answered) = interims.poll_http2(&mut answer, cx) {
             return Poll::Ready(answered.map_err(Missed::Http2));
         }
         let last_progress = || upload.as_ref().and_then(Upload::last_progress);

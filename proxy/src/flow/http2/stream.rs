@@ -4,7 +4,7 @@ mod room;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use self::room::{Lent, Spare};
 use crate::body::Incoming;
 use crate::drain::Member;
 use crate::flow::connection::Connection;
+use crate::flow::interim::Herald;
 use crate::flow::websocket::Pending;
 use crate::flow::{Answered, Serving, handle};
 use crate::handshake::Extended;
@@ -86,7 +87,7 @@ async fn answer(asked: Asked) -> Option<Accepted> {
     let Asked {
         connection,
         request,
-        mut reply,
+        reply,
         patience,
         member,
     } = asked;
@@ -97,14 +98,21 @@ async fn answer(asked: Asked) -> Option<Accepted> {
         false => (reply.request_body(stream, &parts.headers), None),
     };
     let request = Request::from_parts(parts, Incoming::Http2(body));
+    // What serves the request may say something ahead of its answer.
+    let reply = Mutex::new(reply);
     let answered = {
-        let mut serving = pin!(handle(Arc::clone(&connection), request));
+        let herald = Herald::Http2(&reply);
+        let mut serving = pin!(handle(Arc::clone(&connection), request, herald));
         poll_fn(|cx| match serving.as_mut().poll(cx) {
             Poll::Ready(answered) => Poll::Ready(Some(answered)),
-            Poll::Pending => reply.poll_left(cx).map(|()| None),
+            Poll::Pending => {
+                let mut reply = reply.lock().unwrap_or_else(PoisonError::into_inner);
+                reply.poll_left(cx).map(|()| None)
+            }
         })
         .await
     };
+    let reply = reply.into_inner().unwrap_or_else(PoisonError::into_inner);
     let Answered {
         response,
         pace,

@@ -22,9 +22,9 @@ use crate::deadline::until;
 use crate::error::Failure;
 use crate::flow::exchange::Exchange;
 use crate::flow::forwarding::{
-    self, Leased, Loan, Outbound, RESPONSE_HEAD, Reached, Used, Wanted, http2_failure,
-    upstream_failure,
+    self, Leased, Loan, Outbound, Reached, Used, Wanted, http2_failure, upstream_failure,
 };
+use crate::flow::interim::Interims;
 use crate::forward;
 use crate::handshake::{self, Agreed, HandshakeFault, Offer};
 use crate::http1::client::Upload;
@@ -85,6 +85,7 @@ enum Remedy {
 pub(super) async fn shake_hands(
     outbound: &Outbound<'_>,
     exchange: &mut Exchange,
+    interims: &mut Interims<'_>,
 ) -> Result<Answered, Failure> {
     let over = outbound.upstream.upstream.websocket();
     let mut wanted = match over {
@@ -110,12 +111,14 @@ pub(super) async fn shake_hands(
                 Err(Missed::without_http2("the server speaks HTTP/1.1"))
             }
             Reached::Http1 { connection, .. } => {
-                upgrade(outbound, exchange, connection, now, timer.as_mut()).await
+                let wait = (now, timer.as_mut());
+                upgrade(outbound, exchange, connection, interims, wait).await
             }
             Reached::Http2(slot) if slot.speaks_websocket() => {
                 // Boxed: a handshake over HTTP/1.1 does not hold room for it.
+                let wait = (now, timer.as_mut());
                 let connecting =
-                    connect_extended(outbound, exchange, &leased, slot, now, timer.as_mut());
+                    connect_extended(outbound, exchange, &leased, slot, interims, wait);
                 Box::pin(connecting).await
             }
             Reached::Http2(_) => Err(Missed::without_http2(
@@ -231,15 +234,15 @@ async fn upgrade(
     outbound: &Outbound<'_>,
     exchange: &Exchange,
     mut connection: UpstreamConnection,
-    now: Instant,
-    timer: Pin<&mut Sleep>,
+    interims: &mut Interims<'_>,
+    (now, timer): (Instant, Pin<&mut Sleep>),
 ) -> Result<(response::Parts, Over), Missed> {
     let request = outbound.head(exchange, None)?;
     let mut upload = Upload::<RequestBody>::none();
     connection.begin(&request, &mut upload);
-    let answer = pin!(poll_fn(|cx| connection.poll_answer(
+    let answer = pin!(poll_fn(|cx| interims.poll_http1(
+        &mut connection,
         &mut upload,
-        RESPONSE_HEAD,
         cx
     )));
     let patience = outbound.route.timeouts.response_head;
@@ -256,17 +259,18 @@ async fn connect_extended(
     exchange: &Exchange,
     leased: &Leased,
     mut slot: Slot,
-    now: Instant,
-    timer: Pin<&mut Sleep>,
+    interims: &mut Interims<'_>,
+    (now, timer): (Instant, Pin<&mut Sleep>),
 ) -> Result<(response::Parts, Over), Missed> {
     let mut request = outbound.http2_head(exchange, leased.endpoint(), None)?;
     *request.method_mut() = Method::CONNECT;
     let websocket = Protocol::from_static("websocket");
     request.extensions_mut().insert(websocket);
     request.headers_mut().remove(SEC_WEBSOCKET_KEY);
-    let (answer, send) = slot.request(request, false)?;
+    let (mut answer, send) = slot.request(request, false)?;
+    let answer = pin!(poll_fn(|cx| interims.poll_http2(&mut answer, cx)));
     let patience = outbound.route.timeouts.response_head;
-    match until(now + patience, timer, pin!(answer)).await {
+    match until(now + patience, timer, answer).await {
         Some(Ok((head, recv))) => Ok((head, Over::Http2 { send, recv, slot })),
         Some(Err(fault)) => Err(fault.into()),
         None => Err(Failure::response_timeout().into()),

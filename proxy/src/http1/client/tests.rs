@@ -198,6 +198,31 @@ async fn answers_that_are_understood() {
 }
 
 #[tokio::test]
+async fn interim_answers_are_heard_before_the_one_that_counts() {
+    let said = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\ncontent-length: 5\r\n\r\n\
+                HTTP/1.1 199\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    let mut connection = Connection::new(Script {
+        pieces: [said.as_bytes().to_vec()].into(),
+        written: Arc::default(),
+    });
+    let mut upload = Upload::<Full<Bytes>>::none();
+    connection.begin(&get(), &mut upload);
+    let mut heard = Vec::new();
+    loop {
+        let next = std::future::poll_fn(|cx| connection.poll_heard(&mut upload, LIMITS, cx)).await;
+        match next.unwrap() {
+            Heard::Interim(head) => heard.push((head.status.as_u16(), head.headers.len())),
+            Heard::Answer(head) => {
+                heard.push((head.status.as_u16(), head.headers.len()));
+                break;
+            }
+        }
+    }
+    assert_eq!(heard, [(103, 2), (199, 0), (200, 1)]);
+    assert!(connection.into_body(upload).into_connection().is_some());
+}
+
+#[tokio::test]
 async fn answers_that_are_refused() {
     let head = "HTTP/1.1 200 OK\r\n";
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";

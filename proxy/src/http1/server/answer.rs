@@ -102,11 +102,11 @@ impl<B: Body<Data = Bytes> + Unpin> Answer<B>
 where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// `unfinished` is what has to go out before its head.
-    pub(super) fn new(response: Response<B>, asked: Asked, unfinished: &'static [u8]) -> Answer<B> {
+    /// `unsaid` is what has to go out before its head.
+    pub(super) fn new(response: Response<B>, asked: Asked, unsaid: &[u8]) -> Answer<B> {
         let (parts, body) = response.into_parts();
         let framing = framing_of(&parts, &body, asked);
-        let (text, goes_on) = encode_head(&parts, framing, asked, unfinished);
+        let (text, goes_on) = encode_head(&parts, framing, asked, unsaid);
         let has_body = framing != Framing::Nothing && !body.is_end_stream();
         let mut answer = Answer {
             body: Some(body),
@@ -283,23 +283,40 @@ fn framing_of<B: Body>(parts: &response::Parts, body: &B, asked: Asked) -> Frami
     }
 }
 
+/// The head of an interim answer (1xx but 101) as it goes on the wire. It frames nothing and ends nothing.
+pub(super) fn encode_interim(parts: &response::Parts) -> Vec<u8> {
+    let mut text = Vec::with_capacity(HEAD_CAPACITY);
+    push_status_line(&mut text, parts.status);
+    for (name, value) in &parts.headers {
+        if ![CONNECTION, UPGRADE, TRANSFER_ENCODING, CONTENT_LENGTH].contains(name) {
+            push_field(&mut text, name.as_str().as_bytes(), value.as_bytes());
+        }
+    }
+    text.extend_from_slice(b"\r\n");
+    text
+}
+
+fn push_status_line(text: &mut Vec<u8>, status: StatusCode) {
+    text.extend_from_slice(b"HTTP/1.1 ");
+    text.extend_from_slice(status.as_str().as_bytes());
+    text.push(b' ');
+    text.extend_from_slice(status.canonical_reason().unwrap_or("").as_bytes());
+    text.extend_from_slice(b"\r\n");
+}
+
 /// The head as it goes on the wire, and whether the connection goes on behind the answer. What
 /// frames the message is said by us alone.
 fn encode_head(
     parts: &response::Parts,
     framing: Framing,
     asked: Asked,
-    unfinished: &'static [u8],
+    unsaid: &[u8],
 ) -> (Vec<u8>, bool) {
     let mut goes_on = asked.keep_alive && framing != Framing::UntilClose;
     let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
     let mut text = Vec::with_capacity(HEAD_CAPACITY);
-    text.extend_from_slice(unfinished);
-    text.extend_from_slice(b"HTTP/1.1 ");
-    text.extend_from_slice(parts.status.as_str().as_bytes());
-    text.push(b' ');
-    text.extend_from_slice(parts.status.canonical_reason().unwrap_or("").as_bytes());
-    text.extend_from_slice(b"\r\n");
+    text.extend_from_slice(unsaid);
+    push_status_line(&mut text, parts.status);
     // Of the body that a GET would have got.
     let tells_length = asked.head_only && parts.status != StatusCode::NO_CONTENT;
     let mut dated = false;

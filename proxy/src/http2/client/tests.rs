@@ -228,6 +228,17 @@ async fn heads_that_break_the_rules_are_refused() {
         "{fault:?}"
     );
     let fault = fault_of(|respond| {
+        let mut blank = interim(103);
+        let value = HeaderValue::from_static(" b");
+        blank.headers_mut().insert("a", value);
+        respond.send_informational(blank).unwrap();
+    })
+    .await;
+    assert!(
+        matches!(fault, Fault::Head(_) | Fault::Protocol(_)),
+        "{fault:?}"
+    );
+    let fault = fault_of(|respond| {
         respond.send_informational(interim(101)).unwrap();
     })
     .await;
@@ -238,13 +249,21 @@ async fn heads_that_break_the_rules_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn interim_answers_are_left_out_and_one_length_is_said() {
+async fn interim_answers_are_heard_or_left_out_and_one_length_is_said() {
     let (mut client, mut requests) = pair(&server::Builder::new(), 1).await;
     let mut slot = client.take(false).unwrap();
-    let (answer, _send) = slot.request(get(), true).unwrap();
+    let (mut answer, _send) = slot.request(get(), true).unwrap();
     let (_, mut respond) = requests.recv().await.unwrap();
-    let early = Response::builder().status(103).body(()).unwrap();
-    respond.send_informational(early).unwrap();
+    let early = |link| {
+        let early = Response::builder().status(103).header("link", link);
+        early.body(()).unwrap()
+    };
+    respond.send_informational(early("</a>")).unwrap();
+    match poll_fn(|cx| answer.poll_heard(cx)).await.unwrap() {
+        Heard::Interim(head) => assert_eq!(head.headers["link"], "</a>"),
+        Heard::Answer(..) => panic!("there is none yet"),
+    }
+    respond.send_informational(early("</b>")).unwrap();
     let head = Response::builder()
         .header("content-length", "2")
         .header("content-length", "2")

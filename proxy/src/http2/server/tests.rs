@@ -211,6 +211,40 @@ async fn who_waits_to_be_asked_for_a_body_is_asked_once_it_is_wanted() {
 }
 
 #[tokio::test]
+async fn interim_answers_say_nothing_of_a_connection() {
+    let mut client = connect(|_, mut reply| async move {
+        let interim = Response::builder()
+            .status(103)
+            .version(Version::HTTP_11)
+            .header(CONNECTION, "close")
+            .header(TRANSFER_ENCODING, "chunked")
+            .header(CONTENT_LENGTH, "5")
+            .header("link", "</a>")
+            .header("link", "</b>");
+        let (interim, ()) = interim.body(()).unwrap().into_parts();
+        poll_fn(|cx| {
+            reply.say(interim.clone(), cx);
+            Poll::Ready(())
+        })
+        .await;
+        send(reply, Response::new(Full::new(Bytes::new())))
+            .await
+            .unwrap();
+    })
+    .await;
+    let (mut answer, _) = client
+        .send_request(request(Method::GET, &[]), true)
+        .unwrap();
+    let interim = poll_fn(|cx| answer.poll_informational(cx)).await;
+    let interim = interim.unwrap().unwrap();
+    assert_eq!(interim.status(), 103);
+    let fields = interim.headers();
+    assert_eq!(fields.len(), 2);
+    assert!(fields.get_all("link").iter().eq(["</a>", "</b>"]));
+    assert_eq!(answer.await.unwrap().status(), 200);
+}
+
+#[tokio::test]
 async fn an_accepted_extended_connect_is_a_200_that_stays_open() {
     let mut client = connect(|request, reply| async move {
         let protocol = request.extensions().get::<h2::ext::Protocol>().unwrap();

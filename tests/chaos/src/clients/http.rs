@@ -39,7 +39,10 @@ pub(crate) async fn exchange(
     timeout(PATIENCE, async {
         stream.write_all(request).await?;
         stream.flush().await?;
-        let head = wire::read_head(stream).await?;
+        let mut head = wire::read_head(stream).await?;
+        while wire::is_interim(head.status()) {
+            head = wire::read_head(stream).await?;
+        }
         let mut body = Vec::new();
         // An error is a body's end as well, and not a good one.
         let ended = stream.read_to_end(&mut body).await;

@@ -305,6 +305,88 @@ async fn an_answer_does_not_cut_what_the_client_is_being_told() {
     assert!(told.starts_with(expect), "{told}");
 }
 
+fn early_hints(link: &str) -> response::Parts {
+    let interim = Response::builder()
+        .status(103)
+        .header("link", link)
+        .header("content-length", "2")
+        .header("connection", "close")
+        .body(());
+    interim.unwrap().into_parts().0
+}
+
+#[tokio::test]
+async fn interim_answers_go_out_at_once_and_beside_what_asks_for_a_body() {
+    let (mut connection, mut client) = pair();
+    let head = "POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut body = next_request(&mut connection).await.into_body();
+    let herald = connection.herald();
+    let told = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".as_bytes();
+    for expected in [told, CONTINUE, told] {
+        poll_fn(|cx| {
+            match expected == CONTINUE {
+                true => assert!(Pin::new(&mut body).poll_frame(cx).is_pending()),
+                false => herald.say(&early_hints("</a>"), cx),
+            }
+            Poll::Ready(())
+        })
+        .await;
+        let mut text = vec![0; expected.len()];
+        client.read_exact(&mut text).await.unwrap();
+        assert_eq!(text, expected);
+    }
+    client.write_all(b"abc").await.unwrap();
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "abc");
+    drop(herald);
+    let mut answer = connection.begin_answer(Response::new(Empty::<Bytes>::new()));
+    poll_fn(|cx| connection.poll_answer(&mut answer, cx))
+        .await
+        .unwrap();
+    assert!(connection.may_go_on(&answer));
+    drop((answer, connection));
+    let mut text = String::new();
+    client.read_to_string(&mut text).await.unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+}
+
+/// What is being told goes on while the request is served, whoever is polled; more is left out meanwhile.
+#[tokio::test]
+async fn a_client_that_is_slow_to_take_an_interim_answer_is_told_no_more_until_it_has() {
+    let (near, mut client) = duplex(30);
+    let mut connection = Connection::new(near, LIMITS);
+    let head = "POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n";
+    let sending = client.write_all(head.as_bytes());
+    let (request, sent) = tokio::join!(next_request(&mut connection), sending);
+    sent.unwrap();
+    let mut body = request.into_body();
+    let herald = connection.herald();
+    let mut rounds = 0..3;
+    let serving = poll_fn(|cx| {
+        // The first goes out in part, and what asks for the body stands behind it.
+        for _ in rounds.by_ref() {
+            herald.say(&early_hints("</a>"), cx);
+            assert!(Pin::new(&mut body).poll_frame(cx).is_pending());
+        }
+        assert!(connection.poll_broken(cx).is_pending());
+        match connection.io().saying.is_empty() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    });
+    let told = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
+    let mut text = vec![0; told.len()];
+    let (read, ()) = tokio::join!(client.read_exact(&mut text), serving);
+    read.unwrap();
+    assert_eq!(String::from_utf8(text).unwrap(), told);
+    let mut nothing = [0];
+    let more = poll_fn(|cx| {
+        let mut buf = tokio::io::ReadBuf::new(&mut nothing);
+        Poll::Ready(Pin::new(&mut client).poll_read(cx, &mut buf).is_ready())
+    });
+    assert!(!more.await, "something was told twice");
+}
+
 /// Between two requests a connection holds no room for bytes, and a blank line is no request.
 #[tokio::test]
 async fn an_idle_connection_is_idle() {
