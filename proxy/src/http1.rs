@@ -27,6 +27,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 pub use decode::BodyFault;
+pub use syntax::poses_as_framing;
 pub use violation::Violation;
 
 /// What a head, or the trailers of a body, may use.

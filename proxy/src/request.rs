@@ -25,6 +25,7 @@ use ipnet::IpNet;
 
 use crate::config::model::Limits;
 use crate::facts::{ConnectionFacts, Peer, RequestFacts};
+use crate::http1::poses_as_framing;
 use crate::random;
 use authority::Authority;
 pub use path::{PathFault, normal_path};
@@ -152,14 +153,6 @@ pub fn is_trusted(ip: IpAddr, trusted: &[IpNet]) -> bool {
 fn underscored(headers: &HeaderMap) -> Vec<HeaderName> {
     let has_one = |name: &&HeaderName| memchr::memchr(b'_', name.as_str().as_bytes()).is_some();
     headers.keys().filter(has_one).cloned().collect()
-}
-
-/// `transfer_encoding`: nobody honest says it, and some server may believe it.
-fn poses_as_framing(name: &HeaderName) -> bool {
-    let dashed = name.as_str().replace('_', "-");
-    [CONTENT_LENGTH, TRANSFER_ENCODING]
-        .iter()
-        .any(|framing| *framing == *dashed)
 }
 
 fn is_repeated(headers: &HeaderMap, name: &HeaderName) -> bool {

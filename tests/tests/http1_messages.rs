@@ -91,6 +91,39 @@ async fn an_early_answer_reaches_a_client_that_is_still_sending() {
     }
 }
 
+/// A reset while it still sends could take the answer away from it.
+#[tokio::test]
+async fn a_client_may_send_on_behind_an_answer_that_is_the_last() {
+    let upstream = Script::new().await;
+    let proxy = Proxy::in_front_of(
+        upstream.addr,
+        "[[route]]\npath = \"/no\"\nrespond = { status = 403 }\n[limits]\nrequest_body = \"10B\"\n",
+    )
+    .await;
+    const LENGTH: usize = 16 << 20;
+    for (request, status) in [
+        (
+            format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n"),
+            413,
+        ),
+        (
+            format!("POST /no HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n"),
+            403,
+        ),
+        ("GET / HTTP/1.1\r\nHost : a\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: ".to_owned(), 431),
+    ] {
+        let mut client = tcp(proxy.addr(0)).await;
+        client.write_all(request.as_bytes()).await.unwrap();
+        let sent = client.write_all(&vec![b'a'; LENGTH]).await;
+        sent.unwrap_or_else(|error| panic!("{status}: {error}"));
+        let answer = read_response(&mut client).await.unwrap();
+        assert_eq!(answer.head.status(), status);
+        assert_eq!(read_to_end(&mut client).await, b"", "closed");
+    }
+    assert!(!upstream.was_contacted().await);
+}
+
 #[tokio::test]
 async fn an_early_answer_that_is_refused_lets_go_of_the_request_too() {
     let upstream = Script::new().await;

@@ -493,6 +493,11 @@ async fn malformed_fields() {
             Reset(PROTOCOL),
         ),
         (
+            "a length of 64 bits",
+            get(&[("content-length", "9223372036854775808")]),
+            Reset(PROTOCOL),
+        ),
+        (
             "two lengths",
             get(&[("content-length", "0"), ("content-length", "1")]),
             Reset(PROTOCOL),

@@ -259,6 +259,25 @@ async fn a_question_about_the_whole_server_goes_where_its_root_goes() {
     let mut bench = Bench::new("rewrite = { regex = \"^/(.*)\", to = \"/v1/$1\" }\n").await;
     let seen = bench.passes("*", with_line("OPTIONS * HTTP/1.1")).await;
     assert_eq!(seen.head.start, "OPTIONS * HTTP/1.1");
+    // RFC 9112 §3.2.4: so is one in absolute form that names no path.
+    for (target, asked, host) in [
+        ("http://other.example:81", "*", "other.example:81"),
+        ("HTTP://[::1]", "*", "[::1]"),
+        ("http://other.example/", "/v1/", "other.example"),
+        ("http://other.example?x", "/v1/?x", "other.example"),
+        (
+            "/x?y=http://other.example",
+            "/v1/x?y=http://other.example",
+            "a",
+        ),
+    ] {
+        let line = with_line(format!("OPTIONS {target} HTTP/1.1"));
+        let seen = bench.passes(target, line).await;
+        assert_eq!(seen.head.target(), asked, "{target}");
+        assert_eq!(seen.head.fields.all("host"), [host], "{target}");
+    }
+    let seen = bench.passes("GET", with_line("GET http://other.example HTTP/1.1"));
+    assert_eq!(seen.await.head.target(), "/v1/");
     let proxy = Proxy::start(
         "[[listener]]\nbind = \"127.0.0.1:0\"\n\
          [[route]]\nredirect = { to = \"https://{host}{path}\", status = 308 }\n",

@@ -332,4 +332,5 @@ fn status_of(violation: Violation) -> StatusCode {
 const SLOW: StatusCode = StatusCode::REQUEST_TIMEOUT;
 const SLOW_HEAD: &str = "request_head_timeout";
 const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 256 * 1024;
+/// An upload that was refused; less, and the reset that follows may take its answer away.
+const LINGER_BYTES: usize = 32 * 1024 * 1024;

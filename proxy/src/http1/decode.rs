@@ -12,7 +12,7 @@ use http::header::{
 use http_body::SizeHint;
 use thiserror::Error;
 
-use super::syntax::{find_end, is_text, is_token, parse_fields};
+use super::syntax::{find_end, is_text, is_token, parse_fields, poses_as_framing};
 use super::{HeadLimits, READ_AHEAD, READ_MOST, Violation};
 
 /// How a body is delimited (RFC 9112 §6.3), and how far it has come.
@@ -298,9 +298,13 @@ fn trailers(
     if !trailers.frame_nothing() {
         return Err(Violation::FramingInTrailers);
     }
-    let of_heads = |name: &HeaderName| OF_HEADS.contains(name);
-    if sender == Sender::Client && trailers.headers.keys().any(of_heads) {
-        return Err(Violation::HeadFieldInTrailers);
+    if sender == Sender::Client {
+        if trailers.headers.keys().any(poses_as_framing) {
+            return Err(Violation::FramingInTrailers);
+        }
+        if trailers.headers.keys().any(|name| OF_HEADS.contains(name)) {
+            return Err(Violation::HeadFieldInTrailers);
+        }
     }
     Ok(Piece::Trailers(trailers.headers))
 }

@@ -126,8 +126,8 @@ impl FieldBlock {
         !self.length && !self.coding
     }
 
-    /// The one Content-Length: 1*DIGIT, which always fits. No zeros lead it: some readers would take it
-    /// for octal.
+    /// The one Content-Length: 1*DIGIT, of which 63 bits hold the number, as some readers' have a sign. No
+    /// zeros lead it: some would take it for octal.
     pub(super) fn content_length(&self) -> Result<Option<u64>, Violation> {
         if !self.length {
             return Ok(None);
@@ -148,7 +148,10 @@ impl FieldBlock {
         let number = digits
             .iter()
             .fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
-        Ok(Some(number))
+        match number > MOST_LENGTH {
+            true => Err(Violation::BadContentLength),
+            false => Ok(Some(number)),
+        }
     }
 
     /// Whether the body is chunked; nothing else can be said by Transfer-Encoding.
@@ -227,6 +230,15 @@ pub(super) fn names_option(value: &HeaderValue, wanted: &str) -> bool {
     options.any(|option| trim(option).eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
+/// `transfer_encoding`: nobody honest says it, and some server may believe it.
+pub fn poses_as_framing(name: &HeaderName) -> bool {
+    let dashed = name.as_str().replace('_', "-");
+    dashed != name.as_str()
+        && [CONTENT_LENGTH, TRANSFER_ENCODING]
+            .iter()
+            .any(|framing| *framing == *dashed)
+}
+
 pub(super) fn push_field(bytes: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     bytes.extend_from_slice(name);
     bytes.extend_from_slice(b": ");
@@ -282,6 +294,7 @@ const BLANK_LINE: &[u8] = b"\r\n\r\n";
 const USUAL_HEAD: usize = 2048;
 /// 10^19 - 1 fits 64 bits.
 const LENGTH_DIGITS: usize = 19;
+const MOST_LENGTH: u64 = u64::MAX >> 1;
 
 #[cfg(test)]
 mod tests {

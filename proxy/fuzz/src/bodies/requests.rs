@@ -334,7 +334,7 @@ pub fn is_small(message: &Message) -> bool {
     let length = head.only("content-length").unwrap_or_default();
     head.size <= HEAD.size
         && head.fields.len() <= HEAD.fields
-        && length.len() < 20
+        && length.len() < 19
         && (length == b"0" || !length.starts_with(b"0"))
         && message.extensions == 0
         && message.trailers.is_empty()

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{Method, Request, Uri, Version};
 
 use super::super::decode::{Decoder, Sender};
@@ -94,6 +95,10 @@ fn parse(head: &Bytes, start: usize, limits: HeadLimits) -> Result<(Head, usize)
     *request.method_mut() = Method::from_bytes(method).map_err(|_| Violation::BadMethod)?;
     *request.uri_mut() =
         Uri::from_maybe_shared(head.slice_ref(target)).map_err(|_| Violation::BadTarget)?;
+    if *request.method() == Method::OPTIONS && has_no_path(target) {
+        let uri = std::mem::take(request.uri_mut());
+        *request.uri_mut() = with_star(uri).ok_or(Violation::BadTarget)?;
+    }
     *request.version_mut() = version;
     let fields = parse_fields(head, fields, limits)?;
     let body = body_of(&fields, version, limits)?;
@@ -135,6 +140,26 @@ fn split_request_line(line: &[u8]) -> Result<(&[u8], &[u8], Version), Violation>
         return Err(Violation::TargetTooLong);
     }
     Ok((method, target, version))
+}
+
+/// Whether a target is `http://host`, of which a [`Uri`] makes `http://host/`.
+fn has_no_path(target: &[u8]) -> bool {
+    target.first() != Some(&b'/')
+        && target
+            .windows(SCHEME_END.len())
+            .position(|bytes| bytes == SCHEME_END)
+            .is_some_and(|at| {
+                !target[at + SCHEME_END.len()..]
+                    .iter()
+                    .any(|byte| b"/?".contains(byte))
+            })
+}
+
+/// The target of a question about a whole server, asked in absolute form (RFC 9112 §3.2.4).
+fn with_star(uri: Uri) -> Option<Uri> {
+    let mut parts = uri.into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static("*"));
+    Uri::from_parts(parts).ok()
 }
 
 /// What is wrong with a request line that has this fault: one that is too large for a head has too
@@ -191,6 +216,7 @@ fn is_target(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b'#'
 }
 
+const SCHEME_END: &[u8] = b"://";
 /// The longest registered method has 16 letters.
 const METHOD_LENGTH: usize = 32;
 /// How a request line ends.

@@ -305,7 +305,9 @@ impl Name {
                         .all(|byte| byte.is_ascii_graphic() && *byte != b'#')
             }
             Name::ContentLength => {
-                (1..=LENGTH_DIGITS).contains(&value.len()) && value.iter().all(u8::is_ascii_digit)
+                !value.is_empty()
+                    && value.iter().all(u8::is_ascii_digit)
+                    && (value.len(), value) <= (MOST_LENGTH.len(), MOST_LENGTH)
             }
             Name::Te => value == b"trailers",
             Name::Regular => {
@@ -408,8 +410,8 @@ pub(super) const MALFORMED: &[u8] = b"\x00\x0aconnection\x01x";
 const TABLE_SIZE: usize = 4096;
 const OVERHEAD: usize = 32;
 const PSEUDO: usize = 6;
-/// Of a Content-Length: no more than `h2` and a u64 take.
-const LENGTH_DIGITS: usize = 19;
+/// A Content-Length that has 63 bits, as over HTTP/1.1.
+const MOST_LENGTH: &[u8] = b"9223372036854775807";
 /// Bits of an integer behind its prefix, as many as `h2` takes.
 const INTEGER_BITS: u32 = 28;
 
