@@ -718,3 +718,38 @@ async fn crumbs_of_a_cookie_are_one_field() {
     let body = String::from_utf8(body).unwrap();
     assert!(body.contains(r#"["cookie","a=b; c=d"]"#), "{body}");
 }
+
+#[tokio::test]
+async fn who_the_client_is_nobody_says_but_us() {
+    let upstream = Upstream::describing("pages").await;
+    let proxy = proxy_in_front_of(upstream.addr, "").await;
+    let mut client = Bare::open(proxy.addr(0), &[]).await;
+    let spoofed = [
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-forwarded-port",
+        "x-real-ip",
+        "x-request-id",
+        "x-client-cert-subject",
+        "forwarded",
+        "proxy",
+        "x_forwarded_for",
+        "x_real_ip",
+        "x_own",
+    ];
+    let fields: Vec<_> = spoofed.map(|name| (name, "spoofed.test")).to_vec();
+    client.send(&get(&fields)).await;
+    let (status, body) = client.answer(1).await;
+    let body = String::from_utf8(body).unwrap();
+    assert_eq!(status, 200, "{body}");
+    assert!(!body.contains("spoofed.test"), "{body}");
+    for ours in [
+        r#"["x-forwarded-for","127.0.0.1"]"#,
+        r#"["x-forwarded-host","a.test"]"#,
+        r#"["x-forwarded-proto","http"]"#,
+        r#"["x-real-ip","127.0.0.1"]"#,
+    ] {
+        assert!(body.contains(ours), "{ours}: {body}");
+    }
+}

@@ -5,13 +5,89 @@
 //! of a denied prefix reaches an upstream.
 
 use sluicegate_tests::client::tcp;
+use sluicegate_tests::http2;
+use sluicegate_tests::http2::bare::{Bare, GET, Outcome::Answer, proxy_in_front_of};
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::raw::{Bench, with_line};
+use sluicegate_tests::upstream::Script;
 use sluicegate_tests::wire;
 use tokio::io::AsyncWriteExt;
 
 const DENIED: &str = "[[route]]\npath = \"/admin\"\nrespond = { status = 403 }\n\
                       [[route]]\nhost = \"denied.example\"\nrespond = { status = 403 }\n";
+
+const DENIED_HOSTS: &[&str] = &[
+    "denied.example",
+    "Denied.EXAMPLE",
+    "denied.example.",
+    "denied.example:80",
+    "denied.example.:",
+];
+
+/// `/admin`, to some server.
+const DENIED_PATHS: &[&str] = &[
+    "/admin",
+    "/admin/",
+    "/admin/x",
+    "/admin?x",
+    "/admin;x",
+    "/ADMIN",
+    "/Admin/x",
+    "/%41DMIN",
+    "//admin",
+    "///admin//x",
+    "/./admin",
+    "/././admin/.",
+    "/a/../admin",
+    "/a/b/../../admin/",
+    "/admin/a/..",
+    "/admin/../admin",
+    "/%61dmin",
+    "/%61%64%6D%69%6e",
+    "/%2e/admin",
+    "/a/%2E%2e/admin",
+    "/a/.%2e/admin",
+    "http://a/admin",
+    "http://a//admin",
+];
+
+/// What servers disagree about, or is no path.
+const REFUSED_PATHS: &[&str] = &[
+    "/%2Fadmin",
+    "/%5cadmin",
+    "/\\admin",
+    "/a\\..\\admin",
+    "/;/admin",
+    "/;a=b/admin",
+    "/a;x/../admin",
+    "/a/..;/admin",
+    "/a/..;x=y/admin",
+    "/a/%2e%2e;/admin",
+    "/a/%2e%2e%3b/admin",
+    "/.;/admin",
+    "/%00/admin",
+    "/admin%00",
+    "/admin%0a",
+    "/admin%0d%0aX:y",
+    "/admin%09",
+    "/admin%7f",
+    "/a/%c0%ae%c0%ae/admin",
+    "/%c1%a1dmin",
+    "/%e0%80%af",
+    "/%f0%80%80%af",
+    "/%ed%a0%80",
+    "/%c0%af..%c0%afadmin",
+    "/%u0061dmin",
+    "/%",
+    "/%4",
+    "/%zz",
+    "/%%36%31dmin",
+    "/..",
+    "/%2e%2e/admin",
+    "/a/../../admin",
+    "/a%2f..%2fadmin",
+    "/a/%2e%2e%2fadmin",
+];
 
 fn with_host(host: impl AsRef<[u8]>) -> Vec<u8> {
     [
@@ -134,13 +210,7 @@ async fn a_host_goes_on_in_its_normal_form() {
 #[tokio::test]
 async fn no_spelling_of_a_host_leads_around_its_route() {
     let mut bench = Bench::new(DENIED).await;
-    for host in [
-        "denied.example",
-        "Denied.EXAMPLE",
-        "denied.example.",
-        "denied.example:80",
-        "denied.example.:",
-    ] {
+    for host in DENIED_HOSTS {
         let seen = bench.serves(host, with_host(host), &[403]).await;
         assert_eq!(seen, [], "{host}");
     }
@@ -295,76 +365,41 @@ async fn a_question_about_the_whole_server_goes_where_its_root_goes() {
 #[tokio::test]
 async fn a_denied_prefix_has_no_other_spelling() {
     let mut bench = Bench::new(DENIED).await;
-    for target in [
-        "/admin",
-        "/admin/",
-        "/admin/x",
-        "/admin?x",
-        "/admin;x",
-        "/ADMIN",
-        "/Admin/x",
-        "/%41DMIN",
-        "//admin",
-        "///admin//x",
-        "/./admin",
-        "/././admin/.",
-        "/a/../admin",
-        "/a/b/../../admin/",
-        "/admin/a/..",
-        "/admin/../admin",
-        "/%61dmin",
-        "/%61%64%6D%69%6e",
-        "/%2e/admin",
-        "/a/%2E%2e/admin",
-        "/a/.%2e/admin",
-        "http://a/admin",
-        "http://a//admin",
-    ] {
+    for target in DENIED_PATHS {
         let line = with_line(format!("GET {target} HTTP/1.1"));
         let seen = bench.serves(target, line, &[403]).await;
         assert_eq!(seen, [], "{target}");
     }
-    for target in [
-        "/%2Fadmin",
-        "/%5cadmin",
-        "/\\admin",
-        "/a\\..\\admin",
-        "/;/admin",
-        "/;a=b/admin",
-        "/a;x/../admin",
-        "/a/..;/admin",
-        "/a/..;x=y/admin",
-        "/a/%2e%2e;/admin",
-        "/a/%2e%2e%3b/admin",
-        "/.;/admin",
-        "/%00/admin",
-        "/admin%00",
-        "/admin%0a",
-        "/admin%0d%0aX:y",
-        "/admin%09",
-        "/admin%7f",
-        "/a/%c0%ae%c0%ae/admin",
-        "/%c1%a1dmin",
-        "/%e0%80%af",
-        "/%f0%80%80%af",
-        "/%ed%a0%80",
-        "/%c0%af..%c0%afadmin",
-        "/%u0061dmin",
-        "/%",
-        "/%4",
-        "/%zz",
-        "/%%36%31dmin",
-        "/..",
-        "/%2e%2e/admin",
-        "/a/../../admin",
-        "/a%2f..%2fadmin",
-        "/a/%2e%2e%2fadmin",
-    ] {
+    for target in REFUSED_PATHS {
         bench
             .refuses(target, with_line(format!("GET {target} HTTP/1.1")), 400)
             .await;
     }
     assert_eq!(bench.upstream.connections(), 0);
+}
+
+#[tokio::test]
+async fn paths_and_hosts_are_judged_over_http2_as_well() {
+    let upstream = Script::new().await;
+    let proxy = proxy_in_front_of(upstream.addr, DENIED).await;
+    let with = |place: usize, value: &'static str| {
+        let mut fields = GET.to_vec();
+        fields[place].1 = value;
+        (value, http2::headers(1, &fields))
+    };
+    let [authority, path] = [2, 3];
+    let denied = DENIED_PATHS.iter().filter(|path| path.starts_with('/'));
+    let denied = denied.map(|value| with(path, value));
+    let denied = denied.chain(DENIED_HOSTS.iter().map(|value| with(authority, value)));
+    let refused = REFUSED_PATHS.iter().map(|value| with(path, value));
+    let cases = denied.map(|(value, request)| (value, request, 403));
+    let cases = cases.chain(refused.map(|(value, request)| (value, request, 400)));
+    for (value, request, status) in cases {
+        let mut client = Bare::open(proxy.addr(0), &[]).await;
+        client.send(&request).await;
+        assert_eq!(client.outcome(1, true).await, Answer(status), "{value}");
+    }
+    assert!(!upstream.was_contacted().await);
 }
 
 #[tokio::test]
