@@ -132,6 +132,16 @@ pub fn is_grpc(parts: &Parts) -> bool {
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
+/// Whether a server would take all that follows on the same connection for the same user's (RFC 4559 §6).
+pub fn logs_in_connection(headers: &HeaderMap) -> bool {
+    let logs_in = |value: &HeaderValue| {
+        let scheme = value.as_bytes().split(|byte| *byte == b' ').next();
+        let scheme = scheme.unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+    };
+    headers.get_all(AUTHORIZATION).iter().any(logs_in)
+}
+
 /// Takes away the fields that have an underscore in their name.
 pub fn drop_underscores(headers: &mut HeaderMap) {
     for name in underscored(headers) {

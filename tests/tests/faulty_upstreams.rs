@@ -294,6 +294,35 @@ async fn bytes_past_the_end_never_become_the_next_response() {
     }
 }
 
+/// RFC 4559 §6: such a login is the connection's, and whoever comes next on it would be that user.
+#[tokio::test]
+async fn a_connection_that_somebody_logged_in_is_nobody_elses() {
+    let upstream = Script::new().await;
+    let proxy = Proxy::in_front_of(upstream.addr, "").await;
+    for (login, kept) in [
+        ("NTLM TlRMTVNTUAABAAAA", false),
+        ("negotiate YIIJvwYGKwYBBQUCoIIJ", false),
+        ("Negotiate", false),
+        ("Basic bnRsbTpuZWdvdGlhdGU=", true),
+        ("Negotiated x", true),
+    ] {
+        let mut client = tcp(proxy.addr(0)).await;
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nAuthorization: {login}\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut server = take(&upstream).await;
+        server.write_all(OK).await.unwrap();
+        read_response(&mut client).await.unwrap();
+        if kept {
+            client.write_all(GET).await.unwrap();
+            wire::read_request(&mut server).await.unwrap();
+            let last = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+            server.write_all(last).await.unwrap();
+            read_response(&mut client).await.unwrap();
+        }
+        assert_eq!(read_to_end(&mut server).await, b"", "{login}");
+    }
+}
+
 #[tokio::test]
 async fn a_body_after_head_is_no_response() {
     let upstream = Script::new().await;

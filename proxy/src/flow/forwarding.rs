@@ -298,8 +298,11 @@ impl Outbound<'_> {
         head.map_err(|error| Failure::internal("upstream_request").because(error))
     }
 
-    /// Of a connection that goes back to its pool.
+    /// Of a connection that goes back to its pool, unless the next one there would find itself logged in.
     fn loan(&self, leased: Leased) -> Loan {
+        if request::logs_in_connection(&self.parts.headers) {
+            return Loan::of_closing(leased);
+        }
         let upstream = &self.upstream.upstream;
         Loan {
             leased,
