@@ -20,7 +20,7 @@ use ipnet::IpNet;
 use regex::Regex;
 
 pub use tunnel::{
-    Budget, COLLECTED_MESSAGE, Compression, Isolation, MESSAGE_FRAMES, OnMessageError, OnlyKind,
+    Allowance, COLLECTED_MESSAGE, Compression, Isolation, MESSAGE_FRAMES, OnMessageError, OnlyKind,
     Over, Rate, SideRules, TunnelRules,
 };
 

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::model::Budget;
+use crate::config::model::Allowance;
 
-/// One budget: tokens that come with time and go with what is sent.
+/// An allowance as it is used up: tokens that come with time and go with what is sent.
 #[derive(Debug, Clone)]
 pub struct Bucket {
-    budget: Budget,
+    allowance: Allowance,
     /// In billionths of a token, below nothing after a debt.
     level: i128,
     /// When the level was right.
@@ -25,10 +25,10 @@ pub struct Bucket {
 
 impl Bucket {
     /// A bucket that is full at `now`.
-    pub fn new(budget: Budget, now: Instant) -> Bucket {
+    pub fn new(allowance: Allowance, now: Instant) -> Bucket {
         Bucket {
-            budget,
-            level: billionths(budget.burst),
+            allowance,
+            level: billionths(allowance.burst),
             at: now,
         }
     }
@@ -51,8 +51,8 @@ impl Bucket {
         let elapsed = now.saturating_duration_since(self.at);
         // A nanosecond brings a billionth of what a second brings.
         let nanos = i128::try_from(elapsed.as_nanos()).unwrap_or(i128::MAX);
-        let come = nanos.saturating_mul(i128::from(self.budget.per_second));
-        let full = billionths(self.budget.burst);
+        let come = nanos.saturating_mul(i128::from(self.allowance.per_second));
+        let full = billionths(self.allowance.burst);
         self.level = self.level.saturating_add(come).min(full);
         self.at = self.at.max(now);
     }
@@ -63,11 +63,11 @@ impl Bucket {
         if n == 0 {
             return Duration::ZERO;
         }
-        let needed = billionths(n.min(self.budget.burst)) - self.level;
+        let needed = billionths(n.min(self.allowance.burst)) - self.level;
         let Ok(needed) = u128::try_from(needed) else {
             return Duration::ZERO;
         };
-        let nanos = needed.div_ceil(u128::from(self.budget.per_second.max(1)));
+        let nanos = needed.div_ceil(u128::from(self.allowance.per_second.max(1)));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
@@ -83,17 +83,17 @@ mod tests {
 
     use super::*;
 
-    fn budget(per_second: u64, burst: u64) -> Budget {
-        Budget { per_second, burst }
+    fn allowance(per_second: u64, burst: u64) -> Allowance {
+        Allowance { per_second, burst }
     }
 
     #[test]
     fn tokens_come_with_time_and_go_with_what_is_taken() {
         /// Steps: at this millisecond take so much; `Some`: refused for so many milliseconds.
         #[track_caller]
-        fn check(budget: Budget, steps: &[(u64, u64, Option<u64>)]) {
+        fn check(allowance: Allowance, steps: &[(u64, u64, Option<u64>)]) {
             let start = Instant::now();
-            let mut bucket = Bucket::new(budget, start);
+            let mut bucket = Bucket::new(allowance, start);
             for (at, n, expected) in steps {
                 let refused = bucket.take(*n, start + Duration::from_millis(*at)).err();
                 let expected = expected.map(Duration::from_millis);
@@ -102,7 +102,7 @@ mod tests {
         }
         // A second's worth at once, then as they come.
         check(
-            budget(4, 4),
+            allowance(4, 4),
             &[
                 (0, 4, None),
                 (0, 1, Some(250)),
@@ -115,7 +115,7 @@ mod tests {
         );
         // A pause fills it up to a burst and no further.
         check(
-            budget(1, 10),
+            allowance(1, 10),
             &[
                 (0, 10, None),
                 (5_000, 6, Some(1_000)),
@@ -126,7 +126,7 @@ mod tests {
         );
         // More than a burst: when it is full, and the debt is paid before anything else.
         check(
-            budget(10, 10),
+            allowance(10, 10),
             &[
                 (0, 1, None),
                 (0, 30, Some(100)),
@@ -139,7 +139,7 @@ mod tests {
         );
         // A clock that goes back brings nothing, and takes nothing.
         check(
-            budget(10, 10),
+            allowance(10, 10),
             &[
                 (500, 10, None),
                 (0, 1, Some(100)),
@@ -153,12 +153,12 @@ mod tests {
     fn the_largest_numbers_fit() {
         let start = Instant::now();
         let century = Duration::from_secs(100 * 365 * 86_400);
-        let mut large = Bucket::new(budget(u64::MAX, u64::MAX), start);
+        let mut large = Bucket::new(allowance(u64::MAX, u64::MAX), start);
         assert_eq!(large.take(u64::MAX, start), Ok(()));
         assert_eq!(large.take(u64::MAX, start), Err(Duration::from_secs(1)));
         assert_eq!(large.take(u64::MAX, start + century), Ok(()));
 
-        let mut slow = Bucket::new(budget(1, 1), start);
+        let mut slow = Bucket::new(allowance(1, 1), start);
         assert_eq!(slow.take(u64::MAX, start), Ok(()));
         assert_eq!(slow.take(1, start), Err(Duration::from_nanos(u64::MAX)));
         assert!(slow.take(1, start + century).is_err());
@@ -173,12 +173,12 @@ mod tests {
             pause in 0_u64..10_000,
             asks in prop::collection::vec((0_u64..3_000_000_000, 1_u64..20_000), 1..60),
         ) {
-            let budget = budget(per_second, per_second + pause);
+            let allowance = allowance(per_second, per_second + pause);
             let start = Instant::now();
-            let mut bucket = Bucket::new(budget, start);
+            let mut bucket = Bucket::new(allowance, start);
             let (mut elapsed, mut taken) = (0_u128, 0_u128);
             for (step, n) in asks {
-                let n = n.min(budget.burst);
+                let n = n.min(allowance.burst);
                 elapsed += u128::from(step);
                 let at = |nanos: u128| start + Duration::from_nanos(u64::try_from(nanos).unwrap());
                 if let Err(wait) = bucket.take(n, at(elapsed)) {
@@ -188,7 +188,7 @@ mod tests {
                     prop_assert_eq!(bucket.take(n, at(elapsed)), Ok(()));
                 }
                 taken += u128::from(n);
-                let most = u128::from(budget.burst) * 1_000_000_000 + elapsed * u128::from(per_second);
+                let most = u128::from(allowance.burst) * 1_000_000_000 + elapsed * u128::from(per_second);
                 prop_assert!(taken * 1_000_000_000 <= most);
             }
         }
@@ -198,7 +198,7 @@ mod tests {
     fn a_day_of_small_steps_does_not_drift() {
         // A third of a token each time: what is rounded away would be missing in the end.
         let start = Instant::now();
-        let mut bucket = Bucket::new(budget(1, 1_000_000_000), start);
+        let mut bucket = Bucket::new(allowance(1, 1_000_000_000), start);
         assert_eq!(bucket.take(1_000_000_000, start), Ok(()));
         let mut now = start;
         for _ in 0..300_000 {

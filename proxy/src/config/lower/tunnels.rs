@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Context, number, size};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::model::{
-    Budget, Compression, OnlyKind, Over, Rate, SideRules, Span, TunnelRules,
+    Allowance, Compression, OnlyKind, Over, Rate, SideRules, Span, TunnelRules,
 };
 use crate::config::reader::{Field, Read, Text};
 use crate::config::schema;
@@ -226,9 +226,9 @@ fn lower_rate(field: &Field<schema::Rate>, cx: &mut Context<'_>) -> Option<Rate>
         return None;
     }
     let (messages, burst) = (&written.messages, &written.messages_burst);
-    let messages = budget("messages", messages, burst, |number| *number, cx);
+    let messages = allowance("messages", messages, burst, |number| *number, cx);
     let (bytes, burst) = (&written.bytes, &written.bytes_burst);
-    let bytes = budget("bytes", bytes, burst, |size| size.0, cx);
+    let bytes = allowance("bytes", bytes, burst, |size| size.0, cx);
     Some(Rate {
         messages,
         bytes,
@@ -236,13 +236,13 @@ fn lower_rate(field: &Field<schema::Rate>, cx: &mut Context<'_>) -> Option<Rate>
     })
 }
 
-fn budget<T: Read>(
+fn allowance<T: Read>(
     key: &str,
     per_second: &Field<T>,
     burst: &Field<T>,
     number: impl Fn(&T::Out) -> u64,
     cx: &mut Context<'_>,
-) -> Option<Budget> {
+) -> Option<Allowance> {
     if let Some(burst) = burst.given()
         && per_second.is_absent()
     {
@@ -261,7 +261,7 @@ fn budget<T: Read>(
         }
         at_once
     });
-    Some(Budget { per_second, burst })
+    Some(Allowance { per_second, burst })
 }
 
 fn only(route: &schema::Route, cx: &mut Context<'_>) -> Option<OnlyKind> {

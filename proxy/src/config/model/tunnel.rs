@@ -48,15 +48,15 @@ pub struct SideRules {
 /// How much may be sent in a second: messages, bytes, or both; at least one of them is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    pub messages: Option<Budget>,
+    pub messages: Option<Allowance>,
     /// Bytes as they come: compressed, and with the heads of frames.
-    pub bytes: Option<Budget>,
+    pub bytes: Option<Allowance>,
     pub over: Over,
 }
 
 /// So many a second, after a pause so many at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
+pub struct Allowance {
     /// At least 1.
     pub per_second: u64,
     /// At least `per_second`.

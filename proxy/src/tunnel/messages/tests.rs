@@ -9,7 +9,8 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::config::model::{Budget, Over, Rate, SideRules};
+use crate::budget::Budget;
+use crate::config::model::{Allowance, Over, Rate, SideRules};
 use crate::drain::Drain;
 use crate::facts::ClosedBy;
 use crate::socket::Socket;
@@ -170,7 +171,7 @@ impl Rig {
             drain: Duration::from_secs(3),
             expiry: None,
             member: drain.join(),
-            budget: crate::budget::Budget::new(None),
+            budget: Budget::new(None),
             metrics: None,
         };
         Rig {
@@ -401,7 +402,7 @@ async fn a_rate_can_hold_back_instead() {
 }
 
 fn one_a_second(over: Over) -> Rate {
-    let messages = Some(Budget {
+    let messages = Some(Allowance {
         per_second: 1,
         burst: 1,
     });

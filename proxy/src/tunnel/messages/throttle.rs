@@ -24,8 +24,8 @@ pub(super) struct TooMuch;
 impl Throttle {
     pub(super) fn new(rate: &Rate, now: Instant) -> Throttle {
         Throttle {
-            messages: rate.messages.map(|budget| Bucket::new(budget, now)),
-            bytes: rate.bytes.map(|budget| Bucket::new(budget, now)),
+            messages: rate.messages.map(|allowance| Bucket::new(allowance, now)),
+            bytes: rate.bytes.map(|allowance| Bucket::new(allowance, now)),
             over: rate.over,
             owed: (0, 0),
             until: None,
