@@ -46,10 +46,23 @@ impl Proxy {
 
     /// Waits until a series has this value.
     pub async fn until_metric(&self, series: &str, wanted: f64) {
-        until(&format!("{series} = {wanted}"), || async {
-            (self.metric(series).await == Some(wanted)).then_some(())
+        let what = format!("{series} = {wanted}");
+        self.until_metric_is(&what, series, |value| value == wanted)
+            .await;
+    }
+
+    /// Waits until the value of a series is as wanted, and gives it; `what` is what the wait is for.
+    pub async fn until_metric_is(
+        &self,
+        what: &str,
+        series: &str,
+        wanted: impl Fn(f64) -> bool,
+    ) -> f64 {
+        until(what, async || {
+            let value = self.metric(series).await?;
+            wanted(value).then_some(value)
         })
-        .await;
+        .await
     }
 
     /// The access log's line of this event, parsed.

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-use crate::{secrets, soon};
+use crate::{plugins, secrets, soon};
 
 /// A running sluicegate; killed when dropped.
 pub struct Proxy {
@@ -61,6 +61,36 @@ impl Proxy {
         .await
     }
 
+    /// Starts with one worker, an admin listener, an access log in JSON, and one plain listener, with whose
+    /// table `more` goes on.
+    pub async fn observed(more: &str) -> Proxy {
+        Proxy::start(&format!(
+            r#"
+            [runtime]
+            workers = 1
+            [admin]
+            bind = "127.0.0.1:0"
+            [log]
+            access = "json"
+            [[listener]]
+            bind = "127.0.0.1:0"
+            {more}
+            "#
+        ))
+        .await
+    }
+
+    /// As [`Proxy::observed`], with the guest of conversations as the plugin `guest`, with whose table `more`
+    /// goes on.
+    pub async fn with_guest(more: &str) -> Proxy {
+        let wasm = conversation_guest().await;
+        Proxy::observed(&format!(
+            "[plugin.guest]\nwasm = \"{}\"\n{more}",
+            wasm.display()
+        ))
+        .await
+    }
+
     /// Starts with one plugin, `filter`, of this package on the one route to a server; `more` goes on with
     /// the plugin's table.
     pub async fn with_plugin(package: &str, more: &str, server: SocketAddr) -> Proxy {
@@ -80,7 +110,7 @@ impl Proxy {
             to = "{server}"
             plugins = ["filter"]
             "#,
-            crate::plugins::wasm(package).display(),
+            plugins::wasm(package).display(),
         ))
         .await
     }
@@ -327,6 +357,12 @@ impl Drop for Proxy {
             }
         }
     }
+}
+
+/// The .wasm of `tests/guests/conversations`, built while the test's other tasks go on.
+pub async fn conversation_guest() -> PathBuf {
+    let wasm = tokio::task::spawn_blocking(|| plugins::wasm("sluicegate-conversation-guest"));
+    wasm.await.unwrap()
 }
 
 /// The binary that is built with these tests.

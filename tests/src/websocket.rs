@@ -89,6 +89,20 @@ struct Open {
     wire: Vec<u8>,
 }
 
+impl Heard {
+    /// What a text message says.
+    ///
+    /// # Panics
+    /// It is something else.
+    #[track_caller]
+    pub fn text(self) -> String {
+        match self {
+            Heard::Message(message) if message.text => String::from_utf8(message.data).unwrap(),
+            other => panic!("no text but {other:?}"),
+        }
+    }
+}
+
 impl<L: Leg> Peer<L> {
     /// Sends raw bytes.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {

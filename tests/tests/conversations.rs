@@ -17,14 +17,14 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use sluicegate_tests::http2::client::Client;
 use sluicegate_tests::http2::server::{Arrival, Manner, Server};
-use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::proxy::{Proxy, conversation_guest};
 use sluicegate_tests::websocket::frame::{self, Frame};
 use sluicegate_tests::websocket::leg::Wire;
 use sluicegate_tests::websocket::negotiation::{Deflate, Params};
 use sluicegate_tests::websocket::opening::Wish;
 use sluicegate_tests::websocket::random::Random;
 use sluicegate_tests::websocket::{AnyPeer, Heard, Message, Peer, Receiver, Role};
-use sluicegate_tests::{client, plugins};
+use sluicegate_tests::client;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use speech::{Speech, text};
@@ -131,8 +131,7 @@ async fn hold_all(scheme: &str, door: impl AsyncFnOnce(SocketAddr) -> Door) {
         };
         lanes.push(Server::new(manner).await);
     }
-    let wasm = tokio::task::spawn_blocking(|| plugins::wasm("sluicegate-conversation-guest"));
-    let config = config(scheme, &lanes, &wasm.await.unwrap());
+    let config = config(scheme, &lanes, &conversation_guest().await);
     let proxy = Proxy::start(&config).await;
     let door = Arc::new(door(proxy.addr(0)).await);
     let running = lanes.into_iter().enumerate().map(|(lane, server)| {

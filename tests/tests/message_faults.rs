@@ -4,7 +4,6 @@
 
 use std::time::{Duration, Instant};
 
-use sluicegate_tests::plugins;
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::Script;
 use sluicegate_tests::websocket::frame::{self, COMPRESSED, Frame, LengthForm};
@@ -27,18 +26,9 @@ type Write = dyn Fn(&Prepare<'_>) -> Vec<u8>;
 /// A proxy with these routes to one server: `/filter/` with a filter that passes everything on, `/limit/`
 /// with a limit of messages alone, `/follow/` with neither.
 async fn start(script: &Script) -> Proxy {
-    let wasm = tokio::task::spawn_blocking(|| plugins::wasm("sluicegate-conversation-guest"));
     let to = script.addr;
-    Proxy::start(&format!(
+    Proxy::with_guest(&format!(
         r#"
-        [[listener]]
-        bind = "127.0.0.1:0"
-        [admin]
-        bind = "127.0.0.1:0"
-        [log]
-        access = "json"
-        [plugin.guest]
-        wasm = "{}"
         [[route]]
         path = "/filter/"
         to = "{to}"
@@ -61,8 +51,7 @@ async fn start(script: &Script) -> Proxy {
         [[route]]
         path = "/follow/"
         to = "{to}"
-        "#,
-        wasm.await.unwrap().display()
+        "#
     ))
     .await
 }

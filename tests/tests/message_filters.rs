@@ -4,20 +4,19 @@
 //! What filters make of messages in all ways of compression and fragmentation is in `conversations.rs`.
 
 use std::cell::Cell;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use sluicegate_tests::certs::Authority;
-use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::proxy::{Proxy, conversation_guest};
 use sluicegate_tests::upstream::Script;
 use sluicegate_tests::websocket::deflate::Deflater;
 use sluicegate_tests::websocket::frame::{self, COMPRESSED, Frame};
 use sluicegate_tests::websocket::negotiation::{Deflate, Params};
 use sluicegate_tests::websocket::random::Random;
 use sluicegate_tests::websocket::{Heard, Peer};
-use sluicegate_tests::{client, plugins, soon};
+use sluicegate_tests::{client, soon};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::{WebSocketStream, tungstenite};
@@ -40,7 +39,7 @@ impl Tunnel {
             .say(Frame::new(frame::TEXT, said))
             .await
             .unwrap();
-        assert_eq!(text(self.server.next().await), heard);
+        assert_eq!(self.server.next().await.text(), heard);
     }
 
     /// The server says this, and the client hears that.
@@ -49,7 +48,7 @@ impl Tunnel {
             .say(Frame::new(frame::TEXT, said))
             .await
             .unwrap();
-        assert_eq!(text(self.client.next().await), heard);
+        assert_eq!(self.client.next().await.text(), heard);
     }
 
     /// Both ends hear this Close and answer it, and nothing before it; then the tunnel is over.
@@ -80,22 +79,7 @@ impl Tunnel {
 /// A proxy whose tunnels share one thread, with the guest on each of these routes to one server: the path, and
 /// what the entry of `plugins` says besides its name. `more` goes on with the plugin's table.
 async fn start(script: &Script, more: &str, routes: &[(&str, &str)]) -> Proxy {
-    let mut config = format!(
-        r#"
-        [runtime]
-        workers = 1
-        [[listener]]
-        bind = "127.0.0.1:0"
-        [admin]
-        bind = "127.0.0.1:0"
-        [log]
-        access = "json"
-        [plugin.guest]
-        wasm = "{}"
-        {more}
-        "#,
-        guest().await.display()
-    );
+    let mut config = more.to_owned();
     for (path, entry) in routes {
         config += &format!(
             r#"
@@ -107,20 +91,7 @@ async fn start(script: &Script, more: &str, routes: &[(&str, &str)]) -> Proxy {
             script.addr
         );
     }
-    Proxy::start(&config).await
-}
-
-async fn guest() -> PathBuf {
-    let wasm = tokio::task::spawn_blocking(|| plugins::wasm("sluicegate-conversation-guest"));
-    wasm.await.unwrap()
-}
-
-#[track_caller]
-fn text(heard: Heard) -> String {
-    match heard {
-        Heard::Message(message) if message.text => String::from_utf8(message.data).unwrap(),
-        other => panic!("no text but {other:?}"),
-    }
+    Proxy::with_guest(&config).await
 }
 
 /// The `ws.close` of a tunnel on this path.
@@ -237,7 +208,7 @@ async fn a_trap_ends_the_tunnels_of_its_instance_and_no_others() {
 
     let (mut one, mut two) = (open("/pass/").await, open("/pass/").await);
     one.client.say(trap).await.unwrap();
-    assert_eq!(text(one.server.next().await), "trap");
+    assert_eq!(one.server.next().await.text(), "trap");
     two.up("count", "count").await;
     two.down("count", "count").await;
     for route in ["/shared/", "/alone/", "/pass/"] {
@@ -339,8 +310,8 @@ async fn a_timer_sends_messages_where_nobody_says_anything() {
     let began = Instant::now();
     let mut tunnel = Tunnel::open(&proxy, &script, "/tick/").await;
     for tick in ["tick 1", "tick 2", "tick 3"] {
-        assert_eq!(text(tunnel.client.next().await), tick);
-        assert_eq!(text(tunnel.server.next().await), tick);
+        assert_eq!(tunnel.client.next().await.text(), tick);
+        assert_eq!(tunnel.server.next().await.text(), tick);
     }
     // A tenth of a second before each of them.
     let took = began.elapsed();
@@ -390,7 +361,7 @@ async fn pings_are_shown_to_who_wants_them() {
     }
     assert_eq!(server.next().await, Heard::Ping(b"BETWEEN".to_vec()));
     assert_eq!(server.next().await, Heard::Pong(b"pong".to_vec()));
-    assert_eq!(text(server.next().await), "not of interest");
+    assert_eq!(server.next().await.text(), "not of interest");
     server.say(Frame::new(frame::PING, "back")).await.unwrap();
     assert_eq!(client.next().await, Heard::Ping(b"BACK".to_vec()));
     proxy.until_metric(&answers("/", "replace"), 2.0).await;
@@ -403,7 +374,7 @@ async fn a_tunnel_over_tls_keeps_its_filter_across_a_reload_and_is_told_of_a_sto
     let script = Script::new().await;
     let (authority, dir) = (Authority::new("ca"), TempDir::new().unwrap());
     authority.issue(&["a.test"]).write(dir.path(), "a");
-    let wasm = guest().await;
+    let wasm = conversation_guest().await;
     let config = |mark: &str| {
         format!(
             r#"
@@ -533,7 +504,7 @@ async fn until_close(end: &mut Peer) -> (Vec<String>, (u16, String)) {
                 end.say(Frame::close(close.0, "")).await.unwrap();
                 return (texts, close);
             }
-            message => texts.push(text(message)),
+            message => texts.push(message.text()),
         }
     }
 }
@@ -571,7 +542,7 @@ async fn messages_are_counted_by_verdict_and_where_they_are_compressed_anew() {
         let payload = deflater.message(said.as_bytes(), random);
         let frame = Frame::new(frame::TEXT, payload).with_rsv(COMPRESSED);
         tunnel.client.say(frame).await.unwrap();
-        assert_eq!(text(tunnel.server.next().await), heard);
+        assert_eq!(tunnel.server.next().await.text(), heard);
     }
     // Not compressed by the server, but for the client.
     tunnel.down(&secret, &redacted).await;

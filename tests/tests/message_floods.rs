@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use sluicegate_tests::plugins;
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::Script;
 use sluicegate_tests::websocket::deflate::bomb;
@@ -16,29 +15,10 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::timeout;
 
 async fn start(script: &Script, acts: &[&str]) -> Proxy {
-    let wasm = tokio::task::spawn_blocking(|| plugins::wasm("sluicegate-conversation-guest"));
-    let wasm = wasm.await.unwrap();
     let to = script.addr;
-    let mut config = format!(
-        r#"
-        [runtime]
-        workers = 1
-        [[listener]]
-        bind = "127.0.0.1:0"
-        [admin]
-        bind = "127.0.0.1:0"
-        [log]
-        access = "json"
-        [plugin.guest]
-        wasm = "{}"
-        [[route]]
-        path = "/follow/"
-        to = "{to}"
-        "#,
-        wasm.display()
-    );
+    let mut routes = format!("[[route]]\npath = '/follow/'\nto = '{to}'\n");
     for act in acts {
-        config += &format!(
+        routes += &format!(
             r#"
             [[route]]
             path = "/{act}/"
@@ -47,7 +27,7 @@ async fn start(script: &Script, acts: &[&str]) -> Proxy {
             "#
         );
     }
-    Proxy::start(&config).await
+    Proxy::with_guest(&routes).await
 }
 
 /// Waits for a Close with this code, answers it, and for the end.
@@ -312,12 +292,7 @@ async fn what_waits_for_a_reader_that_stands_still_is_as_much_as_tunnel_buffer()
             "#
         )
     };
-    let proxy = Proxy::start(&format!(
-        "[runtime]\nworkers = 1\n[[listener]]\nbind = \"127.0.0.1:0\"\n{}{}",
-        route("64KiB"),
-        route("64MiB")
-    ))
-    .await;
+    let proxy = Proxy::observed(&(route("64KiB") + &route("64MiB"))).await;
     let plain = vec![b'a'; 64 << 10];
     let small = Frame::new(frame::BINARY, bomb(plain.len())).with_rsv(COMPRESSED);
     // One read's worth.

@@ -9,7 +9,7 @@ use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::Script;
 use sluicegate_tests::websocket::frame::{self, Frame as RawFrame};
 use sluicegate_tests::websocket::{Heard, Peer};
-use sluicegate_tests::{soon, until};
+use sluicegate_tests::soon;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -26,21 +26,7 @@ const LARGE: &str = "this is a message of more than sixty bytes, though not of m
 /// A route with these rules to a server that the test plays.
 async fn start(rules: &str) -> (Proxy, Script) {
     let script = Script::new().await;
-    let proxy = Proxy::start(&format!(
-        r#"
-        [[listener]]
-        bind = "127.0.0.1:0"
-        [admin]
-        bind = "127.0.0.1:0"
-        [log]
-        access = "json"
-        [[route]]
-        to = "{}"
-        {rules}
-        "#,
-        script.addr
-    ))
-    .await;
+    let proxy = Proxy::observed(&format!("[[route]]\nto = '{}'\n{rules}", script.addr)).await;
     (proxy, script)
 }
 
@@ -74,13 +60,7 @@ async fn told(end: &mut End) -> (Vec<Message>, u16) {
 
 /// The `ws.close` of the one tunnel.
 async fn close_line(proxy: &Proxy) -> Value {
-    let line = proxy.access_line("ws.close", |line| line.contains("ws.close"));
-    serde_json::from_str(&line.await).unwrap()
-}
-
-async fn metrics(proxy: &Proxy) -> String {
-    let (_, text) = client::get(proxy.admin(), "/metrics").await;
-    String::from_utf8(text).unwrap()
+    proxy.access_event("ws.close", |_| true).await
 }
 
 /// The log and the metrics say that this limit has ended the tunnel.
@@ -90,18 +70,15 @@ async fn recorded(proxy: &Proxy, limit: &str) {
         (&line["cause"], &line["closed_by"]),
         (&limit.into(), &"proxy".into())
     );
-    let counted =
-        format!(r#"sluicegate_websocket_limit_closes_total{{route="/",limit="{limit}"}} 1"#);
-    let metrics = metrics(proxy).await;
-    assert!(metrics.contains(&counted), "no {counted} in {metrics}");
+    let closes =
+        format!(r#"sluicegate_websocket_limit_closes_total{{route="/",limit="{limit}"}}"#);
+    assert_eq!(proxy.metric(&closes).await, Some(1.0), "{closes}");
 }
 
-/// Pongs that this side has answered the proxy's pings with.
-fn round_trips(metrics: &str, side: &str) -> Option<u32> {
+/// The series of pongs that this side has answered the proxy's pings with.
+fn round_trips(side: &str) -> String {
     let name = "sluicegate_websocket_ping_round_trip_seconds_count";
-    let series = format!(r#"{name}{{route="/",side="{side}"}} "#);
-    let count = metrics.split_once(&series)?.1.lines().next()?;
-    count.parse().ok()
+    format!(r#"{name}{{route="/",side="{side}"}}"#)
 }
 
 /// A frame of a text message.
@@ -348,12 +325,13 @@ async fn pings_of_the_proxy_are_between_it_and_each_side() {
         "{first}"
     );
     let client = tokio::spawn(hear(client_hears));
-    until("pings with answers", || async {
-        let metrics = metrics(&proxy).await;
-        let answered = |side| round_trips(&metrics, side).filter(|count| *count >= 3);
-        Some((answered("client")?, answered("server")?))
-    })
-    .await;
+    for side in ["client", "server"] {
+        proxy
+            .until_metric_is("pings with answers", &round_trips(side), |count| {
+                count >= 3.0
+            })
+            .await;
+    }
     client_sends.close().await.unwrap();
     let (client, server) = tokio::join!(client, server);
     let own = match first {
@@ -388,9 +366,8 @@ async fn pings_to_the_server_alone_stay_between_it_and_the_proxy() {
             "{heard:?}"
         );
     }
-    let metrics = metrics(&proxy).await;
-    assert_eq!(round_trips(&metrics, "server"), Some(3));
-    assert_eq!(round_trips(&metrics, "client"), None);
+    assert_eq!(proxy.metric(&round_trips("server")).await, Some(3.0));
+    assert_eq!(proxy.metric(&round_trips("client")).await, None);
     for peer in [&mut client, &mut server] {
         peer.say(RawFrame::close(1000, "")).await.unwrap();
     }

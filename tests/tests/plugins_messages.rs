@@ -46,10 +46,10 @@ async fn what_is_compressed_is_redacted_too() {
         let payload = deflater.message(said.as_bytes(), random);
         let frame = Frame::new(TEXT, payload).with_rsv(COMPRESSED);
         client.say(frame).await.unwrap();
-        assert_eq!(text(server.next().await), heard.unwrap_or(said));
+        assert_eq!(server.next().await.text(), heard.unwrap_or(said));
     }
     server.say(Frame::new(TEXT, mail)).await.unwrap();
-    assert_eq!(text(client.next().await), mail);
+    assert_eq!(client.next().await.text(), mail);
     proxy
         .until_metric(&counted("redacted", "what", "email"), 2.0)
         .await;
@@ -77,7 +77,7 @@ async fn a_message_that_does_not_fit_is_answered_or_ends_the_tunnel() {
         (r#"{"say":"again"}"#, r#"{"say":"again"}"#),
     ] {
         client.say(Frame::new(TEXT, said)).await.unwrap();
-        assert_eq!(text(client.next().await), heard);
+        assert_eq!(client.next().await.text(), heard);
     }
     let closing = Proxy::with_plugin(package, &config("close"), upstream.addr).await;
     let mut client = Peer::connect(closing.addr(0), "/", "")
@@ -156,7 +156,7 @@ async fn a_sample_reaches_its_upstream_when_the_tunnel_ends() {
     let proxy = Proxy::with_plugin("sluicegate-audit-sample", &more, script.addr).await;
     let (mut client, mut server) = Peer::pair(proxy.addr(0), "/chat", "", &script, None).await;
     client.say(Frame::new(TEXT, "hello")).await.unwrap();
-    assert_eq!(text(server.next().await), "hello");
+    assert_eq!(server.next().await.text(), "hello");
     server.say(Frame::new(BINARY, [1, 255])).await.unwrap();
     assert_eq!(data(client.next().await), [1, 255]);
     let close = Frame::close(1000, "bye");
@@ -184,14 +184,6 @@ async fn a_sample_reaches_its_upstream_when_the_tunnel_ends() {
     assert_eq!(body["ended"], ended);
     let line = proxy.access_event("ws.close", |_| true).await;
     assert_eq!(body["request_id"], line["request_id"]);
-}
-
-#[track_caller]
-fn text(heard: Heard) -> String {
-    match heard {
-        Heard::Message(message) if message.text => String::from_utf8(message.data).unwrap(),
-        other => panic!("{other:?}"),
-    }
 }
 
 #[track_caller]

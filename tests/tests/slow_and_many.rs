@@ -23,17 +23,9 @@ use tokio::time::{interval, timeout};
 
 /// One route to `server`; HTTP/2 is spoken too.
 async fn start(server: std::net::SocketAddr, timeouts: &str, limits: &str) -> Proxy {
-    Proxy::start(&format!(
+    Proxy::observed(&format!(
         r#"
-        [runtime]
-        workers = 1
-        [[listener]]
-        bind = "127.0.0.1:0"
         http2 = true
-        [admin]
-        bind = "127.0.0.1:0"
-        [log]
-        access = "json"
         [timeouts]
         {timeouts}
         [limits]

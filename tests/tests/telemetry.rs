@@ -162,23 +162,17 @@ async fn both_ends_of_http2_are_told() {
         streams: None,
     })
     .await;
-    let config = format!(
+    let proxy = Proxy::observed(&format!(
         r#"
-        [[listener]]
-        bind = "127.0.0.1:0"
         http2 = true
-        [admin]
-        bind = "127.0.0.1:0"
-        [log]
-        access = "json"
         [[route]]
         name = "it"
         path = "/it"
         to = "h2c://{}"
         "#,
         server.addr
-    );
-    let proxy = Proxy::start(&config).await;
+    ))
+    .await;
     let downstream = http2::client::Client::plain(proxy.addr(0)).await;
     let open = r#"sluicegate_websockets_open{route="it",http_version="2"}"#;
     let refused = r#"sluicegate_requests_total{route="it",method="CONNECT",status="4xx"}"#;

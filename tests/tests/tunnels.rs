@@ -20,18 +20,8 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 async fn start(to: std::net::SocketAddr, idle_timeout: &str) -> Proxy {
-    Proxy::start(&format!(
-        r#"
-        [[listener]]
-        bind = "127.0.0.1:0"
-        [admin]
-        bind = "127.0.0.1:0"
-        [log]
-        access = "json"
-        [[route]]
-        to = "{to}"
-        idle_timeout = "{idle_timeout}"
-        "#
+    Proxy::observed(&format!(
+        "[[route]]\nto = '{to}'\nidle_timeout = '{idle_timeout}'"
     ))
     .await
 }

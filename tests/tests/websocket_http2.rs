@@ -22,17 +22,9 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// A proxy that speaks HTTP/2 without TLS; `more` goes on with the table of the route to the server.
 async fn start(server: SocketAddr, more: &str) -> Proxy {
-    Proxy::start(&format!(
+    Proxy::observed(&format!(
         r#"
-        [runtime]
-        workers = 1
-        [[listener]]
-        bind = "127.0.0.1:0"
         http2 = true
-        [admin]
-        bind = "127.0.0.1:0"
-        [log]
-        access = "json"
         [upstream.server]
         servers = ["{server}"]
         health = {{ fails = 60000 }}
