@@ -6,7 +6,7 @@
 pub(crate) mod requests;
 pub(crate) mod sockets;
 
-use super::Line;
+use super::{Line, Next};
 use crate::failure::{Failure, Result};
 use crate::http2::{
     ACK, CONTINUATION, DATA, Debt, ENABLE_PUSH, END_HEADERS, GOAWAY, HEADERS, Head, PADDED, PING,
@@ -20,6 +20,14 @@ struct Frames {
     /// What the frames that came are answered with, sent in one piece.
     out: Vec<u8>,
     debt: Debt,
+}
+
+/// A script that gets whole frames.
+trait FrameByFrame {
+    fn frames(&mut self) -> &mut Frames;
+
+    /// A frame whose housekeeping is done.
+    fn frame(&mut self, head: Head, payload: &[u8], line: &mut Line<'_>) -> Result<()>;
 }
 
 impl Frames {
@@ -87,6 +95,18 @@ fn each_frame(
         rest = after;
     }
     Ok(rest.to_vec())
+}
+
+/// Hands the frames among `bytes` to a script, and sends what they are answered with.
+fn receive<S: FrameByFrame>(script: &mut S, bytes: &[u8], line: &mut Line<'_>) -> Result<Next> {
+    let left = std::mem::take(&mut script.frames().partial);
+    let left = each_frame(left, bytes, |head, payload| {
+        script.frames().housekeep(head, payload)?;
+        script.frame(head, payload, line)
+    })?;
+    script.frames().partial = left;
+    script.frames().send(line)?;
+    Ok(Next::More)
 }
 
 fn answers_200(head: Head, payload: &[u8]) -> bool {

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::{Frames, each_frame};
+use super::{FrameByFrame, Frames, receive};
 use crate::failure::{Failure, Result};
 use crate::generator::{Line, Next, Script};
 use crate::http2::{
@@ -96,27 +96,6 @@ impl Streams {
         self.next_id += 2;
     }
 
-    fn frame(&mut self, head: Head, payload: &[u8], line: &mut Line<'_>) -> Result<()> {
-        self.frames.housekeep(head, payload)?;
-        match head.kind {
-            HEADERS => {
-                self.stream(head.stream)?.answered = true;
-                self.end_of(head, line)
-            }
-            DATA => {
-                let exchange = Rc::clone(&self.exchange);
-                let stream = self.stream(head.stream)?;
-                let rest = &exchange.body[stream.arrived.min(exchange.body.len())..];
-                if !stream.answered || !rest.starts_with(payload) {
-                    return Err(Failure::new("another body"));
-                }
-                stream.arrived += payload.len();
-                self.end_of(head, line)
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn stream(&mut self, id: u32) -> Result<&mut Stream> {
         self.open
             .iter_mut()
@@ -144,6 +123,32 @@ impl Streams {
     }
 }
 
+impl FrameByFrame for Streams {
+    fn frames(&mut self) -> &mut Frames {
+        &mut self.frames
+    }
+
+    fn frame(&mut self, head: Head, payload: &[u8], line: &mut Line<'_>) -> Result<()> {
+        match head.kind {
+            HEADERS => {
+                self.stream(head.stream)?.answered = true;
+                self.end_of(head, line)
+            }
+            DATA => {
+                let exchange = Rc::clone(&self.exchange);
+                let stream = self.stream(head.stream)?;
+                let rest = &exchange.body[stream.arrived.min(exchange.body.len())..];
+                if !stream.answered || !rest.starts_with(payload) {
+                    return Err(Failure::new("another body"));
+                }
+                stream.arrived += payload.len();
+                self.end_of(head, line)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Script for Streams {
     fn begin(&mut self, line: &mut Line<'_>) -> Result<()> {
         self.frames.begin();
@@ -154,11 +159,7 @@ impl Script for Streams {
     }
 
     fn receive(&mut self, bytes: &[u8], line: &mut Line<'_>) -> Result<Next> {
-        let left = std::mem::take(&mut self.frames.partial);
-        let left = each_frame(left, bytes, |head, payload| self.frame(head, payload, line))?;
-        self.frames.partial = left;
-        self.frames.send(line)?;
-        Ok(Next::More)
+        receive(self, bytes, line)
     }
 
     fn is_settled(&self) -> bool {

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::{Frames, each_frame};
+use super::{FrameByFrame, Frames, receive};
 use crate::failure::{Failure, Result};
 use crate::frames::Message;
 use crate::generator::{Held, Line, Next, Script};
@@ -89,38 +89,6 @@ impl Sockets {
         }
     }
 
-    fn frame(&mut self, head: Head, payload: &[u8], line: &mut Line<'_>) -> Result<()> {
-        self.frames.housekeep(head, payload)?;
-        let out = &mut self.frames.out;
-        match head.kind {
-            SETTINGS if !head.has(ACK) => {
-                let announced = self.outlet.obey(payload, ENABLE_CONNECT_PROTOCOL, out);
-                if self.sockets.is_empty() {
-                    if announced != Some(1) {
-                        return Err(Failure::new("no WebSockets over HTTP/2 are announced"));
-                    }
-                    self.open_all();
-                }
-                Ok(())
-            }
-            WINDOW_UPDATE => self.outlet.grant(head.stream, payload, out),
-            HEADERS | DATA if head.has(END_STREAM) => Err(Failure::new("the end of a socket")),
-            HEADERS => {
-                let at = place(head.stream);
-                let socket = (self.sockets.get_mut(at)).ok_or_else(unknown)?;
-                if std::mem::replace(&mut socket.open, true) {
-                    return Err(Failure::new("a second answer"));
-                }
-                if self.endless {
-                    self.send_on(at, line.now);
-                }
-                Ok(())
-            }
-            DATA => self.receive_on(head.stream, payload, line),
-            _ => Ok(()),
-        }
-    }
-
     fn open_all(&mut self) {
         self.sockets
             .resize_with(self.opening.count, Socket::default);
@@ -166,6 +134,43 @@ impl Sockets {
     }
 }
 
+impl FrameByFrame for Sockets {
+    fn frames(&mut self) -> &mut Frames {
+        &mut self.frames
+    }
+
+    fn frame(&mut self, head: Head, payload: &[u8], line: &mut Line<'_>) -> Result<()> {
+        let out = &mut self.frames.out;
+        match head.kind {
+            SETTINGS if !head.has(ACK) => {
+                let announced = self.outlet.obey(payload, ENABLE_CONNECT_PROTOCOL, out);
+                if self.sockets.is_empty() {
+                    if announced != Some(1) {
+                        return Err(Failure::new("no WebSockets over HTTP/2 are announced"));
+                    }
+                    self.open_all();
+                }
+                Ok(())
+            }
+            WINDOW_UPDATE => self.outlet.grant(head.stream, payload, out),
+            HEADERS | DATA if head.has(END_STREAM) => Err(Failure::new("the end of a socket")),
+            HEADERS => {
+                let at = place(head.stream);
+                let socket = (self.sockets.get_mut(at)).ok_or_else(unknown)?;
+                if std::mem::replace(&mut socket.open, true) {
+                    return Err(Failure::new("a second answer"));
+                }
+                if self.endless {
+                    self.send_on(at, line.now);
+                }
+                Ok(())
+            }
+            DATA => self.receive_on(head.stream, payload, line),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Script for Sockets {
     fn begin(&mut self, line: &mut Line<'_>) -> Result<()> {
         self.frames.begin();
@@ -173,11 +178,7 @@ impl Script for Sockets {
     }
 
     fn receive(&mut self, bytes: &[u8], line: &mut Line<'_>) -> Result<Next> {
-        let left = std::mem::take(&mut self.frames.partial);
-        let left = each_frame(left, bytes, |head, payload| self.frame(head, payload, line))?;
-        self.frames.partial = left;
-        self.frames.send(line)?;
-        Ok(Next::More)
+        receive(self, bytes, line)
     }
 
     fn is_settled(&self) -> bool {
