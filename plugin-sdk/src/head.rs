@@ -85,6 +85,53 @@ pub struct TlsFacts {
     pub client_subject: Option<String>,
 }
 
+/// The fields of a head, read and edited.
+macro_rules! fields {
+    ($head:ty) => {
+        impl $head {
+            /// The first value of a field, names in any case. What is not UTF-8 comes with replacement
+            /// characters rather than as absent; `header_values` has the bytes.
+            pub fn header(&self, name: &str) -> Option<String> {
+                self.0.header(name).map(text)
+            }
+
+            /// Every value of a field, in order.
+            pub fn header_values(&self, name: &str) -> Vec<Vec<u8>> {
+                self.0.header_values(name)
+            }
+
+            /// All fields, names in lower case. Dearer than asking for the ones you need.
+            pub fn headers(&self) -> Vec<(String, Vec<u8>)> {
+                self.0.headers()
+            }
+
+            /// Replaces every value of a field.
+            ///
+            /// # Errors
+            /// See [`EditError`].
+            pub fn set_header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
+                Ok(self.0.set_header(name, value.as_ref())?)
+            }
+
+            /// Adds a value to a field.
+            ///
+            /// # Errors
+            /// See [`EditError`].
+            pub fn add_header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
+                Ok(self.0.add_header(name, value.as_ref())?)
+            }
+
+            /// Removes a field; removing what is not there is fine.
+            ///
+            /// # Errors
+            /// `InvalidName`, `Protected`.
+            pub fn remove_header(&mut self, name: &str) -> Result<(), EditError> {
+                Ok(self.0.remove_header(name)?)
+            }
+        }
+    };
+}
+
 /// What filters know of the session: of a request, and of the tunnel or answer it becomes.
 macro_rules! session {
     ($head:ty) => {
@@ -241,46 +288,6 @@ impl Request {
         tls_of(&self.0)
     }
 
-    /// The first value of a field, names in any case. What is not UTF-8 comes with replacement
-    /// characters rather than as absent; [`Request::header_values`] has the bytes.
-    pub fn header(&self, name: &str) -> Option<String> {
-        self.0.header(name).map(text)
-    }
-
-    /// Every value of a field, in order.
-    pub fn header_values(&self, name: &str) -> Vec<Vec<u8>> {
-        self.0.header_values(name)
-    }
-
-    /// All fields, names in lower case. Dearer than asking for the ones you need.
-    pub fn headers(&self) -> Vec<(String, Vec<u8>)> {
-        self.0.headers()
-    }
-
-    /// Replaces every value of a field.
-    ///
-    /// # Errors
-    /// See [`EditError`].
-    pub fn set_header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
-        Ok(self.0.set_header(name, value.as_ref())?)
-    }
-
-    /// Adds a value to a field.
-    ///
-    /// # Errors
-    /// See [`EditError`].
-    pub fn add_header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
-        Ok(self.0.add_header(name, value.as_ref())?)
-    }
-
-    /// Removes a field; removing what is not there is fine.
-    ///
-    /// # Errors
-    /// `InvalidName`, `Protected`.
-    pub fn remove_header(&mut self, name: &str) -> Result<(), EditError> {
-        Ok(self.0.remove_header(name)?)
-    }
-
     /// The subprotocols the client offers, in its order.
     pub fn subprotocols(&self) -> Vec<String> {
         self.0.subprotocols()
@@ -313,6 +320,8 @@ impl Request {
     }
 }
 
+fields!(Request);
+fields!(Response);
 session!(Request);
 session!(Response);
 
@@ -329,45 +338,6 @@ impl Response {
     /// side speaks HTTP/2, which has no 101: on its wire the same answer is a 200.
     pub fn is_upgrade(&self) -> bool {
         self.0.is_upgrade()
-    }
-
-    /// As [`Request::header`].
-    pub fn header(&self, name: &str) -> Option<String> {
-        self.0.header(name).map(text)
-    }
-
-    /// Every value of a field, in order.
-    pub fn header_values(&self, name: &str) -> Vec<Vec<u8>> {
-        self.0.header_values(name)
-    }
-
-    /// All fields, names in lower case.
-    pub fn headers(&self) -> Vec<(String, Vec<u8>)> {
-        self.0.headers()
-    }
-
-    /// Replaces every value of a field.
-    ///
-    /// # Errors
-    /// See [`EditError`].
-    pub fn set_header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
-        Ok(self.0.set_header(name, value.as_ref())?)
-    }
-
-    /// Adds a value to a field.
-    ///
-    /// # Errors
-    /// See [`EditError`].
-    pub fn add_header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
-        Ok(self.0.add_header(name, value.as_ref())?)
-    }
-
-    /// Removes a field; removing what is not there is fine.
-    ///
-    /// # Errors
-    /// `InvalidName`, `Protected`.
-    pub fn remove_header(&mut self, name: &str) -> Result<(), EditError> {
-        Ok(self.0.remove_header(name)?)
     }
 
     /// What this plugin kept when it saw the request ([`Request::keep`]); empty: nothing.
@@ -401,6 +371,12 @@ impl From<rules::EditError> for EditError {
 
 fn text(value: Vec<u8>) -> String {
     String::from_utf8(value).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+}
+
+/// The first value of a field, names in any case.
+pub(crate) fn first<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a [u8]> {
+    let (_, value) = fields.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
+    Some(value)
 }
 
 /// An address that the proxy wrote.

@@ -68,6 +68,7 @@ pub mod kv;
 pub mod log;
 pub mod messages;
 pub mod metrics;
+pub mod names;
 pub mod outbound;
 pub mod random;
 #[cfg(not(target_arch = "wasm32"))]

@@ -121,11 +121,7 @@ impl RequestBuilder {
 
     /// Path and query, `/ws?a=1`.
     pub fn uri(mut self, uri: &str) -> Self {
-        let (path, query) = uri
-            .split_once('?')
-            .map_or((uri, None), |(p, q)| (p, Some(q)));
-        self.0.path = path.into();
-        self.0.query = query.map(str::to_owned);
+        (self.0.path, self.0.query) = path_and_query(uri);
         self
     }
 
@@ -368,6 +364,14 @@ pub(crate) fn tls_of(head: &RequestHead) -> Option<TlsFacts> {
     clippy::expect_used,
     reason = "only in authors' tests; documented as a panic"
 )]
+/// Both parts of `/ws?a=1`.
+pub(crate) fn path_and_query(uri: &str) -> (String, Option<String>) {
+    match uri.split_once('?') {
+        Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
+        None => (uri.to_owned(), None),
+    }
+}
+
 fn append(fields: &mut HeaderMap, name: &str, value: &[u8]) {
     let name = HeaderName::from_bytes(name.as_bytes()).expect("a field name");
     let value = HeaderValue::from_bytes(value).expect("a field value");

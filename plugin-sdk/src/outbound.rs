@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use crate::head;
+
 /// A request to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
@@ -140,11 +142,7 @@ impl Response {
 
     /// The first value of a header, if it is UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self
-            .headers
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))?;
-        std::str::from_utf8(value).ok()
+        std::str::from_utf8(head::first(&self.headers, name)?).ok()
     }
 }
 

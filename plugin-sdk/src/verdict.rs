@@ -1,5 +1,7 @@
 //! What a filter decides, and the response it may give itself.
 
+use crate::head;
+
 /// What becomes of a request or a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -64,11 +66,7 @@ impl Reply {
 
     /// The first header of this name, in any case, if it is UTF-8.
     pub fn get(&self, name: &str) -> Option<&str> {
-        let (_, value) = self
-            .headers
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))?;
-        std::str::from_utf8(value).ok()
+        std::str::from_utf8(head::first(&self.headers, name)?).ok()
     }
 
     /// Whether the proxy would send this, by the proxy's own rules.

@@ -58,9 +58,7 @@ impl Opening {
     /// The first value of a field of the client's, as the filters left it; names in any case. What is not
     /// UTF-8 comes with replacement characters.
     pub fn header(&self, name: &str) -> Option<Cow<'_, str>> {
-        let mut fields = self.headers.iter();
-        let (_, value) = fields.find(|(n, _)| n.eq_ignore_ascii_case(name))?;
-        Some(String::from_utf8_lossy(value))
+        head::first(&self.headers, name).map(String::from_utf8_lossy)
     }
 
     /// All fields, names in lower case.
@@ -98,6 +96,7 @@ mod native {
     use std::net::IpAddr;
 
     use super::Opening;
+    use crate::native::path_and_query;
 
     /// Makes an [`Opening`] for a unit test: by default of `ws://example.com/` from 192.0.2.1.
     #[derive(Debug)]
@@ -135,11 +134,7 @@ mod native {
 
         /// Path and query, `/ws?a=1`.
         pub fn uri(mut self, uri: &str) -> Self {
-            let (path, query) = uri
-                .split_once('?')
-                .map_or((uri, None), |(p, q)| (p, Some(q)));
-            self.0.path = path.into();
-            self.0.query = query.map(str::to_owned);
+            (self.0.path, self.0.query) = path_and_query(uri);
             self
         }
 

@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+use sluicegate_plugin::names::are_same_but_for_case;
 
 /// # Errors
 /// Why it cannot be read, without quoting any of it.
@@ -38,23 +39,9 @@ pub(crate) fn is_spelled_otherwise(value: &Value, pointer: &str) -> bool {
         let key = below.split('/').next().unwrap_or_default();
         let key = key.replace("~1", "/").replace("~0", "~");
         let members = value.pointer(above).and_then(Value::as_object);
-        let is_other = |name: &String| *name != key && is_same_but_for_case(name, &key);
+        let is_other = |name: &String| *name != key && are_same_but_for_case(name, &key);
         members.is_some_and(|members| members.keys().any(is_other))
     })
-}
-
-/// By all of Unicode, in which `ſ` is another `s` and the sign of kelvin a `k`.
-fn is_same_but_for_case(a: &str, b: &str) -> bool {
-    if a.is_ascii() && b.is_ascii() {
-        return a.eq_ignore_ascii_case(b);
-    }
-    folded(a).eq(folded(b))
-}
-
-fn folded(name: &str) -> impl Iterator<Item = char> {
-    let upper = name.chars().flat_map(char::to_uppercase);
-    // More than one it is of `İ` only, which some take for an `i` and some for one with a dot.
-    upper.filter_map(|letter| letter.to_lowercase().next())
 }
 
 /// What all parts of a tree share while it grows.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use sluicegate_plugin::names::are_same_but_for_case;
 
 /// What a place is looked at for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,7 +172,7 @@ impl<'de> Visitor<'de> for At<'_> {
         let mut seen: Vec<&str> = Vec::new();
         while let Some(key) = map.next_key::<Key<'de>>()? {
             let mut below = self.place.below.iter();
-            let Some((name, place)) = below.find(|(name, _)| is_same_but_for_case(name, &key.0))
+            let Some((name, place)) = below.find(|(name, _)| are_same_but_for_case(name, &key.0))
             else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
@@ -192,20 +193,6 @@ impl<'de> Visitor<'de> for At<'_> {
 /// A member's name, without a copy where it holds no escapes.
 #[derive(serde::Deserialize)]
 struct Key<'a>(#[serde(borrow)] std::borrow::Cow<'a, str>);
-
-/// As the readers take it that do: by all of Unicode, in which `ſ` is another `s` and the sign of kelvin a `k`.
-fn is_same_but_for_case(a: &str, b: &str) -> bool {
-    if a.is_ascii() && b.is_ascii() {
-        return a.eq_ignore_ascii_case(b);
-    }
-    folded(a).eq(folded(b))
-}
-
-fn folded(name: &str) -> impl Iterator<Item = char> {
-    let upper = name.chars().flat_map(char::to_uppercase);
-    // More than one it is of `İ` only, which some take for an `i` and some for one with a dot.
-    upper.filter_map(|letter| letter.to_lowercase().next())
-}
 
 /// In one message.
 const MAX_TOPICS: usize = 256;
