@@ -12,7 +12,7 @@ use sluicegate_plugin_rules as rules;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EditError {
-    /// Not a field name (RFC 9110, section 5.1).
+    /// Not a field name (RFC 9110, section 5.1), or one of more than 256 bytes; not a label's name.
     InvalidName,
     /// A value with CR, LF, NUL or another control byte; a subprotocol that is no token or comes
     /// twice; a query with blanks, control bytes, `#` or anything but ASCII.
@@ -20,11 +20,12 @@ pub enum EditError {
     /// The proxy itself writes this field: `host`, `connection`, `content-length`,
     /// `sec-websocket-*`, `x-forwarded-*` and their like.
     Protected,
-    /// The head would hold more than 128 fields.
+    /// The head would hold more than 128 fields, or the session more than 32 labels.
     TooMany,
-    /// The value would be larger than 8 KiB, or the head than 64 KiB.
+    /// The value or query would be larger than 8 KiB, or the head than 64 KiB; more than a label may say,
+    /// or than may be kept.
     TooLarge,
-    /// The client did not offer this subprotocol.
+    /// The client did not offer this subprotocol, or there is no upgrade to answer with it.
     NotOffered,
     /// The configuration does not allow it to this plugin (`allow`).
     NotAllowed,
@@ -192,6 +193,7 @@ fn millis(time: Duration) -> u64 {
 pub struct Request(pub(crate) RequestHead);
 
 impl Request {
+    /// `GET` of every opening handshake, also over HTTP/2 (RFC 8441), where the client says CONNECT.
     pub fn method(&self) -> String {
         self.0.method()
     }
@@ -253,7 +255,8 @@ impl Request {
         address(&self.0.client_ip())
     }
 
-    /// Address and port of the connection's other end: the client, or the proxy before this one.
+    /// Address and port of the connection's other end: the client, or the proxy before this one. `unix` on
+    /// a socket of the file system.
     pub fn peer(&self) -> String {
         self.0.peer()
     }
@@ -325,7 +328,7 @@ fields!(Response);
 session!(Request);
 session!(Response);
 
-/// The upstream's answer, before the client sees it.
+/// The upstream's final answer, before the client sees it. Interim ones (1xx) are shown to no filter.
 #[derive(Debug)]
 pub struct Response(pub(crate) ResponseHead);
 

@@ -34,13 +34,21 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
 #[test]
 fn released_interfaces_are_frozen() {
     let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-sdk/wit");
-    for (version, digest) in [(
-        "0.1.0",
-        "8d32d81c61c81fa4b1da9035e084a2773b22ef669bd6b51c2affea540f72edaf",
-    )] {
+    for (version, digest) in [
+        (
+            "0.1.0",
+            "8d32d81c61c81fa4b1da9035e084a2773b22ef669bd6b51c2affea540f72edaf",
+        ),
+        (
+            "0.2.0",
+            "a834c759b8820dec9a485fabb2e1d6ba849d20043c19969095123fd0fc03f5dd",
+        ),
+    ] {
+        let files = fs::read_dir(wit.join(version)).unwrap();
+        let files: BTreeSet<PathBuf> = files.map(|file| file.unwrap().path()).collect();
         let mut all = Context::new(&SHA256);
-        for file in ["host.wit", "http.wit", "plugin.wit"] {
-            all.update(&fs::read(wit.join(version).join(file)).unwrap());
+        for file in files {
+            all.update(&fs::read(file).unwrap());
         }
         let found: String = all
             .finish()
