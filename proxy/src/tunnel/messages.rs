@@ -24,7 +24,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use self::court::Court;
-use self::lane::{Lane, LaneTerms, Shared};
+use self::lane::{Beside, Lane, LaneTerms, Shared};
 use super::carrier::{BrokenLeg, Carrier, Pumped, Stop};
 use super::judge::Judge;
 use super::{Cause, SCRATCH, Summary};
@@ -84,6 +84,50 @@ impl Relay {
         }
     }
 
+    /// What the court has come to, and then each lane's turn: true if somebody can go on because of it.
+    fn round(
+        &mut self,
+        downstream: &mut Stream,
+        upstream: &mut Stream,
+        shared: &mut Shared<'_>,
+        pumped: &mut Pumped,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, BrokenLeg> {
+        let mut again = self.hear(shared, cx).unwrap_or_else(|stop| {
+            pumped.stop.get_or_insert(stop);
+            true
+        });
+        let (client, server) = (&mut self.from_client, &mut self.from_server);
+        let court = &mut self.court;
+        let (up, down) = SCRATCH.with_borrow_mut(|scratch| {
+            let mut beside = Beside {
+                other: &mut *server,
+                court: &mut *court,
+                shared: &mut *shared,
+                cx: &mut *cx,
+            };
+            let up = client.turn(downstream, upstream, scratch, &mut beside);
+            let mut beside = Beside {
+                other: client,
+                court,
+                shared,
+                cx,
+            };
+            let down = server.turn(upstream, downstream, scratch, &mut beside);
+            (up, down)
+        });
+        let broken = BrokenLeg::of(up.broken, down.broken);
+        for turn in [up, down] {
+            pumped.moved |= turn.moved;
+            pumped.more |= turn.more;
+            if let Some(stop) = turn.stop {
+                pumped.stop.get_or_insert(stop);
+            }
+            again |= turn.disturbed;
+        }
+        broken.map_or(Ok(again), Err)
+    }
+
     /// What the court has come to, if it has: true if somebody can go on because of it.
     fn hear(&mut self, shared: &mut Shared<'_>, cx: &mut Context<'_>) -> Result<bool, Box<Stop>> {
         let Some((sender, judged)) = self.court.poll(cx)? else {
@@ -101,13 +145,46 @@ impl Relay {
                 .on_time(*shared.now.get_or_insert_with(Instant::now));
         }
         // The other one's turn first, or a side that always has something to say would shut it out.
-        other.ask_late(lane, &mut self.court, shared, cx)?;
+        other.ask_late(&mut Beside {
+            other: lane,
+            court: &mut self.court,
+            shared,
+            cx,
+        })?;
         Ok(true)
+    }
+
+    /// More is held than may be. Said once: some of it may be away, in court, when the rest is let go.
+    fn has_grown_too_large(&mut self) -> bool {
+        let size = self.size();
+        self.memory.take_if(|most| size > *most).is_some()
     }
 
     /// There is so much for a receiver that filters are not asked for more.
     fn is_overfull(&self) -> bool {
         self.from_client.output.is_overfull() || self.from_server.output.is_overfull()
+    }
+}
+
+impl<'a> Shared<'a> {
+    /// With the thread's buffers.
+    fn lent(metrics: Option<&'a RouteMetrics>) -> Shared<'a> {
+        Shared {
+            out: OUT.take(),
+            deflated: DEFLATED.take(),
+            now: None,
+            metrics,
+        }
+    }
+
+    /// The thread keeps what is of ordinary size.
+    fn give_back(self) {
+        for (mut buffer, home) in [(self.out, &OUT), (self.deflated, &DEFLATED)] {
+            buffer.clear();
+            if buffer.capacity() <= KEPT_BUFFER {
+                home.set(buffer);
+            }
+        }
     }
 }
 
@@ -130,78 +207,22 @@ impl Carrier for Relay {
     ) -> Result<Pumped, BrokenLeg> {
         let mut pumped = Pumped::default();
         let metrics = self.metrics.take();
-        let mut shared = Shared {
-            out: OUT.take(),
-            deflated: DEFLATED.take(),
-            now: None,
-            metrics: metrics.as_ref(),
-        };
-        let mut broken = None;
-        for round in 0.. {
-            if round == ROUNDS_PER_TURN {
+        let mut shared = Shared::lent(metrics.as_ref());
+        let mut rounds = 0..ROUNDS_PER_TURN;
+        let broken = loop {
+            if rounds.next().is_none() {
                 pumped.more = true;
-                break;
+                break None;
             }
-            let heard = self.hear(&mut shared, cx);
-            let mut again = match heard {
-                Ok(heard) => heard,
-                Err(stop) => {
-                    pumped.stop.get_or_insert(stop);
-                    true
-                }
-            };
-            let (up, down) = SCRATCH.with_borrow_mut(|scratch| {
-                let (client, server) = (&mut self.from_client, &mut self.from_server);
-                let court = &mut self.court;
-                let up = client.turn(
-                    downstream,
-                    upstream,
-                    server,
-                    court,
-                    &mut shared,
-                    scratch,
-                    cx,
-                );
-                let down = server.turn(
-                    upstream,
-                    downstream,
-                    client,
-                    court,
-                    &mut shared,
-                    scratch,
-                    cx,
-                );
-                (up, down)
-            });
-            broken = BrokenLeg::of(up.broken, down.broken);
-            for turn in [up, down] {
-                pumped.moved |= turn.moved;
-                pumped.more |= turn.more;
-                if let Some(stop) = turn.stop {
-                    pumped.stop.get_or_insert(stop);
-                }
-                again |= turn.disturbed;
+            match self.round(downstream, upstream, &mut shared, &mut pumped, cx) {
+                Err(leg) => break Some(leg),
+                Ok(again) if again && pumped.stop.is_none() && !pumped.more => {}
+                Ok(_) => break None,
             }
-            if broken.is_some() || pumped.stop.is_some() || pumped.more || !again {
-                break;
-            }
-        }
-        let Shared {
-            mut out,
-            mut deflated,
-            ..
-        } = shared;
-        // A thread keeps what is of ordinary size.
-        for (buffer, home) in [(&mut out, &OUT), (&mut deflated, &DEFLATED)] {
-            buffer.clear();
-            if buffer.capacity() <= KEPT_BUFFER {
-                home.set(std::mem::take(buffer));
-            }
-        }
+        };
+        shared.give_back();
         self.metrics = metrics;
-        // Said once: some of it may be away, in court, when the rest is let go.
-        let size = self.size();
-        if self.memory.take_if(|most| size > *most).is_some() {
+        if self.has_grown_too_large() {
             let stop = || {
                 Box::new(Stop {
                     cause: Cause::ConnectionMemory,

@@ -1,6 +1,9 @@
 //! One direction of a tunnel whose messages matter: read, check, ask; what comes of it is its
 //! [`Output`]'s to send.
 
+mod in_court;
+
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -18,13 +21,13 @@ use crate::random;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::tunnel::Cause;
 use crate::tunnel::carrier::{Broken, OneWay, ReaderState, Stop};
-use crate::tunnel::judge::{Injection, Interest, Judged, Kind, Moment, Outcome, Receiver};
-use crate::tunnel::keepalive::{Due, Pinger, Pong, Seen};
+use crate::tunnel::judge::Interest;
+use crate::tunnel::keepalive::{Due, Pinger, Seen};
 use crate::tunnel::way::CHUNKS_PER_TURN;
 use crate::ws::control::{CloseCode, ControlFrame};
 use crate::ws::deflate::{Legs, Passage};
 use crate::ws::frame::Side;
-use crate::ws::message::{self, Begin, Control, ControlKind, DataKind, Event, Want};
+use crate::ws::message::{Begin, DataKind, Event, Want};
 use crate::ws::reader::{Fault, Reader, Rules};
 
 pub(in crate::tunnel) struct Lane {
@@ -66,6 +69,14 @@ pub(super) struct Shared<'a> {
     pub(super) metrics: Option<&'a RouteMetrics>,
 }
 
+/// What a lane has beside it in its turn.
+pub(super) struct Beside<'a, 's, 'c> {
+    pub(super) other: &'a mut Lane,
+    pub(super) court: &'a mut Court,
+    pub(super) shared: &'a mut Shared<'s>,
+    pub(super) cx: &'a mut Context<'c>,
+}
+
 impl Shared<'_> {
     fn now(&mut self) -> Instant {
         *self.now.get_or_insert_with(Instant::now)
@@ -82,6 +93,14 @@ pub(super) struct Turn {
     pub(super) disturbed: bool,
     pub(super) stop: Option<Box<Stop>>,
     pub(super) broken: Option<Broken>,
+}
+
+/// What came of reading from the sender.
+enum Came {
+    Nothing,
+    End,
+    /// And what came of those.
+    Bytes(Result<(), Box<Stop>>),
 }
 
 impl Lane {
@@ -149,43 +168,30 @@ impl Lane {
     }
 
     /// Moves what can be moved, until somebody makes it wait.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "two ends, two lanes and what they share"
-    )]
     pub(super) fn turn<R, W>(
         &mut self,
         reader: &mut R,
         writer: &mut W,
-        other: &mut Lane,
-        court: &mut Court,
-        shared: &mut Shared<'_>,
         scratch: &mut [u8],
-        cx: &mut Context<'_>,
+        beside: &mut Beside<'_, '_, '_>,
     ) -> Turn
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
         let mut turn = Turn::default();
-        if let Err(broken) =
-            self.take_turn(reader, writer, other, court, shared, scratch, cx, &mut turn)
-        {
+        if let Err(broken) = self.take_turn(reader, writer, scratch, beside, &mut turn) {
             turn.broken = Some(broken);
         }
         turn
     }
 
-    #[expect(clippy::too_many_arguments, reason = "as above")]
     fn take_turn<R, W>(
         &mut self,
         reader: &mut R,
         writer: &mut W,
-        other: &mut Lane,
-        court: &mut Court,
-        shared: &mut Shared<'_>,
         scratch: &mut [u8],
-        cx: &mut Context<'_>,
+        beside: &mut Beside<'_, '_, '_>,
         turn: &mut Turn,
     ) -> Result<(), Broken>
     where
@@ -193,18 +199,7 @@ impl Lane {
         W: AsyncWrite + Unpin,
     {
         for _ in 0..CHUNKS_PER_TURN {
-            let was_full = self.output.is_full();
-            if self.waiting.is_some()
-                && let Err(stop) = self.ask(other, court, shared, cx)
-            {
-                turn.stop = Some(stop);
-            }
-            if self.output.outlet.is_clear() {
-                self.put_own(shared);
-            }
-            self.output.hold(&mut shared.out);
-            turn.disturbed |= was_full && !self.output.is_full();
-            turn.moved |= self.output.outlet.send_held(writer, cx)?;
+            self.send_what_waits(writer, beside, turn)?;
             if !self.output.outlet.is_clear() {
                 return Ok(());
             }
@@ -212,70 +207,35 @@ impl Lane {
                 continue;
             }
             // The court may hold what would be injected next.
-            if turn.stop.is_some()
-                || self.waiting.is_some()
-                || self.is_throttled(shared)
-                || self.is_full()
-                || other.output.is_full()
-            {
-                self.output.outlet.flush(writer, cx)?;
+            if turn.stop.is_some() || self.is_held_back(beside) {
+                self.output.outlet.flush(writer, beside.cx)?;
                 return Ok(());
             }
-            let others = other.output.aside();
-            let read = if self.backlog.is_empty() {
-                if self.state != ReaderState::Open {
-                    self.output.outlet.flush(writer, cx)?;
+            let others = beside.other.output.aside();
+            let processed = if self.backlog.is_empty() {
+                let is_flushed = self.output.outlet.flush(writer, beside.cx)?;
+                // What is not holds a chunk of its own; a second one waits in the sender's socket.
+                if self.state != ReaderState::Open || !is_flushed {
                     return Ok(());
                 }
-                if !self.output.outlet.flush(writer, cx)? {
-                    // It holds a chunk of its own; a second one waits in the sender's socket.
-                    return Ok(());
-                }
-                let mut buf = ReadBuf::new(scratch);
-                match Pin::new(&mut *reader).poll_read(cx, &mut buf) {
-                    Poll::Pending => return Ok(()),
-                    Poll::Ready(Ok(())) if buf.filled().is_empty() => {
-                        self.has_come_to_its_end();
-                        continue;
+                match self.read_on(reader, scratch, beside)? {
+                    Came::Nothing => return Ok(()),
+                    Came::End => continue,
+                    Came::Bytes(processed) => {
+                        turn.moved = true;
+                        processed
                     }
-                    Poll::Ready(Ok(())) => {}
-                    // A TLS stream cut without close_notify ends like a plain one.
-                    Poll::Ready(Err(error))
-                        if error.kind() == std::io::ErrorKind::UnexpectedEof =>
-                    {
-                        self.has_come_to_its_end();
-                        continue;
-                    }
-                    Poll::Ready(Err(_)) => return Err(Broken::Reader),
                 }
-                let chunk = buf.filled();
-                self.bytes += chunk.len() as u64;
-                turn.moved = true;
-                let mut rest = chunk;
-                let charged = self.charge(chunk.len() as u64, shared);
-                let read = charged.and_then(|()| self.process(&mut rest, other, court, shared, cx));
-                if !rest.is_empty() {
-                    self.backlog = Bytes::copy_from_slice(rest);
-                }
-                read
             } else {
-                let mut backlog = std::mem::take(&mut self.backlog);
-                let mut rest = &backlog[..];
-                let read = self.process(&mut rest, other, court, shared, cx);
-                let used = backlog.len() - rest.len();
-                backlog.advance(used);
-                // One that is used up lets go of its memory.
-                if !backlog.is_empty() {
-                    self.backlog = backlog;
-                }
-                read
+                self.process_backlog(beside)
             };
-            if let Err(stop) = read {
+            if let Err(stop) = processed {
                 turn.stop = Some(stop);
             }
-            turn.disturbed |= other.output.aside() > others;
-            turn.moved |= !shared.out.is_empty();
-            self.output.send(&mut shared.out, writer, cx)?;
+            turn.disturbed |= beside.other.output.aside() > others;
+            turn.moved |= !beside.shared.out.is_empty();
+            self.output
+                .send(&mut beside.shared.out, writer, beside.cx)?;
             if turn.stop.is_some() {
                 return Ok(());
             }
@@ -284,21 +244,84 @@ impl Lane {
         Ok(())
     }
 
+    /// What waits for the court is put before it, and what waits for the receiver is sent.
+    fn send_what_waits<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        beside: &mut Beside<'_, '_, '_>,
+        turn: &mut Turn,
+    ) -> Result<(), Broken> {
+        let was_full = self.output.is_full();
+        if self.waiting.is_some()
+            && let Err(stop) = self.ask(beside)
+        {
+            turn.stop = Some(stop);
+        }
+        if self.output.outlet.is_clear() {
+            self.put_own(beside.shared);
+        }
+        self.output.hold(&mut beside.shared.out);
+        turn.disturbed |= was_full && !self.output.is_full();
+        turn.moved |= self.output.outlet.send_held(writer, beside.cx)?;
+        Ok(())
+    }
+
+    /// Reads what the sender's socket has, as much as `scratch` takes, and processes it.
+    fn read_on<R: AsyncRead + Unpin>(
+        &mut self,
+        reader: &mut R,
+        scratch: &mut [u8],
+        beside: &mut Beside<'_, '_, '_>,
+    ) -> Result<Came, Broken> {
+        let mut buf = ReadBuf::new(scratch);
+        match Pin::new(reader).poll_read(beside.cx, &mut buf) {
+            Poll::Pending => return Ok(Came::Nothing),
+            Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+            Poll::Ready(Err(error)) if error.kind() != ErrorKind::UnexpectedEof => {
+                return Err(Broken::Reader);
+            }
+            // A TLS stream cut without close_notify ends like a plain one.
+            Poll::Ready(_) => {
+                self.state = ReaderState::Ended;
+                self.output.hurry();
+                return Ok(Came::End);
+            }
+        }
+        let mut rest = buf.filled();
+        let len = rest.len() as u64;
+        self.bytes += len;
+        let charged = self.charge(len, beside.shared);
+        let processed = charged.and_then(|()| self.process(&mut rest, beside));
+        if !rest.is_empty() {
+            self.backlog = Bytes::copy_from_slice(rest);
+        }
+        Ok(Came::Bytes(processed))
+    }
+
+    /// Processes what was read before.
+    fn process_backlog(&mut self, beside: &mut Beside<'_, '_, '_>) -> Result<(), Box<Stop>> {
+        let mut backlog = std::mem::take(&mut self.backlog);
+        let mut rest = &backlog[..];
+        let processed = self.process(&mut rest, beside);
+        let used = backlog.len() - rest.len();
+        backlog.advance(used);
+        // One that is used up lets go of its memory.
+        if !backlog.is_empty() {
+            self.backlog = backlog;
+        }
+        processed
+    }
+
     /// Looks at what the sender sent and leaves the rest: nothing, unless the court has to think, there is
     /// enough for the receiver, or the tunnel must end.
     fn process(
         &mut self,
         rest: &mut &[u8],
-        other: &mut Lane,
-        court: &mut Court,
-        shared: &mut Shared<'_>,
-        cx: &mut Context<'_>,
+        beside: &mut Beside<'_, '_, '_>,
     ) -> Result<(), Box<Stop>> {
         loop {
-            self.put_own(shared);
-            let enough =
-                self.output.is_enough(&shared.out) || self.is_full() || other.output.is_full();
-            if enough || self.waiting.is_some() || self.is_throttled(shared) {
+            self.put_own(beside.shared);
+            if self.output.is_enough(&beside.shared.out) || self.is_held_back(beside) {
                 return Ok(());
             }
             let (interest, only, muted) = (self.interest, self.only, self.output.is_muted());
@@ -311,7 +334,7 @@ impl Lane {
                 }
                 let charged = throttle
                     .as_mut()
-                    .map(|throttle| throttle.charge(1, 0, shared.now()));
+                    .map(|throttle| throttle.charge(1, 0, beside.shared.now()));
                 is_too_much = matches!(charged, Some(Err(TooMuch)));
                 if is_too_much || only.is_some_and(|only| only != begin.kind) {
                     return Want::Refuse;
@@ -328,18 +351,18 @@ impl Lane {
             match self.reader.read(rest, want) {
                 Ok(None) => return Ok(()),
                 Ok(Some(Event::Passed { wire, ends })) => {
-                    self.output.wire(&wire, shared);
+                    self.output.wire(&wire, beside.shared);
                     if let Some(passed) = ends {
                         self.output.passed(&passed);
                     }
                 }
                 Ok(Some(Event::Message(message))) => {
                     if !self.output.is_muted() {
-                        self.message(message, other, court, shared, cx)?;
+                        self.message(message, beside)?;
                     }
                 }
                 Ok(Some(Event::Control(control))) => {
-                    self.control(control, other, court, shared, cx)?;
+                    self.control(control, beside)?;
                 }
                 Err(fault) => {
                     return match self.output.is_muted() {
@@ -348,193 +371,6 @@ impl Lane {
                         false => Err(Box::new(self.stop_for(&fault))),
                     };
                 }
-            }
-        }
-    }
-
-    fn message(
-        &mut self,
-        message: message::Message,
-        other: &mut Lane,
-        court: &mut Court,
-        shared: &mut Shared<'_>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), Box<Stop>> {
-        let kind = data_kind(message.kind);
-        if !self.interest.wants(kind, message.plain().len() as u64) {
-            self.output.forward(&message, shared);
-            return Ok(());
-        }
-        self.ask_about(Waiting::Data(message), other, court, shared, cx)
-    }
-
-    fn control(
-        &mut self,
-        control: Control,
-        other: &mut Lane,
-        court: &mut Court,
-        shared: &mut Shared<'_>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), Box<Stop>> {
-        let kind = match control.kind {
-            ControlKind::Close => {
-                self.output.close(&control.wire(), shared);
-                return Ok(());
-            }
-            ControlKind::Ping => Kind::Ping,
-            ControlKind::Pong => Kind::Pong,
-        };
-        if kind == Kind::Pong
-            && let Some(pinger) = &mut self.pinger
-        {
-            match pinger.pong(control.payload(), || shared.now()) {
-                Pong::Answer(round_trip) => {
-                    if let Some(metrics) = shared.metrics {
-                        metrics.ping_round_trip(self.sender, round_trip);
-                    }
-                    return Ok(());
-                }
-                Pong::Late => return Ok(()),
-                Pong::Foreign => {}
-            }
-        }
-        if self.output.is_muted() {
-            return Ok(());
-        }
-        if !self.interest.wants(kind, control.payload().len() as u64) {
-            self.output.wire(&control.wire(), shared);
-            return Ok(());
-        }
-        self.ask_about(Waiting::Control(control), other, court, shared, cx)
-    }
-
-    /// Puts what is waiting before the court, if that is free.
-    fn ask(
-        &mut self,
-        other: &mut Lane,
-        court: &mut Court,
-        shared: &mut Shared<'_>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), Box<Stop>> {
-        if court.has_failed() {
-            self.waiting = None;
-        }
-        if court.is_busy() {
-            return Ok(());
-        }
-        match self.waiting.take() {
-            Some(waiting) => self.ask_about(*waiting, other, court, shared, cx),
-            None => Ok(()),
-        }
-    }
-
-    /// Puts this before the court and does what it says, or lets it wait.
-    fn ask_about(
-        &mut self,
-        mut waiting: Waiting,
-        other: &mut Lane,
-        court: &mut Court,
-        shared: &mut Shared<'_>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), Box<Stop>> {
-        if court.has_failed() {
-            return Ok(());
-        }
-        if !court.is_busy() {
-            let message = waiting.lend();
-            self.lent = message.data.len();
-            court.try_message(self.sender, message);
-            if let Some((_, judged)) = court.poll(cx)? {
-                self.lent = 0;
-                return self.obey(Some(waiting), judged, other, shared);
-            }
-        }
-        self.waiting = Some(Box::new(waiting));
-        Ok(())
-    }
-
-    /// As [`Lane::ask`], between this lane's turns.
-    pub(super) fn ask_late(
-        &mut self,
-        other: &mut Lane,
-        court: &mut Court,
-        shared: &mut Shared<'_>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), Box<Stop>> {
-        let asked = self.ask(other, court, shared, cx);
-        self.output.hold(&mut shared.out);
-        asked
-    }
-
-    /// Does what the court said about a message, or about nothing but the time.
-    fn obey(
-        &mut self,
-        waiting: Option<Waiting>,
-        judged: Judged,
-        other: &mut Lane,
-        shared: &mut Shared<'_>,
-    ) -> Result<(), Box<Stop>> {
-        let Judged { outcome, inject } = judged;
-        self.put_in(&inject, Moment::Before, other, shared);
-        match (outcome, waiting) {
-            (Outcome::Stop(stop), _) => return Err(stop),
-            (Outcome::Nothing, _) | (_, None) => {}
-            (Outcome::Forward(asked), Some(Waiting::Data(mut message))) => {
-                message.give_back(asked.data);
-                self.output.forward(&message, shared);
-            }
-            (Outcome::Forward(_), Some(Waiting::Control(control))) => {
-                self.output.wire(&control.wire(), shared);
-            }
-            (Outcome::Replace(new), Some(waiting)) => {
-                self.output.replace(&new, waiting.is_compressed(), shared);
-            }
-            (Outcome::Drop, Some(waiting)) => {
-                self.output.dropped(waiting.is_compressed());
-            }
-        }
-        self.put_in(&inject, Moment::After, other, shared);
-        Ok(())
-    }
-
-    /// What the court has come to at last, about this lane's message if it is its answer.
-    pub(super) fn hear(
-        &mut self,
-        about_message: bool,
-        judged: Judged,
-        other: &mut Lane,
-        shared: &mut Shared<'_>,
-    ) -> Result<(), Box<Stop>> {
-        let waiting = match about_message {
-            true => {
-                self.lent = 0;
-                self.waiting.take().map(|waiting| *waiting)
-            }
-            false => None,
-        };
-        let obeyed = self.obey(waiting, judged, other, shared);
-        self.output.hold(&mut shared.out);
-        obeyed
-    }
-
-    fn put_in(
-        &mut self,
-        injections: &[Injection],
-        moment: Moment,
-        other: &mut Lane,
-        shared: &mut Shared<'_>,
-    ) {
-        let settled = moment == Moment::After;
-        for injection in injections.iter().filter(|it| it.moment == moment) {
-            let ours = match injection.to {
-                Receiver::Client => self.sender == Side::FromServer,
-                Receiver::Server => self.sender == Side::FromClient,
-            };
-            if ours {
-                self.output.inject(&injection.message);
-                self.put_own_if(settled, shared);
-            } else {
-                other.output.inject(&injection.message);
             }
         }
     }
@@ -597,6 +433,14 @@ impl Lane {
         self.output.is_full() && !self.reader.is_passing()
     }
 
+    /// Nothing more is looked at for now: the court, the rate or a receiver comes first.
+    fn is_held_back(&mut self, beside: &mut Beside<'_, '_, '_>) -> bool {
+        self.waiting.is_some()
+            || self.is_full()
+            || beside.other.output.is_full()
+            || self.is_throttled(beside.shared)
+    }
+
     /// When a wait for the rate ends.
     pub(super) fn resumes_at(&self) -> Option<Instant> {
         self.throttle.as_ref().and_then(|throttle| throttle.until())
@@ -612,11 +456,6 @@ impl Lane {
     /// The sender has broken the protocol: nothing that it sends can be read.
     fn is_lost(&self) -> bool {
         self.reader.is_over() && self.reader.close().is_none()
-    }
-
-    fn has_come_to_its_end(&mut self) {
-        self.state = ReaderState::Ended;
-        self.output.hurry();
     }
 
     fn is_throttled(&mut self, shared: &mut Shared<'_>) -> bool {
