@@ -132,11 +132,62 @@ struct Actions {
     readiness: AtomicU8,
 }
 
-impl Server {
-    async fn start(origin: Origin, began: Instant) -> Result<(Server, Control, Started), RunError> {
-        // Signals first: one that comes during a long start must not be lost.
-        let (tell_reload, reloads) = mpsc::channel(RELOADS_WAITING);
-        let mut control = Control {
+/// All that can go wrong has gone well, and nothing serves yet.
+struct Prepared {
+    snapshot: Snapshot,
+    listeners: Vec<(Bind, BoundListener)>,
+    admin: Option<AdminListener>,
+    workshop: Workshop,
+    telemetry: Telemetry,
+}
+
+impl Prepared {
+    async fn by(
+        origin: &Origin,
+        metrics: &Arc<Metrics>,
+        stop: &mut StopSignals,
+    ) -> Result<Prepared, RunError> {
+        let parsed = reload::parse(origin).map_err(RunError::Config)?;
+        let telemetry = crate::telemetry::init(&parsed.config.log, metrics)?;
+        let access_log = telemetry.access_log(&parsed.config.log);
+        // Who gives up root binds first; anybody else when nothing can go wrong any more but that.
+        let (early, home) = match &parsed.config.runtime.account {
+            None => (None, None),
+            Some(account) => {
+                let bound = Bound::of(&parsed.config).await?;
+                let home = bound::become_account(account, &parsed.config, &parsed.source, origin)?;
+                (Some(bound), Some(home))
+            }
+        };
+        if privileges::is_root() && home.is_none() {
+            tracing::warn!("serving as root; `[runtime] user` names whom to become instead");
+        }
+        let workshop = reload::workshop(metrics, home, banner::progress());
+        let built = tokio::select! {
+            built = reload::build(parsed, None, &workshop, access_log) => built,
+            _ = stop.asked() => return Err(RunError::Interrupted),
+        };
+        let (snapshot, report) = built.map_err(|Rejected(report)| RunError::Config(report))?;
+        if !report.diagnostics.is_empty() {
+            eprint(&report.render(banner::is_terminal()));
+        }
+        let Bound { listeners, admin } = match early {
+            Some(bound) => bound,
+            None => Bound::of(&snapshot.config).await?,
+        };
+        Ok(Prepared {
+            snapshot,
+            listeners,
+            admin,
+            workshop,
+            telemetry,
+        })
+    }
+}
+
+impl Control {
+    fn new(reloads: mpsc::Receiver<oneshot::Sender<ReloadOutcome>>) -> std::io::Result<Control> {
+        Ok(Control {
             reloads,
             changes: None,
             hup: signal(SignalKind::hangup())?,
@@ -146,44 +197,27 @@ impl Server {
                 quit: signal(SignalKind::quit())?,
             },
             stop_admin: None,
-        };
-        let metrics = Metrics::new();
-        let parsed = reload::parse(&origin).map_err(RunError::Config)?;
-        let telemetry = crate::telemetry::init(&parsed.config.log, &metrics)?;
-        let access_log = telemetry.access_log(&parsed.config.log);
-        // Who gives up root binds first; anybody else when nothing can go wrong any more but that.
-        let (early, home) = match &parsed.config.runtime.account {
-            None => (None, None),
-            Some(account) => {
-                let bound = Bound::of(&parsed.config).await?;
-                let home = bound::become_account(account, &parsed.config, &parsed.source, &origin)?;
-                (Some(bound), Some(home))
-            }
-        };
-        if privileges::is_root() && home.is_none() {
-            tracing::warn!("serving as root; `[runtime] user` names whom to become instead");
-        }
-        let workshop = reload::workshop(&metrics, home, banner::progress());
-        let built = tokio::select! {
-            built = reload::build(parsed, None, &workshop, access_log) => built,
-            _ = control.stop.asked() => return Err(RunError::Interrupted),
-        };
-        let (snapshot, report) = built.map_err(|Rejected(report)| RunError::Config(report))?;
-        if !report.diagnostics.is_empty() {
-            eprint(&report.render(banner::is_terminal()));
-        }
+        })
+    }
+}
 
-        let workers = worker_count(&snapshot.config);
-        let Bound {
+impl Server {
+    async fn start(origin: Origin, began: Instant) -> Result<(Server, Control, Started), RunError> {
+        // Signals first: one that comes during a long start must not be lost.
+        let (tell_reload, reloads) = mpsc::channel(RELOADS_WAITING);
+        let mut control = Control::new(reloads)?;
+        let metrics = Metrics::new();
+        let Prepared {
+            snapshot,
             listeners: bound,
             admin,
-        } = match early {
-            Some(bound) => bound,
-            None => Bound::of(&snapshot.config).await?,
-        };
+            workshop,
+            telemetry,
+        } = Prepared::by(&origin, &metrics, &mut control.stop).await?;
 
         publish(&metrics, &snapshot);
         metrics.set_generation(snapshot.generation);
+        let workers = worker_count(&snapshot.config);
         let lines = banner::Banner::new(&snapshot, &bound, admin.as_ref(), workers, began);
         let fixed = Fixed::of(&snapshot.config);
         let shared = Arc::new(Shared::new(snapshot, metrics));
