@@ -157,8 +157,6 @@ impl Kinds {
     pub const PONG: Kinds = Kinds(8);
     /// Text and binary.
     pub const DATA: Kinds = Kinds(3);
-    /// Pings and pongs.
-    pub const CONTROL: Kinds = Kinds(12);
 
     pub fn contains(self, kind: Kind) -> bool {
         let kind = match kind {

@@ -24,24 +24,14 @@ impl Rig {
     }
 
     fn expiring(idle_timeout: Duration, expiry: Option<Expiry>) -> Rig {
-        let (client, downstream) = UnixStream::pair().unwrap();
-        let (server, upstream) = UnixStream::pair().unwrap();
+        let (client, downstream) = socket();
+        let (server, upstream) = socket();
         let drain = Drain::default();
-        let leg = |socket| Leg {
-            stream: Stream::Plain(Socket::Unix(socket)),
-            early: Bytes::new(),
-        };
+        let level = Level::Follow { compressed: false };
         let tunnel = Tunnel {
-            downstream: leg(downstream),
-            upstream: leg(upstream),
-            level: Level::Follow { compressed: false },
-            silence: (None, None),
             idle_timeout,
-            drain: Duration::from_secs(3),
             expiry: expiry.map(Box::new),
-            member: drain.join(),
-            budget: Budget::new(None),
-            metrics: None,
+            ..tunnel(downstream, upstream, level, &drain)
         };
         Rig {
             client,
@@ -50,6 +40,32 @@ impl Rig {
             tunnel: tokio::spawn(tunnel.run()),
         }
     }
+}
+
+/// A tunnel that has time.
+pub(super) fn tunnel(downstream: Stream, upstream: Stream, level: Level, drain: &Drain) -> Tunnel {
+    let leg = |stream| Leg {
+        stream,
+        early: Bytes::new(),
+    };
+    Tunnel {
+        downstream: leg(downstream),
+        upstream: leg(upstream),
+        level,
+        silence: (None, None),
+        idle_timeout: Duration::from_secs(600),
+        drain: Duration::from_secs(3),
+        expiry: None,
+        member: drain.join(),
+        budget: Budget::new(None),
+        metrics: None,
+    }
+}
+
+/// The far end of a tunnel's side, and that side.
+pub(super) fn socket() -> (UnixStream, Stream) {
+    let (far, near) = UnixStream::pair().unwrap();
+    (far, Stream::Plain(Socket::Unix(near)))
 }
 
 async fn receive(socket: &mut UnixStream, len: usize) -> Vec<u8> {

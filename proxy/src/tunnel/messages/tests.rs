@@ -9,13 +9,12 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::budget::Budget;
 use crate::config::model::{Allowance, Over, Rate, SideRules};
 use crate::drain::Drain;
 use crate::facts::ClosedBy;
-use crate::socket::Socket;
+use crate::tunnel::tests::{socket, tunnel};
 use crate::tunnel::{
-    Injection, Interest, Judged, Judging, Kind, Leg, Level, Message, Moment, Outcome, Receiver,
+    Injection, Interest, Judged, Judging, Kind, Level, Message, Moment, Outcome, Receiver,
     Tunnel,
 };
 use crate::ws::control::encode_close;
@@ -142,8 +141,8 @@ impl Rig {
     }
 
     fn new(rules: TunnelRules, judged: bool) -> Rig {
-        let (client, downstream) = UnixStream::pair().unwrap();
-        let (server, upstream) = UnixStream::pair().unwrap();
+        let (client, downstream) = socket();
+        let (server, upstream) = socket();
         let (tell, told) = oneshot::channel();
         let (parted, has_parted) = oneshot::channel();
         let count = Arc::new(AtomicU32::new(0));
@@ -153,26 +152,17 @@ impl Rig {
             parted: Some(parted),
         };
         let drain = Drain::default();
-        let leg = |socket| Leg {
-            stream: Stream::Plain(Socket::Unix(socket)),
-            early: Bytes::new(),
-        };
+        let silence = (rules.client.idle_timeout, rules.server.idle_timeout);
+        let level = Level::Messages(Box::new(Terms {
+            rules: Arc::new(rules),
+            compression: Legs::default(),
+            memory: None,
+            judge: judged.then_some(Box::new(puppet)),
+        }));
         let tunnel = Tunnel {
-            downstream: leg(downstream),
-            upstream: leg(upstream),
-            silence: (rules.client.idle_timeout, rules.server.idle_timeout),
-            level: Level::Messages(Box::new(Terms {
-                rules: Arc::new(rules),
-                compression: Legs::default(),
-                memory: None,
-                judge: judged.then_some(Box::new(puppet)),
-            })),
+            silence,
             idle_timeout: Duration::from_secs(3600),
-            drain: Duration::from_secs(3),
-            expiry: None,
-            member: drain.join(),
-            budget: Budget::new(None),
-            metrics: None,
+            ..tunnel(downstream, upstream, level, &drain)
         };
         Rig {
             client,

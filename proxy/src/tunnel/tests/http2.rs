@@ -16,37 +16,14 @@ struct Rig {
     _connection: Connection,
 }
 
-fn tunnel(downstream: Stream, upstream: Stream, level: Level, drain: &Drain) -> Tunnel {
-    let leg = |stream| Leg {
-        stream,
-        early: Bytes::new(),
-    };
-    Tunnel {
-        downstream: leg(downstream),
-        upstream: leg(upstream),
-        level,
-        silence: (None, None),
-        idle_timeout: Duration::from_secs(600),
-        drain: Duration::from_secs(3),
-        expiry: None,
-        member: drain.join(),
-        budget: Budget::new(None),
-        metrics: None,
-    }
-}
-
 impl Rig {
     async fn new(level: Level) -> Rig {
         let mut connection = Connection::new().await;
         let (client, downstream) = connection.pair().await;
-        let (server, upstream) = UnixStream::pair().unwrap();
+        let (server, upstream) = socket();
         let drain = Drain::default();
-        let tunnel = tunnel(
-            Stream::Http2(Box::new(downstream)),
-            Stream::Plain(Socket::Unix(upstream)),
-            level,
-            &drain,
-        );
+        let downstream = Stream::Http2(Box::new(downstream));
+        let tunnel = tunnel(downstream, upstream, level, &drain);
         Rig {
             client,
             server,
@@ -289,8 +266,7 @@ async fn a_close_arrives_though_its_sender_breaks_off_behind_it() {
     for level in levels().into_iter().skip(1) {
         let mut connection = Connection::new().await;
         let (upstream, mut server) = connection.pair().await;
-        let (mut client, downstream) = UnixStream::pair().unwrap();
-        let downstream = Stream::Plain(Socket::Unix(downstream));
+        let (mut client, downstream) = socket();
         let upstream = Stream::Http2(Box::new(upstream));
         let tunnel = tunnel(downstream, upstream, level, &Drain::default());
         let tunnel = tokio::spawn(tunnel.run());

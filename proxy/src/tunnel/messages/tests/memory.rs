@@ -49,31 +49,21 @@ const KIB: usize = 1 << 10;
 #[tokio::test]
 async fn what_is_in_court_is_waited_for_in_peace() {
     for (memory, code) in [(None, 1013_u16), (Some(512 * KIB), 1009)] {
-        let (mut client, downstream) = UnixStream::pair().unwrap();
-        let (mut server, upstream) = UnixStream::pair().unwrap();
+        let (mut client, downstream) = socket();
+        let (mut server, upstream) = socket();
         let drain = Drain::default();
         let budget = Budget::new(Some(1024 * KIB));
         let looks = Arc::new(AtomicU32::new(0));
-        let leg = |socket| Leg {
-            stream: Stream::Plain(Socket::Unix(socket)),
-            early: Bytes::new(),
-        };
+        let level = Level::Messages(Box::new(Terms {
+            rules: Arc::default(),
+            compression: Legs::default(),
+            memory,
+            judge: Some(Box::new(Sleeper(Arc::clone(&looks)))),
+        }));
         let tunnel = Tunnel {
-            downstream: leg(downstream),
-            upstream: leg(upstream),
-            silence: (None, None),
-            level: Level::Messages(Box::new(Terms {
-                rules: Arc::default(),
-                compression: Legs::default(),
-                memory,
-                judge: Some(Box::new(Sleeper(Arc::clone(&looks)))),
-            })),
             idle_timeout: Duration::from_secs(3600),
-            drain: Duration::from_secs(3),
-            expiry: None,
-            member: drain.join(),
             budget: Arc::clone(&budget),
-            metrics: None,
+            ..tunnel(downstream, upstream, level, &drain)
         };
         let tunnel = tokio::spawn(tunnel.run());
         let mut message = Vec::new();
