@@ -435,58 +435,16 @@ impl<C: Carrier> Live<C> {
     }
 
     fn timer_fired(&mut self, mut timer: Pin<&mut Sleep>) -> Option<End> {
-        if matches!(self.stage, Stage::Open | Stage::Leaving)
-            && let Some(alarms) = &mut self.alarms
-        {
-            let now = Instant::now();
-            let stage = alarms.stage;
-            self.armed = false;
-            timer.as_mut().reset(stage);
-            let (from_client, from_server) = self.carrier.ways();
-            let silent = alarms.on_time(now, from_client, from_server);
-            if let Some(stop) = silent.or_else(|| self.carrier.on_time(now)) {
-                self.obey(stop, timer);
-                return None;
-            }
-            if now < stage {
-                return None;
-            }
-        } else if let Some(stage) = self.alarms.as_ref().map(|alarms| alarms.stage) {
-            let now = Instant::now();
-            self.carrier.resume(now);
-            if now < stage {
-                self.armed = false;
-                timer.reset(stage);
-                return None;
-            }
+        if !self.is_for_the_stage(timer.as_mut()) {
+            return None;
         }
         match self.stage {
             Stage::Open | Stage::Leaving if self.has_expired() => {
-                let (cause, code, reason) = match self.expiry() {
-                    Some(Expiry { lifetime: true, .. }) => {
-                        (Cause::Lifetime, CloseCode::GOING_AWAY, "lifetime reached")
-                    }
-                    Some(Expiry { code, .. }) => (Cause::Expired, code, "session expired"),
-                    None => (Cause::Expired, CloseCode::POLICY, "session expired"),
-                };
-                self.say_close(cause, code, reason, timer);
+                self.expire(timer);
                 None
             }
             Stage::Open => {
-                self.count_traffic();
-                let is_idle = self.account().is_none_or(Account::is_empty);
-                self.extras
-                    .take_if(|extras| is_idle && extras.expiry.is_none());
-                self.quiet_ticks = match std::mem::take(&mut self.active) {
-                    true => 0,
-                    false => self.quiet_ticks + 1,
-                };
-                if self.quiet_ticks < QUIET_TICKS {
-                    self.set_stage(Stage::Open, Duration::from_millis(self.tick.into()), timer);
-                } else {
-                    let code = CloseCode::GOING_AWAY;
-                    self.say_close(Cause::IdleTimeout, code, "idle timeout", timer);
-                }
+                self.end_tick(timer);
                 None
             }
             Stage::Leaving => {
@@ -505,6 +463,60 @@ impl<C: Carrier> Live<C> {
             }
             Stage::Closing => Some(self.end(Cause::Eof, ClosedBy::Proxy)),
             Stage::Lingering => Some(self.end(Cause::Eof, ClosedBy::Proxy)),
+        }
+    }
+
+    /// Serves who else wanted the timer; true if it is the stage's time as well.
+    fn is_for_the_stage(&mut self, mut timer: Pin<&mut Sleep>) -> bool {
+        let Some(alarms) = &mut self.alarms else {
+            return true;
+        };
+        let (now, due) = (Instant::now(), alarms.stage);
+        if matches!(self.stage, Stage::Open | Stage::Leaving) {
+            self.armed = false;
+            timer.as_mut().reset(due);
+            let (from_client, from_server) = self.carrier.ways();
+            let silent = alarms.on_time(now, from_client, from_server);
+            if let Some(stop) = silent.or_else(|| self.carrier.on_time(now)) {
+                self.obey(stop, timer);
+                return false;
+            }
+        } else {
+            self.carrier.resume(now);
+            if now < due {
+                self.armed = false;
+                timer.reset(due);
+            }
+        }
+        now >= due
+    }
+
+    fn expire(&mut self, timer: Pin<&mut Sleep>) {
+        let (cause, code, reason) = match self.expiry() {
+            Some(Expiry { lifetime: true, .. }) => {
+                (Cause::Lifetime, CloseCode::GOING_AWAY, "lifetime reached")
+            }
+            Some(Expiry { code, .. }) => (Cause::Expired, code, "session expired"),
+            None => (Cause::Expired, CloseCode::POLICY, "session expired"),
+        };
+        self.say_close(cause, code, reason, timer);
+    }
+
+    /// A part of the idle timeout is over.
+    fn end_tick(&mut self, timer: Pin<&mut Sleep>) {
+        self.count_traffic();
+        let is_idle = self.account().is_none_or(Account::is_empty);
+        self.extras
+            .take_if(|extras| is_idle && extras.expiry.is_none());
+        self.quiet_ticks = match std::mem::take(&mut self.active) {
+            true => 0,
+            false => self.quiet_ticks + 1,
+        };
+        if self.quiet_ticks < QUIET_TICKS {
+            self.set_stage(Stage::Open, Duration::from_millis(self.tick.into()), timer);
+        } else {
+            let code = CloseCode::GOING_AWAY;
+            self.say_close(Cause::IdleTimeout, code, "idle timeout", timer);
         }
     }
 

@@ -204,8 +204,11 @@ fn of_call(case: &Case, got: &Got) -> Vec<Difference> {
     found.0
 }
 
+/// A key of an `expect`, and what stands there.
+type Entry = (Vec<&'static str>, Value);
+
 /// Everything that the plugin did, for an `expect` that is written anew.
-pub(super) fn everything(outcome: &Outcome) -> Vec<(Vec<&'static str>, Value)> {
+pub(super) fn everything(outcome: &Outcome) -> Vec<Entry> {
     let got = match outcome {
         Outcome::ConfigRefused(reasons) => {
             let reason = reasons.first().map_or("", |reason| &reason.message);
@@ -213,79 +216,41 @@ pub(super) fn everything(outcome: &Outcome) -> Vec<(Vec<&'static str>, Value)> {
         }
         Outcome::Called(got) => got,
     };
-    let mut all: Vec<(Vec<&'static str>, Value)> = Vec::new();
-    match (&got.verdict, decided(got)) {
-        (Err(error), _) => {
-            let first = error.lines().next().unwrap_or_default();
-            return vec![(vec!["error"], text(first))];
-        }
-        (Ok(_), verdict) => {
-            if let Some(error) = got.conversed.as_ref().and_then(|talk| talk.error.as_ref()) {
-                let first = error.lines().next().unwrap_or_default();
-                all.push((vec!["error"], text(first)));
-            }
-            all.push((
-                vec!["verdict"],
-                decision(verdict.unwrap_or(Decision::Continue)),
-            ));
-        }
-    }
+    let mut all = Vec::new();
     match &got.verdict {
-        Ok(Some(refusal)) => {
-            all.push((
-                vec!["headers"],
-                changed(&HeaderMap::new(), refusal.headers()),
-            ));
-            all.push((vec!["body"], text(&body_of(got))));
-        }
-        _ => {
-            let changes = changed(&got.before.headers, &got.request.headers);
-            all.push((vec!["headers"], changes));
-            if got.before.query != got.request.query {
-                let query = got.request.query.as_deref();
-                all.push((vec!["query"], query.map_or(false.into(), text)));
+        Err(error) => return vec![(vec!["error"], first_line(error))],
+        Ok(refusal) => {
+            if let Some(error) = got.conversed.as_ref().and_then(|talk| talk.error.as_ref()) {
+                all.push((vec!["error"], first_line(error)));
             }
-            let offered = subprotocols(&got.request.headers);
-            if offered != subprotocols(&got.before.headers) {
-                all.push((vec!["subprotocols"], array(&offered)));
-            }
-            if let Some(upstream) = got.request.upstream.as_deref() {
-                all.push((vec!["upstream"], text(upstream)));
+            let verdict = decided(got).unwrap_or(Decision::Continue);
+            all.push((vec!["verdict"], decision(verdict)));
+            match refusal {
+                Some(refusal) => {
+                    let headers = changed(&HeaderMap::new(), refusal.headers());
+                    all.push((vec!["headers"], headers));
+                    all.push((vec!["body"], text(&body_of(got))));
+                }
+                None => all.extend(of_request(got)),
             }
         }
     }
-    let labels = got.session.labels.iter();
-    let new = labels.filter(|label| !got.before.session.labels.contains(label));
-    let new = new.map(|(name, value)| (name.clone(), text(value)));
-    all.push((vec!["labels"], table(new)));
-    if let Some(expiry) = got.session.expires_at {
-        all.push((vec!["expires_at"], datetime(moment(expiry))));
-    }
-    if let Some(lifetime) = got.session.max_lifetime {
-        all.push((vec!["lifetime"], duration(lifetime).into()));
-    }
+    all.extend(of_session(got));
     all.push((vec!["logs"], array(&got.logs)));
     let counted = got.metrics.iter();
     let counted = counted.map(|(name, value)| (name.to_string(), number(*value)));
     all.push((vec!["metrics"], table(counted)));
     let entries = got.kv.iter();
-    all.push((
-        vec!["kv"],
-        table(entries.map(|(key, value)| (key.clone(), stored_value(value)))),
-    ));
+    let entries = entries.map(|(key, value)| (key.clone(), stored_value(value)));
+    all.push((vec!["kv"], table(entries)));
     match &got.response {
         Some(Ok(response)) => {
             let status = i64::from(response.status().as_u16());
             all.push((vec!["response", "status"], status.into()));
-            all.push((
-                vec!["response", "headers"],
-                changed(&HeaderMap::new(), response.headers()),
-            ));
+            let headers = changed(&HeaderMap::new(), response.headers());
+            all.push((vec!["response", "headers"], headers));
         }
-        Some(Err(error)) => {
-            let first = error.lines().next().unwrap_or_default();
-            all.push((vec!["response", "error"], text(first)));
-        }
+        Some(Err(error)) => all.push((vec!["response", "error"], first_line(error))),
         None => {}
     }
     // What the plugin left alone is nobody's expectation.
@@ -295,6 +260,43 @@ pub(super) fn everything(outcome: &Outcome) -> Vec<(Vec<&'static str>, Value)> {
         _ => true,
     });
     all
+}
+
+/// What became of a request that goes on.
+fn of_request(got: &Got) -> Vec<Entry> {
+    let changes = changed(&got.before.headers, &got.request.headers);
+    let mut all = vec![(vec!["headers"], changes)];
+    if got.before.query != got.request.query {
+        let query = got.request.query.as_deref();
+        all.push((vec!["query"], query.map_or(false.into(), text)));
+    }
+    let offered = subprotocols(&got.request.headers);
+    if offered != subprotocols(&got.before.headers) {
+        all.push((vec!["subprotocols"], array(&offered)));
+    }
+    if let Some(upstream) = got.request.upstream.as_deref() {
+        all.push((vec!["upstream"], text(upstream)));
+    }
+    all
+}
+
+/// What was noted of the session.
+fn of_session(got: &Got) -> Vec<Entry> {
+    let labels = got.session.labels.iter();
+    let new = labels.filter(|label| !got.before.session.labels.contains(label));
+    let new = new.map(|(name, value)| (name.clone(), text(value)));
+    let mut all = vec![(vec!["labels"], table(new))];
+    if let Some(expiry) = got.session.expires_at {
+        all.push((vec!["expires_at"], datetime(moment(expiry))));
+    }
+    if let Some(lifetime) = got.session.max_lifetime {
+        all.push((vec!["lifetime"], duration(lifetime).into()));
+    }
+    all
+}
+
+fn first_line(text: &str) -> Value {
+    self::text(text.lines().next().unwrap_or_default())
 }
 
 /// Differences as they are found.
