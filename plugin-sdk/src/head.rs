@@ -110,7 +110,11 @@ macro_rules! fields {
             ///
             /// # Errors
             /// See [`EditError`].
-            pub fn set_header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
+            pub fn set_header(
+                &mut self,
+                name: &str,
+                value: impl AsRef<[u8]>,
+            ) -> Result<(), EditError> {
                 Ok(self.0.set_header(name, value.as_ref())?)
             }
 
@@ -118,7 +122,11 @@ macro_rules! fields {
             ///
             /// # Errors
             /// See [`EditError`].
-            pub fn add_header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
+            pub fn add_header(
+                &mut self,
+                name: &str,
+                value: impl AsRef<[u8]>,
+            ) -> Result<(), EditError> {
                 Ok(self.0.add_header(name, value.as_ref())?)
             }
 

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use sluicegate_tests::client;
 use sluicegate_tests::http2::client::Client;
 use sluicegate_tests::http2::server::{Arrival, Manner, Server};
 use sluicegate_tests::proxy::{Proxy, conversation_guest};
@@ -24,7 +25,6 @@ use sluicegate_tests::websocket::negotiation::{Deflate, Params};
 use sluicegate_tests::websocket::opening::Wish;
 use sluicegate_tests::websocket::random::Random;
 use sluicegate_tests::websocket::{AnyPeer, Heard, Message, Peer, Receiver, Role};
-use sluicegate_tests::client;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use speech::{Speech, text};

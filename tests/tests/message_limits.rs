@@ -6,10 +6,10 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use sluicegate_tests::client;
 use sluicegate_tests::proxy::Proxy;
+use sluicegate_tests::soon;
 use sluicegate_tests::upstream::Script;
 use sluicegate_tests::websocket::frame::{self, Frame as RawFrame};
 use sluicegate_tests::websocket::{Heard, Peer};
-use sluicegate_tests::soon;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -70,8 +70,7 @@ async fn recorded(proxy: &Proxy, limit: &str) {
         (&line["cause"], &line["closed_by"]),
         (&limit.into(), &"proxy".into())
     );
-    let closes =
-        format!(r#"sluicegate_websocket_limit_closes_total{{route="/",limit="{limit}"}}"#);
+    let closes = format!(r#"sluicegate_websocket_limit_closes_total{{route="/",limit="{limit}"}}"#);
     assert_eq!(proxy.metric(&closes).await, Some(1.0), "{closes}");
 }
 

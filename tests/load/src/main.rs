@@ -69,43 +69,28 @@ fn benchmark(cli: &Cli) -> Result<()> {
     let machine = Machine::examine();
     machine::pin(places.generator)?;
     let descriptors = machine::raise_descriptor_limit();
-    let mut left_out = Vec::new();
-    rows.retain(|row| {
-        let enough = row.descriptors() <= descriptors;
-        if !enough {
-            left_out.push(format!(
-                "{}: needs {} descriptors, and the limit is {descriptors}",
-                row.id,
-                row.descriptors()
-            ));
-        }
-        enough
-    });
+    let mut left_out = too_wide(&mut rows, descriptors);
     let found = find(cli, &rows, &mut left_out)?;
 
-    let folder = tempfile::tempdir().map_err(Failure::of("cannot make a temporary folder"))?;
-    let backend = start_backend(places, folder.path())?;
+    let temporary = tempfile::tempdir().map_err(Failure::of("cannot make a temporary folder"))?;
+    let folder = temporary.path();
+    let backend = start_backend(places, folder)?;
+    let (told, told_of_messages) = (cli.plugin.as_deref(), cli.messages_plugin.as_deref());
     let site = Site {
-        folder: folder.path().to_owned(),
-        identity: Identity::make(folder.path())?,
+        folder: folder.to_owned(),
+        identity: Identity::make(folder)?,
         backend: u16::try_from(backend.first_line)
             .map_err(Failure::of("the backend has no port"))?,
         descriptors,
         cpu: places.proxy,
         plugins: Plugins {
-            headers: plugin(
-                cli.plugin.as_deref(),
-                HEADERS,
-                Role::Filter,
-                &found,
-                folder.path(),
-            )?,
+            headers: plugin(told, HEADERS, Role::Filter, &found, folder)?,
             messages: plugin(
-                cli.messages_plugin.as_deref(),
+                told_of_messages,
                 MESSAGES,
                 Role::MessageFilter,
                 &found,
-                folder.path(),
+                folder,
             )?,
         },
         modules: cli.nginx_modules.clone(),
@@ -159,6 +144,19 @@ fn serve_backend(cpu: Option<usize>) -> Result<()> {
     let listener = backend::listen()?;
     writeln!(io::stdout(), "{}", listener.local_addr()?.port())?;
     backend::serve(listener, &io::stdin())
+}
+
+/// Takes out the rows that need more descriptors than there may be, and tells of each.
+fn too_wide(rows: &mut Vec<Row>, descriptors: u64) -> Vec<String> {
+    let wide = rows.extract_if(.., |row| row.descriptors() > descriptors);
+    let tell = |row: Row| {
+        format!(
+            "{}: needs {} descriptors, and the limit is {descriptors}",
+            row.id,
+            row.descriptors()
+        )
+    };
+    wide.map(tell).collect()
 }
 
 /// The peers of the rows that are on this machine; the others are left out, but never sluicegate.

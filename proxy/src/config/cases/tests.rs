@@ -242,9 +242,8 @@ fn mistakes_in_conversations_have_their_place() {
         &step("client = \"a\"\nwait = \"1s\""),
         &["did you mean `after`?"],
     );
-    let case = |rest: &str| {
-        format!("[[case]]\nname = \"a\"\nmessages = [{{ client = \"a\" }}]\n{rest}\n")
-    };
+    let case =
+        |rest: &str| format!("[[case]]\nname = \"a\"\nmessages = [{{ client = \"a\" }}]\n{rest}\n");
     refused(&case("repeat = 2"), &["is run once", "t.toml:4:10"]);
     refused(
         &case("request = { websocket = false }"),

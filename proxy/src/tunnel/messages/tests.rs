@@ -14,8 +14,7 @@ use crate::drain::Drain;
 use crate::facts::ClosedBy;
 use crate::tunnel::tests::{socket, tunnel};
 use crate::tunnel::{
-    Injection, Interest, Judged, Judging, Kind, Level, Message, Moment, Outcome, Receiver,
-    Tunnel,
+    Injection, Interest, Judged, Judging, Kind, Level, Message, Moment, Outcome, Receiver, Tunnel,
 };
 use crate::ws::control::encode_close;
 use crate::ws::encode::encode_message;
