@@ -117,10 +117,7 @@ impl Site {
 
     /// Memory that the proxy holds, in KiB.
     pub fn resident_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.proxy.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-        let figure = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-        figure.unwrap()
+        self.proxy.resident_kib()
     }
 
     async fn tls(&self, alpn: &[&str]) -> TlsStream<TcpStream> {
