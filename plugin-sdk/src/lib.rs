@@ -98,7 +98,7 @@ pub use head::{
     EditError, Request, Response, TlsFacts, check_header, check_label, check_subprotocol,
 };
 pub use interval::Interval;
-pub use messages::{Ending, Interest, Message, MessageFilter, Opening, Reaction, Side};
+pub use messages::{Ending, Interest, Message, MessageFilter, Opening, Reaction, Senders, Side};
 pub use sluicegate_plugin_macros::config;
 pub use verdict::{Reply, Verdict};
 #[cfg(not(target_arch = "wasm32"))]

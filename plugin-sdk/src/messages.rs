@@ -81,7 +81,7 @@ mod interest;
 mod opening;
 mod reaction;
 
-pub use interest::Interest;
+pub use interest::{Interest, Senders};
 pub use opening::Opening;
 #[cfg(not(target_arch = "wasm32"))]
 pub use opening::OpeningBuilder;

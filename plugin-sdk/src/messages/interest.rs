@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+
 use super::Side;
 
 /// What a filter wants to see; everything else goes on without it, at the price of a few instructions.
@@ -21,6 +24,16 @@ pub struct Interest {
     /// Milliseconds.
     pub(crate) every: Option<u32>,
     pub(crate) close: bool,
+}
+
+/// Whose messages a filter looks at, for its config: `"client"`, `"server"` or `"both"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Senders {
+    Client,
+    Server,
+    #[default]
+    Both,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,6 +98,15 @@ impl Interest {
             Side::Server => self.from_client = Kinds::NONE,
         }
         self
+    }
+
+    /// Only what these send.
+    pub const fn sent_by(self, senders: Senders) -> Self {
+        match senders {
+            Senders::Client => self.from(Side::Client),
+            Senders::Server => self.from(Side::Server),
+            Senders::Both => self,
+        }
     }
 
     /// What either of the two wants, up to the larger size and as often as the one that asks more often.
@@ -219,6 +241,19 @@ mod tests {
         let mixed = Interest::text().from(Side::Client);
         let mixed = mixed.and(Interest::binary().from(Side::Server).pings());
         check(mixed, "t/bp");
+    }
+
+    #[test]
+    fn senders_are_one_side_or_both() {
+        for (name, alike) in [
+            ("client", Interest::data().from(Side::Client)),
+            ("server", Interest::data().from(Side::Server)),
+            ("both", Interest::data()),
+        ] {
+            let senders = serde_json::from_value(name.into()).unwrap();
+            assert_eq!(Interest::data().sent_by(senders), alike, "{name}");
+        }
+        assert!(serde_json::from_str::<Senders>("\"nobody\"").is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use sluicegate_plugin::log::{self, Level};
 use sluicegate_plugin::{
     ConfigError, Ending, Filter, Hook, Interest, Interval, MessageFilter, Opening, Reaction,
-    Secret, Service, Side, check_header, config, export, metrics, outbound, random,
+    Secret, Senders, Service, Side, check_header, config, export, metrics, outbound, random,
 };
 
 use record::{Payload, Record};
@@ -28,7 +28,7 @@ pub struct Config {
     first: u32,
     /// Whose messages.
     #[serde(default)]
-    from: From,
+    from: Senders,
     /// What is noted of the message itself.
     #[serde(default)]
     payload: Payload,
@@ -54,17 +54,6 @@ pub struct Config {
     /// How long sending may take.
     #[serde(default = "default_timeout")]
     timeout: Interval,
-}
-
-/// Whose messages.
-#[config]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[serde(rename_all = "kebab-case")]
-enum From {
-    Client,
-    Server,
-    #[default]
-    Both,
 }
 
 pub struct AuditSample {
@@ -126,11 +115,7 @@ impl MessageFilter for AuditSample {
     type Session = Session;
 
     fn interest(&self) -> Interest {
-        let interest = match self.config.from {
-            From::Client => Interest::data().from(Side::Client),
-            From::Server => Interest::data().from(Side::Server),
-            From::Both => Interest::data(),
-        };
+        let interest = Interest::data().sent_by(self.config.from);
         match self.config.upstream {
             Some(_) => interest.every(self.config.flush.get()).on_close(),
             None => interest,

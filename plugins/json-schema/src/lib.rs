@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use sluicegate_plugin::log::{self, Level};
 use sluicegate_plugin::{
-    ConfigError, Filter, Hook, Interest, MessageFilter, Opening, Reaction, Side, config, export,
-    metrics,
+    ConfigError, Filter, Hook, Interest, MessageFilter, Opening, Reaction, Senders, Side, config,
+    export, metrics,
 };
 
 use schema::{Misfit, Schema};
@@ -37,8 +37,8 @@ pub struct Config {
     #[serde(default)]
     binary: Choice,
     /// Whose messages are checked.
-    #[serde(default)]
-    from: From,
+    #[serde(default = "default_from")]
+    from: Senders,
     /// What becomes of a message that does not fit.
     #[serde(default)]
     invalid: Invalid,
@@ -64,17 +64,6 @@ enum Choice {
     Pass,
 }
 
-/// Whose messages are checked.
-#[config]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[serde(rename_all = "kebab-case")]
-enum From {
-    #[default]
-    Client,
-    Server,
-    Both,
-}
-
 /// What becomes of a message that does not fit.
 #[config]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -95,7 +84,7 @@ pub struct JsonSchema {
     schemas: Schemas,
     unknown: Choice,
     binary: Choice,
-    from: From,
+    from: Senders,
     invalid: Invalid,
     code: u16,
     reason: String,
@@ -161,11 +150,7 @@ impl MessageFilter for JsonSchema {
             Choice::Refuse => Interest::data(),
             Choice::Pass => Interest::text(),
         };
-        match self.from {
-            From::Client => interest.from(Side::Client),
-            From::Server => interest.from(Side::Server),
-            From::Both => interest,
-        }
+        interest.sent_by(self.from)
     }
 
     fn open(&self, _: &Opening) -> Option<()> {
@@ -260,6 +245,10 @@ fn compiled(place: &[&str], schema: &Value) -> Result<Schema, ConfigError> {
         // Where the operator wrote it; of a text nothing but the whole is known there.
         ConfigError::at(place.iter().copied(), format!("at `{pointer}`: {why}"))
     })
+}
+
+fn default_from() -> Senders {
+    Senders::Client
 }
 
 fn default_code() -> u16 {

@@ -16,8 +16,8 @@ mod scalars;
 use std::collections::BTreeMap;
 
 use sluicegate_plugin::{
-    ConfigError, Filter, Hook, Interest, MessageFilter, Opening, Reaction, Side, config, export,
-    metrics,
+    ConfigError, Filter, Hook, Interest, MessageFilter, Opening, Reaction, Senders, Side, config,
+    export, metrics,
 };
 
 use pattern::{Pattern, PatternConfig};
@@ -37,28 +37,17 @@ pub struct Config {
     replace_with: String,
     /// Whose messages are looked at.
     #[serde(default)]
-    from: From,
+    from: Senders,
     /// Looks at a message that is JSON string by string. False: every message is one text.
     #[serde(default = "default_json")]
     json: bool,
-}
-
-/// Whose messages are looked at.
-#[config]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[serde(rename_all = "kebab-case")]
-enum From {
-    Client,
-    Server,
-    #[default]
-    Both,
 }
 
 pub struct Redact {
     presets: Presets,
     patterns: Vec<Pattern>,
     replace_with: String,
-    from: From,
+    from: Senders,
     json: bool,
 }
 
@@ -100,11 +89,7 @@ impl MessageFilter for Redact {
     type Session = ();
 
     fn interest(&self) -> Interest {
-        match self.from {
-            From::Client => Interest::text().from(Side::Client),
-            From::Server => Interest::text().from(Side::Server),
-            From::Both => Interest::text(),
-        }
+        Interest::text().sent_by(self.from)
     }
 
     fn open(&self, _: &Opening) -> Option<()> {
