@@ -360,10 +360,6 @@ pub(crate) fn tls_of(head: &RequestHead) -> Option<TlsFacts> {
     head.tls.clone()
 }
 
-#[expect(
-    clippy::expect_used,
-    reason = "only in authors' tests; documented as a panic"
-)]
 /// Both parts of `/ws?a=1`.
 pub(crate) fn path_and_query(uri: &str) -> (String, Option<String>) {
     match uri.split_once('?') {
@@ -372,6 +368,10 @@ pub(crate) fn path_and_query(uri: &str) -> (String, Option<String>) {
     }
 }
 
+#[expect(
+    clippy::expect_used,
+    reason = "only in authors' tests; documented as a panic"
+)]
 fn append(fields: &mut HeaderMap, name: &str, value: &[u8]) {
     let name = HeaderName::from_bytes(name.as_bytes()).expect("a field name");
     let value = HeaderValue::from_bytes(value).expect("a field value");

@@ -2,8 +2,10 @@
 //! does byte for byte what a test says.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -34,7 +36,19 @@ use crate::{client, soon};
 pub struct Upstream {
     pub addr: SocketAddr,
     connections: Arc<AtomicUsize>,
+    received: Received,
     task: JoinHandle<()>,
+}
+
+/// What came on each connection, byte for byte.
+type Received = Arc<std::sync::Mutex<Vec<Vec<u8>>>>;
+
+/// A stream of which everything that is read is kept.
+struct Kept {
+    stream: TcpStream,
+    received: Received,
+    /// This stream's place there.
+    number: usize,
 }
 
 /// An upstream whose connections the test itself plays.
@@ -96,23 +110,33 @@ impl Upstream {
     }
 
     /// Hands every whole request to the test and answers it with an empty 200. A request that
-    /// breaks off or is badly framed is handed to nobody.
+    /// breaks off or is badly framed is handed to nobody; [`Upstream::received`] has its bytes.
     pub async fn collecting() -> (Upstream, UnboundedReceiver<Message>) {
         let (tell, requests) = unbounded_channel();
-        let upstream = Upstream::serve(loopback(), move |mut stream: TcpStream| {
-            let tell = tell.clone();
+        let received = Received::default();
+        let kept = Arc::clone(&received);
+        let mut upstream = Upstream::serve(loopback(), move |stream: TcpStream| {
+            let (tell, mut stream) = (tell.clone(), Kept::new(stream, &kept));
             async move {
                 while let Ok(request) = wire::read_request(&mut stream).await {
                     let _ = tell.send(request);
                     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-                    if stream.write_all(answer).await.is_err() {
+                    if stream.stream.write_all(answer).await.is_err() {
                         return;
                     }
                 }
+                // What came behind it is kept too.
+                let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
             }
         })
         .await;
+        upstream.received = received;
         (upstream, requests)
+    }
+
+    /// Of one that is [`Upstream::collecting`]: the bytes that have come so far, by connection.
+    pub fn received(&self) -> Vec<Vec<u8>> {
+        self.received.lock().unwrap().clone()
     }
 
     /// Answers every request with the body that it brought, while it comes in.
@@ -154,8 +178,35 @@ impl Upstream {
         Upstream {
             addr,
             connections,
+            received: Received::default(),
             task,
         }
+    }
+}
+
+impl Kept {
+    fn new(stream: TcpStream, received: &Received) -> Kept {
+        let mut all = received.lock().unwrap();
+        all.push(Vec::new());
+        Kept {
+            stream,
+            received: Arc::clone(received),
+            number: all.len() - 1,
+        }
+    }
+}
+
+impl AsyncRead for Kept {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let new = &buf.filled()[before..];
+        self.received.lock().unwrap()[self.number].extend_from_slice(new);
+        read
     }
 }
 

@@ -32,6 +32,14 @@ pub struct Message {
     pub trailers: Fields,
 }
 
+/// How long a body is.
+enum Framing {
+    /// Not told.
+    None,
+    Length(usize),
+    Chunked,
+}
+
 impl Head {
     /// The status of a response.
     pub fn status(&self) -> u16 {
@@ -112,16 +120,20 @@ async fn read_body(
         body: Vec::new(),
         trailers: Fields::default(),
     };
-    let length = message.head.get("content-length").map(str::to_owned);
+    let framing = framing(&message.head.fields)?;
     let reading = async {
-        if message.head.get("transfer-encoding") == Some("chunked") {
-            message.trailers = read_chunks(stream, &mut message.body).await?;
-        } else if let Some(length) = length {
-            let length = length.parse().map_err(|_| bad("content-length"))?;
-            message.body = vec![0; length];
-            stream.read_exact(&mut message.body).await?;
-        } else if until_end {
-            stream.read_to_end(&mut message.body).await?;
+        match framing {
+            Framing::Chunked => {
+                message.trailers = read_chunks(stream, &mut message.body).await?;
+            }
+            Framing::Length(length) => {
+                message.body = vec![0; length];
+                stream.read_exact(&mut message.body).await?;
+            }
+            Framing::None if until_end => {
+                stream.read_to_end(&mut message.body).await?;
+            }
+            Framing::None => {}
         }
         Ok::<_, Error>(())
     };
@@ -129,10 +141,29 @@ async fn read_body(
     Ok(message)
 }
 
+/// The framing that a head tells: at most one, said once.
+fn framing(fields: &Fields) -> Result<Framing> {
+    let codings = fields.all("transfer-encoding");
+    let lengths = fields.all("content-length");
+    match (&*codings, &*lengths) {
+        ([], []) => Ok(Framing::None),
+        (["chunked"], []) => Ok(Framing::Chunked),
+        ([], [length]) => number(length, 10).map(Framing::Length),
+        _ => Err(bad("the framing of a body")),
+    }
+}
+
+/// Digits and nothing else.
+fn number(text: &str, radix: u32) -> Result<usize> {
+    let digits = text.chars().all(|c| c.is_digit(radix));
+    let number = usize::from_str_radix(text, radix).ok();
+    number.filter(|_| digits).ok_or(bad("a length"))
+}
+
 async fn read_chunks(stream: &mut (impl AsyncRead + Unpin), body: &mut Vec<u8>) -> Result<Fields> {
     loop {
         let line = read_line(stream).await?;
-        let size = usize::from_str_radix(&line, 16).map_err(|_| bad("a chunk size"))?;
+        let size = number(&line, 16)?;
         if size == 0 {
             return read_fields(stream).await;
         }
@@ -153,6 +184,9 @@ async fn read_fields(stream: &mut (impl AsyncRead + Unpin)) -> Result<Fields> {
             return Ok(Fields(fields));
         }
         let (name, value) = line.split_once(':').ok_or(bad("a field line"))?;
+        if name.is_empty() || name.contains([' ', '\t']) {
+            return Err(bad("a field name"));
+        }
         fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
 }
