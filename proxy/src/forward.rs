@@ -218,7 +218,7 @@ pub fn downstream_response(parts: &mut response::Parts, upgraded: bool) {
 }
 
 /// Takes out of an interim response (1xx) what is of the upstream's connection, what would frame a message or
-/// make a handshake, and what the route removes from responses.
+/// make a handshake, and the upstream's own of what the route removes from responses or sets in them.
 pub fn interim_response(headers: &mut HeaderMap, edits: &HeaderEdits) {
     remove_unwanted(headers, |field| {
         matches!(
@@ -230,7 +230,8 @@ pub fn interim_response(headers: &mut HeaderMap, edits: &HeaderEdits) {
                 | Field::Handshake
         )
     });
-    for name in &edits.remove {
+    let set = edits.set.iter().map(|(name, _)| name);
+    for name in edits.remove.iter().chain(set) {
         headers.remove(name);
     }
 }

@@ -433,11 +433,10 @@ async fn a_websocket_is_accepted_or_refused_behind_interim_answers() {
     }
 }
 
-/// Hints are for the route's filters to see, or for nobody; what a route takes out of its answers it takes out of
-/// them.
+/// A filter that is to see the answer comes first, and what a route hides of its answers it hides here.
 #[tokio::test]
-async fn a_route_says_nothing_ahead_of_its_filters_and_nothing_that_it_removes() {
-    const SAID: &[(&str, &str)] = &[("link", "</a>"), ("server", "it")];
+async fn a_route_says_nothing_ahead_of_its_filters_and_nothing_that_it_hides() {
+    const SAID: &[(&str, &str)] = &[("link", "</a>"), ("server", "it"), ("x-set", "own")];
     let filter = |config: &str| {
         let wasm = plugins::wasm("sluicegate-headers");
         let plugin = format!("[plugin.edit]\nwasm = \"{}\"\n{config}", wasm.display());

@@ -2,8 +2,8 @@
 //!
 //! Two kinds never do: 100, as the proxy asks for a body itself when it wants it, and 101, which ends a
 //! handshake or is a fault. To a client of HTTP/1.0 none does. No filter sees one, so where a filter of
-//! the route is to see the answer nothing is said before it has. Of the route's edits the removals hold here too;
-//! nothing is set or added.
+//! the route is to see the answer nothing is said before it has. Fields that the route's edits remove from answers
+//! or set in them are taken out, as the upstream's own are not for the client; nothing is added.
 //!
 //! They are hints that a client can do without: nobody waits until it takes them. What it is slow to take, and what
 //! is beyond [`ROOM`] for one request, is left out.

@@ -296,6 +296,8 @@ fn interim_responses() {
         ("trailer", "x"),
         ("sec-websocket-accept", "x"),
         ("server", "it"),
+        ("x-set", "own"),
+        ("x-added", "own"),
         ("link", "</a>"),
         ("link", "</b>"),
     ]);
@@ -306,7 +308,7 @@ fn interim_responses() {
         add: vec![(HeaderName::from_static("x-added"), one())],
     };
     interim_response(&mut fields, &edits);
-    assert_eq!(lines(&fields), ["link: </a>", "link: </b>"]);
+    assert_eq!(lines(&fields), ["link: </a>", "link: </b>", "x-added: own"]);
 }
 
 #[test]
