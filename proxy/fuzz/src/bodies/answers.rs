@@ -1,7 +1,8 @@
 //! An upstream's HTTP/1.1 answer through the proxy's own reader and writer, held against [`strict`].
 //!
 //! An answer is taken only where the strict reader takes the same one. What the client gets is one whole answer of
-//! the same content, or one that is visibly cut; a tunnel begins only behind a handshake that is right.
+//! the same content, or one that is visibly cut; a tunnel begins only behind a handshake that is right. What it
+//! hears before is heads alone.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::HeaderMap;
+use http::response::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
@@ -16,9 +18,10 @@ use super::requests::{fields_of, is_small, may_trail};
 use super::site::HEAD;
 use super::strict::{self, Broken, Field, Head, Message, sorted};
 use super::wire::{Whole, Wire, finish};
+use crate::config::model::HeaderEdits;
 use crate::forward;
 use crate::handshake::{self, Offer};
-use crate::http1::client::{Connection, RequestHead, ResponseBody, Upload};
+use crate::http1::client::{Connection, Heard, RequestHead, ResponseBody, Upload};
 use crate::http1::{BodyFault, server};
 
 /// Any bytes from an upstream.
@@ -46,24 +49,28 @@ fn relay(options: u8, piece: u8, stream: &[u8]) {
     let request = RequestHead::new(&method, &["/"], &HeaderMap::new(), None);
     upstream.begin(&request, &mut upload);
     let mut rest = stream;
-    let head = final_head(&mut rest);
+    let (interims, head) = heads(&mut rest);
+    let mut interims = interims.into_iter();
     let mut behind = stream;
     let reference = head.clone().and_then(|head| {
         let framing = strict::response_framing(&head, method.as_str())?;
         behind = rest;
         strict::body(&mut behind, head, framing, true)
     });
-    let mut parts = match finish(|cx| upstream.poll_answer(&mut upload, HEAD, cx)) {
-        Ok(parts) => parts,
-        Err(fault) => {
-            if let Ok(message) = &reference {
-                // Statuses end at 599 (RFC 9110 §15).
-                let is_known = *message.head.start[1] < *"600";
-                let is_first = stream.len() == rest.len() + message.head.size;
-                let is_plain = is_small(message) && is_known && is_first;
-                assert!(!is_plain, "{fault}: {message:?}");
+    let mut parts = loop {
+        match finish(|cx| upstream.poll_heard(&mut upload, HEAD, cx)) {
+            Ok(Heard::Answer(parts)) => break parts,
+            Ok(Heard::Interim(parts)) => check_interim(parts, interims.next()),
+            Err(fault) => {
+                if let Ok(message) = &reference {
+                    // Statuses end at 599 (RFC 9110 §15).
+                    let is_known = *message.head.start[1] < *"600";
+                    let is_first = stream.len() == rest.len() + message.head.size;
+                    let is_plain = is_small(message) && is_known && is_first;
+                    assert!(!is_plain, "{fault}: {message:?}");
+                }
+                return;
             }
-            return;
         }
     };
     let head = head.unwrap_or_else(|broken| panic!("it was taken, and is {broken:?}"));
@@ -98,14 +105,51 @@ fn relay(options: u8, piece: u8, stream: &[u8]) {
     }
 }
 
-/// The head of the answer that counts.
-fn final_head(bytes: &mut &[u8]) -> Result<Head, Broken> {
+/// The heads before the answer that counts, and its own.
+fn heads(bytes: &mut &[u8]) -> (Vec<Head>, Result<Head, Broken>) {
+    let mut interims = Vec::new();
     loop {
-        let head = strict::response_head(bytes)?;
-        if !head.start[1].starts_with('1') || head.start[1] == "101" {
-            return Ok(head);
+        match strict::response_head(bytes) {
+            Ok(head) if head.start[1].starts_with('1') && head.start[1] != "101" => {
+                interims.push(head);
+            }
+            head => return (interims, head),
         }
     }
+}
+
+/// An interim answer becomes one head, which says nothing but what `received` does and of that nothing that is of
+/// one connection or frames a message.
+fn check_interim(mut parts: Parts, received: Option<Head>) {
+    let Some(received) = received else {
+        panic!("{} is invented", parts.status);
+    };
+    assert_eq!(parts.status.as_str(), received.start[1]);
+    let fields = sorted(received.fields);
+    assert_eq!(fields_of(&parts.headers), fields);
+    forward::interim_response(&mut parts.headers, &HeaderEdits::default());
+    let (wire, far) = Wire::new(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", u8::MAX);
+    let mut client = server::Connection::new(wire, HEAD);
+    let asked = finish(|cx| client.poll_request(cx));
+    assert!(matches!(asked, Ok(Some(_))));
+    let herald = client.herald();
+    finish(|cx| {
+        herald.say(&parts, cx);
+        Poll::Ready(())
+    });
+    let written = far.written();
+    let mut rest = &written[..];
+    let head = strict::response_head(&mut rest)
+        .unwrap_or_else(|broken| panic!("the client is told {broken:?}"));
+    assert!(rest.is_empty(), "the client is told more than a head");
+    assert_eq!(head.start[1], received.start[1]);
+    for field in &head.fields {
+        assert!(fields.contains(field), "{field:?} is invented");
+        let name = &*field.0;
+        let frames = name == "content-length" || name == "trailer";
+        assert!(!frames && !GONE.contains(&name), "{name} is told");
+    }
+    assert_eq!(sorted(head.fields), fields_of(&parts.headers));
 }
 
 /// What the client gets, and whether it was all. `drive` is polled beside it.
