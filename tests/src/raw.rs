@@ -72,6 +72,14 @@ impl Bench {
         seen.remove(0)
     }
 
+    /// On none of its connections has the upstream read more than the beginning of one request.
+    pub fn check_unfinished(&self) {
+        for bytes in self.upstream.received() {
+            let shown = bytes.escape_ascii();
+            assert!(bytes.is_empty() || is_unfinished(&bytes), "{shown}");
+        }
+    }
+
     /// How many requests the proxy has counted as refused for their form.
     pub async fn rejected(&self) -> usize {
         let (_, metrics) = self.proxy.admin_request("GET", "/metrics", "").await;
@@ -90,6 +98,47 @@ async fn rest_of(name: &str, stream: &mut TcpStream) -> Vec<u8> {
     // A reset after the last byte is an end like any other here.
     let _ = soon(&format!("the end of the stream of `{name}`"), reading).await;
     bytes
+}
+
+/// Whether these bytes are a request's, right as far as they go, and not all of it: a head, and of the body
+/// that it promises nothing but what is missing at the end.
+fn is_unfinished(bytes: &[u8]) -> bool {
+    let Some(end) = bytes.windows(4).position(|end| end == b"\r\n\r\n") else {
+        return bytes.iter().all(|byte| byte.is_ascii() && *byte != 0);
+    };
+    let (head, mut body) = bytes.split_at(end + 4);
+    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    let values = |name: &str| -> Vec<String> {
+        let lines = head
+            .split("\r\n")
+            .filter_map(|line| line.strip_prefix(name));
+        lines.map(|value| value.trim().to_owned()).collect()
+    };
+    let (codings, lengths) = (values("transfer-encoding:"), values("content-length:"));
+    match (&codings[..], &lengths[..]) {
+        ([], [length]) => length
+            .parse()
+            .is_ok_and(|length: u64| (body.len() as u64) < length),
+        ([coding], []) if coding == "chunked" => loop {
+            let Some(line) = body.windows(2).position(|end| end == b"\r\n") else {
+                let size = body.strip_suffix(b"\r").unwrap_or(body);
+                return size.iter().all(u8::is_ascii_hexdigit);
+            };
+            let size = std::str::from_utf8(&body[..line]).unwrap_or_default();
+            let Ok(size @ 1..) = usize::from_str_radix(size, 16) else {
+                return false;
+            };
+            let rest = &body[line + 2..];
+            let Some((_, behind)) = rest.split_at_checked(size) else {
+                return true;
+            };
+            match behind {
+                [b'\r', b'\n', behind @ ..] => body = behind,
+                behind => return matches!(behind, b"" | b"\r"),
+            }
+        },
+        _ => false,
+    }
 }
 
 /// The statuses of all responses in what came back.
@@ -126,4 +175,43 @@ pub fn with_line(line: impl AsRef<[u8]>) -> Vec<u8> {
 /// A POST whose body is chunked so.
 pub fn chunked(body: impl AsRef<[u8]>) -> Vec<u8> {
     post_with("Transfer-Encoding: chunked\r\n", body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_all_of_a_request() {
+        let sized = |body: &str| post_with("Content-Length: 3\r\n", body);
+        for (bytes, unfinished) in [
+            (b"POST / HT".to_vec(), true),
+            (sized("ab"), true),
+            (sized("abc"), false),
+            (chunked(""), true),
+            (chunked("3"), true),
+            (chunked("3\r\nab"), true),
+            (chunked("3\r\nabc\r\n3\r\nabc\r"), true),
+            (chunked("3;a\r\nabc\r\n"), false),
+            (chunked("3\r\nabcd"), false),
+            (chunked("0\r\n"), false),
+            (chunked("3\nabc"), false),
+            (get_with(""), false),
+            (
+                post_with("Content-Length: 3\r\nContent-Length: 3\r\n", ""),
+                false,
+            ),
+            (
+                post_with("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", ""),
+                false,
+            ),
+        ] {
+            assert_eq!(
+                is_unfinished(&bytes),
+                unfinished,
+                "{}",
+                bytes.escape_ascii()
+            );
+        }
+    }
 }

@@ -382,6 +382,7 @@ async fn no_part_of_a_badly_chunked_body_completes_a_request() {
             .refuses(name, chunked(body + "\r\nabc\r\n0\r\n\r\n"), 400)
             .await;
     }
+    bench.check_unfinished();
 }
 
 #[tokio::test]
@@ -402,6 +403,7 @@ async fn a_body_that_breaks_off_completes_no_request() {
         let seen = bench.serves(&name, request, &[400]).await;
         assert_eq!(seen, [], "{name:?}");
     }
+    bench.check_unfinished();
 }
 
 #[tokio::test]

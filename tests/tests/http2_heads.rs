@@ -494,7 +494,7 @@ async fn malformed_fields() {
         ),
         (
             "a length of 64 bits",
-            get(&[("content-length", "9223372036854775808")]),
+            post(&[("content-length", "9223372036854775808")]),
             Reset(PROTOCOL),
         ),
         (
