@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use sluicegate_tests::client::{read_to_end, tcp};
+use sluicegate_tests::http2::bare::proxy_in_front_of;
 use sluicegate_tests::http2::client::Client;
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::soon;
@@ -22,24 +23,7 @@ const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 /// Speaks all versions of HTTP, to one server that is never out.
 async fn start(upstream: &Script, timeouts: &str) -> Proxy {
-    Proxy::start(&format!(
-        r#"
-        [runtime]
-        workers = 1
-        [[listener]]
-        bind = "127.0.0.1:0"
-        http2 = true
-        [timeouts]
-        {timeouts}
-        [upstream.server]
-        servers = ["{}"]
-        health = {{ fails = 60000 }}
-        [[route]]
-        to = "server"
-        "#,
-        upstream.addr
-    ))
-    .await
+    proxy_in_front_of(upstream.addr, &format!("[timeouts]\n{timeouts}")).await
 }
 
 /// Asks for something, and has the server say this and no more.
