@@ -4,7 +4,12 @@
 //! are. The [`Budget`] has the sum. Above its limit it tells the costliest accounts to go, as many as it
 //! takes to be a sixteenth below; from nine tenths on, until it is under eight, it [is short](Budget::is_short)
 //! and nothing new should begin. A shortage that lasts is ended likewise, or a few who hold on to what they have
-//! would keep all others out. It frees nothing itself: an account that is told must give back at once.
+//! would keep all others out. It frees nothing itself: an account that is told must give back at once. What is out of
+//! its reach then (of a stream that is reset the one frame that `h2` has begun to write, a piece of 64 KiB at most)
+//! counts until it is gone, and others go in its place.
+//!
+//! Not counted is what each connection has room for anyway: a head of HTTP/1.1 that is not whole (`head_size`), one
+//! frame of HTTP/2, and what a server has said of a head (4 times 64 KiB, once for a connection to it).
 //!
 //! Meant to cost nothing where nothing is held. The budget hears of an account when its owner has to wait, if
 //! that holds [`FREE`] bytes by then; the shared sum is touched only where a step of 4 KiB is passed, and a
@@ -45,7 +50,7 @@ pub struct Budget {
 
 /// What one tunnel or request makes the process hold. Clones are the same account.
 #[derive(Debug, Clone)]
-pub struct Account(Arc<Entry>);
+pub struct Account(Arc<Owner>);
 
 /// What an account is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +59,10 @@ pub enum Kind {
     /// A request and its answer.
     Request,
 }
+
+/// Those who can give back.
+#[derive(Debug)]
+struct Owner(Arc<Entry>);
 
 #[derive(Debug)]
 struct Entry {
@@ -69,6 +78,8 @@ struct Entry {
     going: AtomicUsize,
     listed: AtomicBool,
     shed: AtomicBool,
+    /// Nobody is left who could give back; what is still held goes when it goes.
+    ownerless: AtomicBool,
     /// The waker wants to know of an empty account, too.
     awaited: AtomicBool,
     waker: Mutex<Option<Waker>>,
@@ -77,7 +88,7 @@ struct Entry {
 /// Bytes that count until they are dropped.
 struct Kept {
     bytes: Bytes,
-    account: Account,
+    entry: Arc<Entry>,
 }
 
 impl Kind {
@@ -166,7 +177,7 @@ impl Budget {
 
     /// Opens an account that holds nothing yet.
     pub fn open(self: &Arc<Self>, kind: Kind) -> Account {
-        Account(Arc::new(Entry {
+        Account(Arc::new(Owner(Arc::new(Entry {
             budget: Arc::clone(self),
             kind,
             held: AtomicUsize::new(0),
@@ -175,9 +186,10 @@ impl Budget {
             going: AtomicUsize::new(0),
             listed: AtomicBool::new(false),
             shed: AtomicBool::new(false),
+            ownerless: AtomicBool::new(false),
             awaited: AtomicBool::new(false),
             waker: Mutex::default(),
-        }))
+        }))))
     }
 
     fn charge(&self, more: usize) {
@@ -243,9 +255,9 @@ impl Budget {
         for shard in &self.holders {
             entries.extend(lock(shard).values().filter_map(Weak::upgrade));
         }
-        let staying = entries
-            .iter()
-            .filter(|entry| !entry.shed.load(Ordering::Relaxed));
+        let staying = entries.iter().filter(|entry| {
+            !entry.shed.load(Ordering::Relaxed) && !entry.ownerless.load(Ordering::Relaxed)
+        });
         let mut staying: Vec<_> = staying
             .map(|entry| (Reverse(entry.charged.load(Ordering::Relaxed)), entry))
             .collect();
@@ -269,40 +281,32 @@ impl Account {
     /// Holds so many bytes more, of which the budget hears with the next wait: what goes straight through
     /// is never its business.
     pub fn hold(&self, more: usize) {
-        self.0.held.fetch_add(more, Ordering::Relaxed);
+        self.entry().held.fetch_add(more, Ordering::Relaxed);
     }
 
     /// Holds so many bytes less.
     pub fn give_back(&self, less: usize) {
-        let before = self.0.held.fetch_sub(less, Ordering::SeqCst);
-        let held = before - less;
-        if held < FREE && self.0.awaited.swap(false, Ordering::SeqCst) {
-            self.0.wake();
-        }
-        if self.0.charged.load(Ordering::Relaxed) > 0 {
-            self.settle();
-        }
+        Entry::give_back(self.entry(), less);
     }
 
-    /// Holds just so many bytes; not to be mixed with [`Account::hold`].
+    /// Holds just so many bytes; not where pieces are [kept](Account::keep), which give back their own.
     pub fn set(&self, held: usize) {
-        self.0.held.store(held, Ordering::Relaxed);
+        self.entry().held.store(held, Ordering::SeqCst);
         self.settle();
     }
 
     /// So many bytes may come besides, of which nobody is told before they are read.
     pub fn reserve(&self, bytes: usize) {
-        let before = self.0.reserved.swap(bytes, Ordering::Relaxed);
+        let before = self.entry().reserved.swap(bytes, Ordering::SeqCst);
         // Less is told at once: nobody may wait any more.
-        if bytes < before && self.0.charged.load(Ordering::Relaxed) > 0 {
+        if bytes < before && self.entry().charged.load(Ordering::SeqCst) > 0 {
             self.settle();
         }
     }
 
     /// Tells the budget what is held.
     pub fn settle(&self) {
-        let held = self.0.held.load(Ordering::Relaxed);
-        Entry::charge(&self.0, held + self.0.reserved.load(Ordering::Relaxed));
+        Entry::settle(self.entry());
     }
 
     /// Bytes that count for this account wherever they go, until the last piece of them is dropped. A few are
@@ -312,25 +316,25 @@ impl Account {
             return bytes;
         }
         self.hold(bytes.len());
-        let account = self.clone();
-        Bytes::from_owner(Kept { bytes, account })
+        let entry = Arc::clone(self.entry());
+        Bytes::from_owner(Kept { bytes, entry })
     }
 
     /// Nothing is held.
     pub fn is_empty(&self) -> bool {
-        self.0.held.load(Ordering::Relaxed) == 0
+        self.entry().held.load(Ordering::Relaxed) == 0
     }
 
     /// Whether this one was told to go.
     pub fn is_shed(&self) -> bool {
-        self.0.shed.load(Ordering::SeqCst)
+        self.entry().shed.load(Ordering::SeqCst)
     }
 
     /// Tells the budget what is held while its owner waits; ready when this one is told to go. Keeps the
     /// waker of the last call.
     pub fn poll_shed(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_shed() {
-            self.0.remember(cx);
+            self.entry().remember(cx);
         }
         self.settle();
         match self.is_shed() {
@@ -342,55 +346,108 @@ impl Account {
     /// Ready when next to nothing is held any more, or, with false, when this one is told to go. Keeps the
     /// waker of the last call.
     pub fn poll_empty(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        let is_empty = || self.0.held.load(Ordering::SeqCst) < FREE;
+        let is_empty = || self.entry().held.load(Ordering::SeqCst) < FREE;
         if is_empty() {
             return Poll::Ready(true);
         }
-        self.0.awaited.store(true, Ordering::SeqCst);
+        self.entry().awaited.store(true, Ordering::SeqCst);
         match self.poll_shed(cx) {
             Poll::Ready(()) => Poll::Ready(false),
             Poll::Pending if is_empty() => Poll::Ready(true),
             Poll::Pending => Poll::Pending,
         }
     }
+
+    fn entry(&self) -> &Arc<Entry> {
+        &self.0.0
+    }
+}
+
+impl Drop for Owner {
+    /// What outlives it is no longer about to go: others may have to in its place.
+    fn drop(&mut self) {
+        let Owner(entry) = self;
+        if Arc::strong_count(entry) == 1 {
+            return;
+        }
+        entry.ownerless.store(true, Ordering::SeqCst);
+        if entry.shed.load(Ordering::SeqCst) {
+            entry.note_going();
+            entry.budget.has_grown(entry.budget.held());
+        }
+    }
 }
 
 impl Entry {
-    /// Tells the budget, where `held` is another number of steps than it knows of.
-    fn charge(this: &Arc<Entry>, held: usize) {
-        let due = match held {
+    fn give_back(this: &Arc<Entry>, less: usize) {
+        let before = this.held.fetch_sub(less, Ordering::SeqCst);
+        let held = before - less;
+        if held < FREE && this.awaited.swap(false, Ordering::SeqCst) {
+            this.wake();
+        }
+        if this.charged.load(Ordering::SeqCst) > 0 {
+            Entry::settle(this);
+        }
+    }
+
+    /// Tells the budget, where what is held is another number of steps than it knows of.
+    fn settle(this: &Arc<Entry>) {
+        loop {
+            let due = this.due();
+            if this.charged.load(Ordering::SeqCst) == due {
+                return;
+            }
+            if due > 0
+                && !this.listed.load(Ordering::Relaxed)
+                && !this.listed.swap(true, Ordering::Relaxed)
+            {
+                let address = Arc::as_ptr(this).addr();
+                this.budget
+                    .shard(address)
+                    .insert(address, Arc::downgrade(this));
+            }
+            // With `tell`: one of the two sees what the other has done.
+            let before = this.charged.swap(due, Ordering::SeqCst);
+            if this.shed.load(Ordering::SeqCst) {
+                this.note_going();
+            }
+            match due > before {
+                true => this.budget.charge(due - before),
+                false => this.budget.credit(before - due),
+            }
+            // Who gave back meanwhile may have found nothing charged: so look again.
+        }
+    }
+
+    /// What is held, in whole steps.
+    fn due(&self) -> usize {
+        let held = self.held.load(Ordering::SeqCst) + self.reserved.load(Ordering::SeqCst);
+        match held {
             0..FREE => 0,
             held => held.next_multiple_of(STEP),
-        };
-        if this.charged.load(Ordering::Relaxed) == due {
-            return;
-        }
-        if due > 0
-            && !this.listed.load(Ordering::Relaxed)
-            && !this.listed.swap(true, Ordering::Relaxed)
-        {
-            let address = Arc::as_ptr(this).addr();
-            this.budget
-                .shard(address)
-                .insert(address, Arc::downgrade(this));
-        }
-        // With `tell`: one of the two sees what the other has done.
-        let before = this.charged.swap(due, Ordering::SeqCst);
-        if this.shed.load(Ordering::SeqCst) {
-            this.note_going();
-        }
-        match due > before {
-            true => this.budget.charge(due - before),
-            false => this.budget.credit(before - due),
         }
     }
 
     /// Tells the budget what is about to be given back.
     fn note_going(&self) {
-        let going = self.charged.load(Ordering::SeqCst);
-        let before = self.going.swap(going, Ordering::Relaxed);
-        let more = going.cast_signed() - before.cast_signed();
-        self.budget.going.fetch_add(more, Ordering::Relaxed);
+        loop {
+            let going = self.leaves();
+            let before = self.going.swap(going, Ordering::SeqCst);
+            let more = going.cast_signed() - before.cast_signed();
+            self.budget.going.fetch_add(more, Ordering::Relaxed);
+            // Who changed it since may have been here before the swap, which then undid its work.
+            if self.leaves() == going {
+                return;
+            }
+        }
+    }
+
+    /// What one that is told will give back.
+    fn leaves(&self) -> usize {
+        match self.ownerless.load(Ordering::SeqCst) {
+            true => 0,
+            false => self.charged.load(Ordering::SeqCst),
+        }
     }
 
     fn tell(&self) {
@@ -430,7 +487,7 @@ impl Drop for Entry {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.account.give_back(self.bytes.len());
+        Entry::give_back(&self.entry, self.bytes.len());
     }
 }
 

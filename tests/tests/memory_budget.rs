@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use sluicegate_tests::client;
+use sluicegate_tests::http2::client::Client;
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::Script;
 use sluicegate_tests::websocket::deflate::bomb;
 use sluicegate_tests::websocket::frame::{self, Frame};
+use sluicegate_tests::websocket::leg::Leg;
 use sluicegate_tests::websocket::opening::Wish;
-use sluicegate_tests::websocket::{Heard, Peer};
+use sluicegate_tests::websocket::{AnyPeer, Heard, Peer};
 use sluicegate_tests::{soon, until};
 use socket2::SockRef;
 
@@ -27,6 +29,7 @@ fn config(script: &Script, limits: &str) -> String {
         workers = 1
         [[listener]]
         bind = "127.0.0.1:0"
+        http2 = true
         [admin]
         bind = "127.0.0.1:0"
         [log]
@@ -87,23 +90,38 @@ async fn tunnel(proxy: &Proxy, script: &Script) -> (Peer, Peer) {
     Peer::pair(proxy.addr(0), "/messages/", offers, script, None).await
 }
 
-/// A tunnel whose client has said `size` bytes of a message that does not end. The server does not
-/// take compressed ones, so it is collected.
+/// As [`tunnel`], over a stream of this client's.
+async fn tunnel_on(client: &Client, script: &Script) -> (AnyPeer, Peer) {
+    let offer = [("sec-websocket-extensions", "permessage-deflate")];
+    let (client, server) = tokio::join!(
+        AnyPeer::connect_on(client, "/messages/", &offer),
+        Peer::accept(script, None)
+    );
+    (client.expect("a 200"), server)
+}
+
+/// A tunnel whose client has said `size` bytes of a message that does not end.
 async fn half_said(proxy: &Proxy, script: &Script, size: usize) -> (Peer, Peer) {
     let (mut client, server) = tunnel(proxy, script).await;
-    let frame = Frame::new(frame::BINARY, vec![7; size]).with_rsv(frame::COMPRESSED);
-    client.say(frame.unfinished()).await.unwrap();
+    say_half(&mut client, size).await;
     (client, server)
 }
 
+/// The client says so much of a message that does not end. The server does not take compressed ones, so it is
+/// collected.
+async fn say_half(client: &mut Peer<impl Leg>, size: usize) {
+    let frame = Frame::new(frame::BINARY, vec![7; size]).with_rsv(frame::COMPRESSED);
+    client.say(frame.unfinished()).await.unwrap();
+}
+
 /// The client says a message of `size` bytes in few, which the server would get in full.
-async fn throw_bomb(client: &mut Peer, size: usize) {
+async fn throw_bomb(client: &mut Peer<impl Leg>, size: usize) {
     let frame = Frame::new(frame::BINARY, bomb(size)).with_rsv(frame::COMPRESSED);
     client.say(frame).await.unwrap();
 }
 
 /// Waits for a Close with this code.
-async fn closed_with(peer: &mut Peer, code: u16) {
+async fn closed_with(peer: &mut Peer<impl Leg>, code: u16) {
     match soon("a Close", peer.next()).await {
         Heard::Close(Some((given, _))) => assert_eq!(given, code),
         other => panic!("no Close but {other:?}"),
@@ -116,7 +134,7 @@ async fn close_line(proxy: &Proxy) -> Value {
     serde_json::from_str(&line.await).unwrap()
 }
 
-async fn still_talks((client, server): &mut (Peer, Peer)) {
+async fn still_talks((client, server): &mut (Peer<impl Leg>, Peer)) {
     client
         .say(Frame::new(frame::PING, *b"here?"))
         .await
@@ -185,6 +203,42 @@ async fn who_does_not_read_is_cut_and_who_spoke_to_it_is_told() {
     assert_eq!(line["cause"], "memory", "{line}");
     holds_at_most(&proxy, 0).await;
     still_talks(&mut well).await;
+}
+
+#[tokio::test]
+async fn the_costliest_of_one_connection_goes_and_the_others_on_it_stay() {
+    let (proxy, script) = start(r#"memory = "8MiB""#).await;
+    let client = Client::plain(proxy.addr(0)).await;
+    let mut small = Vec::new();
+    for _ in 0..3 {
+        let mut pair = tunnel_on(&client, &script).await;
+        say_half(&mut pair.0, MIB / 2).await;
+        small.push(pair);
+    }
+    let (mut costly, mut server) = tunnel_on(&client, &script).await;
+    say_half(&mut costly, 5 * MIB).await;
+    holds(&proxy, 13 * MIB / 2).await;
+    assert_eq!(shed(&proxy, "tunnel").await, 0);
+    let mut late = tunnel_on(&client, &script).await;
+    say_half(&mut late.0, 2 * MIB).await;
+    closed_with(&mut costly, 1013).await;
+    closed_with(&mut server, 1013).await;
+    costly.say(Frame::close(1013, "")).await.unwrap();
+    server.say(Frame::close(1013, "")).await.unwrap();
+    assert_eq!(soon("its stream's end", costly.next()).await, Heard::End);
+    assert!(costly.receiver.broken.is_none(), "no reset");
+    let line = close_line(&proxy).await;
+    assert_eq!(line["cause"], "memory", "{line}");
+    // One that its server does not take, with what HTTP/2 has room for besides: it hears why, and is ended.
+    let (mut stuck, mut server) = tunnel_on(&client, &script).await;
+    throw_bomb(&mut stuck, 30 * MIB).await;
+    closed_with(&mut stuck, 1013).await;
+    assert_eq!(soon("the server's end", server.next()).await, Heard::End);
+    assert_eq!(shed(&proxy, "tunnel").await, 2);
+    holds_at_most(&proxy, 4 * MIB).await;
+    for pair in small.iter_mut().chain([&mut late]) {
+        still_talks(pair).await;
+    }
 }
 
 #[tokio::test]

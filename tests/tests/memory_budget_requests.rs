@@ -5,8 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::Reason;
-use http::Request;
+use http::{HeaderMap, HeaderValue, Request, Response};
 use sluicegate_tests::client::{self, read_request_head};
+use sluicegate_tests::http2::bare::Bare;
+use sluicegate_tests::http2::server::{Manner, Server};
+use sluicegate_tests::http2::{
+    CONTINUATION, END_HEADERS, END_STREAM, HEADERS, SETTINGS, WINDOW_UPDATE, block, frame,
+};
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::upstream::Script;
 use sluicegate_tests::{soon, until};
@@ -20,7 +25,16 @@ const SIZE: usize = 600_000;
 
 async fn start(memory: &str) -> (Proxy, Script) {
     let script = Script::new().await;
-    let proxy = Proxy::start(&format!(
+    let proxy = start_before(&script.addr.to_string(), memory).await;
+    (proxy, script)
+}
+
+async fn start_before(server: &str, memory: &str) -> Proxy {
+    Proxy::start(&config(server, memory)).await
+}
+
+fn config(server: &str, memory: &str) -> String {
+    format!(
         r#"
         [runtime]
         workers = 1
@@ -33,13 +47,12 @@ async fn start(memory: &str) -> (Proxy, Script) {
         access = "json"
         [limits]
         memory = "{memory}"
+        [upstream.server]
+        servers = ["{server}"]
         [[route]]
-        to = "{}"
-        "#,
-        script.addr
-    ))
-    .await;
-    (proxy, script)
+        to = "server"
+        "#
+    )
 }
 
 /// A number among the metrics.
@@ -63,6 +76,26 @@ async fn shed(proxy: &Proxy) -> usize {
 async fn shed_at_least(proxy: &Proxy, count: usize) {
     let are_shed = || async { (shed(proxy).await >= count).then_some(()) };
     until("some are shed", are_shed).await;
+}
+
+/// Waits until so much is held.
+async fn holds(proxy: &Proxy, least: usize) {
+    let is_more = || async { (buffered(proxy).await >= least).then_some(()) };
+    until("the proxy holds it", is_more).await;
+}
+
+/// Waits until so much is held, and for a hundred answers just as much.
+async fn stands_still(proxy: &Proxy, least: usize) {
+    let standing = async {
+        let mut times = 0;
+        let mut before = 0;
+        while times < 100 {
+            let held = buffered(proxy).await;
+            times = if held == before { times + 1 } else { 0 };
+            before = held.max(least);
+        }
+    };
+    soon("a standstill", standing).await;
 }
 
 /// Waits until those who were told have given back.
@@ -284,5 +317,122 @@ async fn what_a_stream_may_send_ahead_counts_too() {
     }
     uploads.shutdown().await;
     drop((refused, sender));
+    holds_at_most(&proxy, 0).await;
+}
+
+#[tokio::test]
+async fn what_an_http2_server_sends_ahead_of_a_slow_client_is_given_back_behind_its_trailers() {
+    const SIZE: usize = 16 * MIB;
+    let server = Server::new(Manner {
+        tls: None,
+        websocket: false,
+        streams: None,
+    })
+    .await;
+    let proxy = start_before(&format!("h2c://{}", server.addr), "64MiB").await;
+    let mut client = client::tcp(proxy.addr(0)).await;
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n";
+    for _ in 0..2 {
+        client.write_all(request).await.unwrap();
+        let (_, mut answer) = server.asked().await.into_parts();
+        let mut sending = answer.send_response(Response::new(()), false).unwrap();
+        let mut trailers = HeaderMap::new();
+        trailers.insert("sum", HeaderValue::from_static("7"));
+        sending.send_data(vec![7; SIZE].into(), false).unwrap();
+        sending.send_trailers(trailers).unwrap();
+        // A window, at least.
+        holds(&proxy, 128 << 10).await;
+        let mut taken = Vec::new();
+        let end = b"0\r\nsum: 7\r\n\r\n";
+        while !taken.ends_with(end) {
+            let read = soon("more of the answer", client.read_buf(&mut taken)).await;
+            assert_ne!(read.unwrap(), 0, "the end");
+        }
+        assert!(taken.len() > SIZE);
+        // The connection goes on, and holds nothing.
+        holds_at_most(&proxy, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn heads_that_do_not_end_are_cut() {
+    let (proxy, script) = start("1MiB").await;
+    let head = block(&[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", "localhost"),
+        (":path", "/"),
+        ("x", &"v".repeat(12 << 10)),
+    ]);
+    // One has said less than the others.
+    let (begun, rest) = head.split_at(5 << 10);
+    let mut modest = Bare::open(proxy.addr(0), &[]).await;
+    modest.send(&frame(HEADERS, END_STREAM, 1, begun)).await;
+    let begun = &head[..10 << 10];
+    let mut clients = Vec::new();
+    for _ in 0..80 {
+        let mut client = Bare::open(proxy.addr(0), &[]).await;
+        client.send(&frame(HEADERS, END_STREAM, 1, begun)).await;
+        clients.push(client);
+    }
+    // All that there is room for.
+    holds(&proxy, MIB / 2).await;
+    assert_eq!(shed(&proxy).await, 0);
+    for _ in 0..40 {
+        let mut client = Bare::open(proxy.addr(0), &[]).await;
+        client.send(&frame(HEADERS, END_STREAM, 1, begun)).await;
+        clients.push(client);
+    }
+    shed_at_least(&proxy, 1).await;
+    holds_at_most(&proxy, MIB).await;
+    let mut ends = JoinSet::new();
+    for mut client in clients {
+        // A reset may be all that comes.
+        ends.spawn(async move { client.stream.read_to_end(&mut Vec::new()).await.map(drop) });
+    }
+    let _ = soon("an end", ends.join_next()).await;
+    ends.shutdown().await;
+    holds_at_most(&proxy, MIB / 2).await;
+    // A head that ends goes on, and is held no more.
+    modest
+        .send(&frame(CONTINUATION, END_HEADERS, 1, rest))
+        .await;
+    asked(&script).await;
+    holds_at_most(&proxy, 0).await;
+}
+
+#[tokio::test]
+async fn uploads_leave_nothing_on_a_connection_that_takes_nothing() {
+    let script = Script::new().await;
+    let server = format!("h2c://{}", script.addr);
+    let proxy = start_before(&server, "64MiB").await;
+    let request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n";
+    let piece: Arc<[u8]> = vec![7; MIB].into();
+    let mut uploads = JoinSet::new();
+    for _ in 0..40 {
+        let mut client = client::tcp(proxy.addr(0)).await;
+        let piece = Arc::clone(&piece);
+        uploads.spawn(async move {
+            client.write_all(request).await.unwrap();
+            while client.write_all(&piece).await.is_ok() {}
+        });
+    }
+    // A window for each, and one for all of them; and then nothing is read.
+    let mut stream = script.accept().await;
+    let window = (1_u32 << 24).to_be_bytes();
+    let settings = [&[0, 4][..], &window].concat();
+    let start = [
+        frame(SETTINGS, 0, 0, &settings),
+        frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes()),
+    ];
+    stream.write_all(&start.concat()).await.unwrap();
+    // What `h2` keeps of each.
+    stands_still(&proxy, 40 * (64 << 10)).await;
+    proxy.rewrite_config(&config(&server, "1MiB"));
+    assert!(proxy.reload().await);
+    shed_at_least(&proxy, 20).await;
+    holds_at_most(&proxy, MIB).await;
+    uploads.shutdown().await;
+    drop(stream);
     holds_at_most(&proxy, 0).await;
 }

@@ -29,9 +29,9 @@ pub struct RequestBody {
     pace: Pace,
     waiting: Option<Wait>,
     received: Arc<AtomicU64>,
-    /// What was taken and is still somewhere counts there.
-    account: Option<Account>,
     beginning: Beginning,
+    /// What was taken and is still somewhere counts there; gone after what it has itself.
+    account: Option<Account>,
 }
 
 /// The wait for a piece of a request's body.
@@ -86,8 +86,8 @@ impl RequestBody {
             pace,
             waiting: None,
             received: Arc::default(),
-            account: None,
             beginning: Beginning::Untouched,
+            account: None,
         }
     }
 

@@ -196,6 +196,41 @@ fn kept_bytes_count_until_their_last_piece_is_dropped() {
 }
 
 #[test]
+fn what_outlives_who_was_told_has_others_go_in_its_place() {
+    let budget = Budget::new(Some(16 * MIB));
+    let crowd = accounts(&budget, [5 * MIB, 4 * MIB]);
+    let costliest = budget.open(Kind::Request);
+    let under_way = costliest.keep(Bytes::from(vec![7; 2 * MIB]));
+    grow(&costliest, 6 * MIB);
+    assert!(costliest.is_shed());
+    assert_eq!(told(&crowd), [false; 2], "8 of 17 go");
+    costliest.give_back(6 * MIB);
+    grow(&crowd[1], 6 * MIB - 512 * KIB);
+    assert_eq!(told(&crowd), [false; 2], "14.5, and 2 that go");
+    drop(costliest);
+    assert_eq!(told(&crowd), [false, true], "16.5, of which nothing goes");
+    assert_eq!(budget.shed(Kind::Request), 1, "once");
+    drop(under_way);
+    assert_eq!(budget.held(), 14 * MIB + 512 * KIB);
+    assert_eq!(
+        budget.going.load(Ordering::Relaxed).unsigned_abs(),
+        9 * MIB + 512 * KIB
+    );
+}
+
+#[test]
+fn who_is_told_and_goes_with_all_it_holds_takes_nobody_along() {
+    let budget = Budget::new(Some(16 * MIB));
+    let crowd = accounts(&budget, [5 * MIB, 6 * MIB, 4 * MIB]);
+    grow(&crowd[1], 2 * MIB);
+    let [first, told, last] = crowd;
+    assert!(told.is_shed());
+    drop(told);
+    assert!(!first.is_shed() && !last.is_shed());
+    assert_eq!(budget.held(), 9 * MIB);
+}
+
+#[test]
 fn what_may_come_besides_counts_from_the_next_wait_on() {
     let budget = Budget::new(Some(MIB));
     let account = budget.open(Kind::Request);
@@ -244,12 +279,68 @@ fn threads_that_share_an_account_leave_nothing_behind() {
         }
     });
     assert!(account.is_empty());
+    assert_eq!(budget.held(), 0, "without another word");
     drop(account);
-    assert_eq!(budget.held(), 0);
     assert_eq!(budget.going.load(Ordering::Relaxed), 0);
     let listed: usize = budget.holders.iter().map(|shard| lock(shard).len()).sum();
     assert_eq!(listed, 0);
     assert!(!budget.is_short());
+}
+
+/// Two threads do this with one account after the other, both at the same moment.
+fn at_once(accounts: &[Account], one: impl Fn(&Account) + Sync, other: impl Fn(&Account)) {
+    let turns = [const { AtomicUsize::new(0) }; 2];
+    let meet = |own: usize, turn: usize| {
+        turns[own].store(turn, Ordering::SeqCst);
+        let mut waited = 0;
+        while turns[1 - own].load(Ordering::SeqCst) < turn {
+            std::hint::spin_loop();
+            waited += 1;
+            if waited % 100 == 0 {
+                thread::yield_now();
+            }
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for (turn, account) in accounts.iter().enumerate() {
+                meet(0, turn + 1);
+                one(account);
+            }
+        });
+        for (turn, account) in accounts.iter().enumerate() {
+            meet(1, turn + 1);
+            other(account);
+        }
+    });
+}
+
+/// Enough that two threads meet within a few instructions.
+fn many(budget: &Arc<Budget>) -> Vec<Account> {
+    let account = |_| budget.open(Kind::Request);
+    (0..20_000).map(account).collect()
+}
+
+#[test]
+fn who_waits_while_another_thread_gives_back_is_charged_nothing() {
+    let budget = Budget::new(Some(usize::MAX));
+    let accounts = many(&budget);
+    for account in &accounts {
+        account.hold(8 * KIB);
+    }
+    at_once(&accounts, Account::settle, |it| it.give_back(8 * KIB));
+    assert_eq!(budget.held(), 0);
+}
+
+#[test]
+fn who_is_told_while_it_gives_back_has_nothing_that_goes() {
+    let budget = Budget::new(Some(usize::MAX));
+    let accounts = many(&budget);
+    for account in &accounts {
+        account.set(8 * KIB);
+    }
+    at_once(&accounts, |it| it.entry().tell(), |it| it.set(0));
+    assert_eq!(budget.going.load(Ordering::Relaxed), 0);
 }
 
 proptest! {

@@ -5,7 +5,8 @@
 //! connection with one of them has none: it is idle when no stream is open, and stuck when bytes that
 //! nobody waits for any more do not go out.
 //!
-//! A drain, and an idle timeout, say GOAWAY: open streams go on to their ends, or to the drain's.
+//! A drain, and an idle timeout, say GOAWAY: open streams go on to their ends, or to the drain's. Where memory
+//! is too short for what has come of a head, the connection is cut.
 
 mod stream;
 
@@ -20,6 +21,7 @@ use h2::{Reason, RecvStream};
 use http::Request;
 use tokio::time::{Sleep, sleep_until};
 
+use crate::budget::{Account, FREE};
 use crate::config::model as config;
 use crate::drain::{Member, Phase};
 use crate::flow::connection::Connection;
@@ -64,6 +66,7 @@ pub(super) fn serve(
         fault: None,
         leaving: false,
         requests: 0,
+        account: None,
     };
     async move {
         let mut timer = pin!(sleep_until(driver.watch.begins_until()));
@@ -94,6 +97,8 @@ struct Driver {
     /// GOAWAY was said.
     leaving: bool,
     requests: usize,
+    /// Where what has come of a head counts, while that is worth one.
+    account: Option<Account>,
 }
 
 impl Driver {
@@ -123,6 +128,9 @@ impl Driver {
                     continue;
                 }
                 Phase::Draining | Phase::Running => {}
+            }
+            if self.is_shed(cx) {
+                return Poll::Ready(());
             }
             self.look();
             if self.waiting == Waiting::NextRequest && !self.leaving && self.connection.gives_way()
@@ -185,6 +193,19 @@ impl Driver {
         if self.waiting != Waiting::Busy {
             self.watch.allow(GOAWAY_GRACE);
         }
+    }
+
+    /// Says what there is of a head that is not whole; true if that must be given back.
+    fn is_shed(&mut self, cx: &mut Context<'_>) -> bool {
+        let held = self.client.held();
+        if held < FREE {
+            self.account = None;
+            return false;
+        }
+        let open = || self.connection.open_account();
+        let account = self.account.get_or_insert_with(open);
+        account.set(held);
+        account.poll_shed(cx).is_ready()
     }
 
     /// Sees what the connection waits for now, and whether it moves.

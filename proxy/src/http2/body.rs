@@ -39,9 +39,9 @@ pub struct Received {
 /// A body on its way out.
 pub struct Sending<B> {
     stream: SendStream<Bytes>,
-    body: B,
-    /// A piece of it that waits for room.
+    /// A piece of the body that waits for room; gone before the body, for whose account it counts.
     piece: Bytes,
+    body: B,
     /// How many have gone out, wrapping.
     pieces: u32,
     /// The peer may take nothing for so long.
@@ -159,8 +159,8 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
     pub fn new(stream: SendStream<Bytes>, body: B, patience: Duration) -> Sending<B> {
         Sending {
             stream,
-            body,
             piece: Bytes::new(),
+            body,
             pieces: 0,
             patience,
             sent: 0,

@@ -80,6 +80,11 @@ impl Duplex {
         Poll::Ready(ended)
     }
 
+    /// Ready when the peer has reset the stream or is gone, which a read tells only behind all that came before.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.send.poll_reset(cx).map(drop)
+    }
+
     /// Tells the peer that it may send more, in a frame that goes out with others.
     fn give_credit(&mut self) {
         let taken = std::mem::take(&mut self.untold);

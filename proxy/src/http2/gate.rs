@@ -3,8 +3,8 @@
 //!
 //! `h2` is lax about some rules and answers others with the wrong code, and it counts little of what a peer may
 //! send without end. So [`frames`] looks at each frame first. Most go on where they lie in `h2`'s own
-//! buffer. A head that is split over reads is held until it is whole, at most
-//! as much as [`Bounds`] allow a head, several times.
+//! buffer. A head that is split over reads is held until it is whole, at most as much as [`Bounds`] allow a head,
+//! several times; [`Moves`] tells how much there is of it, for who counts memory.
 //!
 //! A fault of the connection stops the reading: [`Gate`]'s owner finds it in [`Moves`] and ends the connection
 //! with its code. Behind an error that we told, the peer's bytes are read for a moment longer before the stream is
@@ -20,7 +20,7 @@ use std::io::{self, IoSlice};
 use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -69,6 +69,8 @@ pub(super) struct Moves {
     leaving: AtomicBool,
     /// Which frame or head has begun and not ended, counted from one; zero if none has.
     begun: AtomicU32,
+    /// Bytes of it.
+    held: AtomicUsize,
     /// The code of a fault; none if zero.
     fault: AtomicU32,
 }
@@ -111,6 +113,11 @@ impl Moves {
     /// Which of all frames and heads that came in pieces is not whole yet, if one is.
     pub(super) fn begun(&self) -> Option<NonZeroU32> {
         NonZeroU32::new(self.begun.load(Ordering::Relaxed))
+    }
+
+    /// Bytes of a frame or head that has begun and not ended.
+    pub(super) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
     }
 
     /// Whether the peer has said GOAWAY since this was last asked.
@@ -203,6 +210,7 @@ impl<S> Gate<S> {
             self.beginning
         };
         self.moves.begun.store(begun, Ordering::Relaxed);
+        self.moves.held.store(self.held.len(), Ordering::Relaxed);
         let refused = self.frames.take_refused();
         if refused > 0 {
             self.moves.refused.fetch_add(refused, Ordering::Relaxed);

@@ -192,6 +192,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.moves.take_refused()
     }
 
+    /// Bytes of a frame or head that has begun to come and not ended, where that was not within one read.
+    pub fn held(&self) -> usize {
+        self.moves.held()
+    }
+
     /// A number that changes whenever bytes go out.
     pub fn writes(&self) -> u32 {
         self.moves.writes()

@@ -176,6 +176,7 @@ impl<C: Carrier> Live<C> {
                 return Poll::Ready(end);
             }
             self.look_for_the_end(timer.as_mut());
+            self.look_for_a_reset(cx, timer.as_mut());
             self.advance_timer(timer.as_mut());
             // A timer that fired and was reset keeps this task's waker only once polled again.
             if self.armed && !timer.is_elapsed() {
@@ -413,6 +414,21 @@ impl<C: Carrier> Live<C> {
         if matches!(self.stage, Stage::Open | Stage::Leaving)
             && (one_has_ended || self.both_said_close())
         {
+            self.set_stage(Stage::Lingering, LINGER, timer);
+        }
+    }
+
+    /// A client that resets its stream is gone also while nothing is read of it. What it has said before may
+    /// still go on for as long as behind any other end.
+    fn look_for_a_reset(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) {
+        let Stream::Http2(client) = &mut self.downstream else {
+            return;
+        };
+        if self.ended.is_none()
+            && self.carrier.ways().0.is_held_up()
+            && client.poll_reset(cx).is_ready()
+        {
+            self.end(Cause::Reset, ClosedBy::Downstream);
             self.set_stage(Stage::Lingering, LINGER, timer);
         }
     }

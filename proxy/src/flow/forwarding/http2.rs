@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::task::Poll;
 use std::time::Duration;
 
+use h2::Reason;
 use http::{Request, response};
 
 use super::{Missed, Waiting, Wanted};
@@ -58,7 +59,13 @@ pub(super) async fn attempt(
     .await;
     let (parts, stream) = match answered {
         Ok(answered) => answered,
-        Err(missed) => return Err((missed, upload.map(Upload::into_body))),
+        Err(missed) => {
+            if let (Missed::Shed, Some(upload)) = (&missed, &mut upload) {
+                // With a drop alone its queue would stay until the server takes something again.
+                upload.reset(Reason::CANCEL);
+            }
+            return Err((missed, upload.map(Upload::into_body)));
+        }
     };
     let headers = &parts.headers;
     let Some(mut upload) = upload.filter(|upload| !upload.is_finished()) else {

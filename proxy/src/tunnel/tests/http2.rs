@@ -136,6 +136,37 @@ async fn a_reset_is_a_reset_unless_a_close_came_first() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_reset_is_seen_while_the_server_takes_nothing() {
+    // A masked frame of 16 KiB.
+    let mut piece = vec![0x82, 0x80 | 126, 0x40, 0, 1, 2, 3, 4];
+    piece.resize(piece.len() + 0x4000, 7);
+    for goes_on in [false, true] {
+        for level in levels() {
+            let mut rig = Rig::new(level).await;
+            let flood = async {
+                loop {
+                    rig.client.write_all(&piece).await.unwrap();
+                }
+            };
+            assert!(timeout(Duration::from_secs(1), flood).await.is_err());
+            drop(rig.client);
+            // By now the tunnel has been told.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let mut got = Vec::new();
+            if goes_on {
+                rig.server.read_to_end(&mut got).await.unwrap();
+            }
+            let summary = rig.tunnel.await.unwrap();
+            let came = summary.from_downstream.bytes;
+            assert_eq!(goes_on, got.len() as u64 == came, "{} of {came}", got.len());
+            assert_eq!(summary.cause, Cause::Reset);
+            assert_eq!(summary.closed_by, ClosedBy::Downstream);
+            assert!(summary.duration < Duration::from_secs(10));
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_breaks_off_resets_the_stream() {
     let mut rig = Rig::new(Level::Follow { compressed: false }).await;
