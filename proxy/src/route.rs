@@ -133,7 +133,11 @@ impl Table {
         path: &'a str,
     ) -> impl Iterator<Item = &'a Candidate> {
         // Each dot but a leading one starts a suffix; the leftmost gives the longest.
-        let wildcards = host
+        let dotted = match self.wildcard_hosts.is_empty() {
+            true => "",
+            false => host,
+        };
+        let wildcards = dotted
             .match_indices('.')
             .filter(|&(dot, _)| dot > 0)
             .filter_map(|(dot, _)| self.wildcard_hosts.get(&host[dot..]));

@@ -156,6 +156,13 @@ impl ResponseBody {
         }
     }
 
+    /// Whether some of what was taken of it has still to go out, and counts.
+    pub fn is_kept(&self) -> bool {
+        self.account
+            .as_ref()
+            .is_some_and(|account| !account.is_empty())
+    }
+
     /// Ready when the client has taken nearly all that was taken of the body, or, with false, when that must
     /// be given back.
     pub fn poll_empty(&self, cx: &mut Context<'_>) -> Poll<bool> {

@@ -85,7 +85,7 @@ impl GuestHttp {
                 endpoint: lease.endpoint(),
                 metrics,
             };
-            match reach_endpoint(server, wanted, patience, timer).await {
+            match reach_endpoint(server, wanted, (now, patience), timer).await {
                 Ok(reached) => {
                     if reached.is_new() {
                         metrics.connected(now.elapsed());

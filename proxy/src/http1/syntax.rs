@@ -4,11 +4,13 @@
 //! bytes were cut into reads.
 
 use std::io::Write as _;
+use std::sync::LazyLock;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
+use memchr::memmem::Finder;
 
 use super::{HeadLimits, Violation};
 
@@ -35,16 +37,19 @@ pub(super) fn put_back(read: &mut BytesMut, taken: &[u8], end: usize) {
     }
 }
 
-/// Where a block of lines ends, its blank line included, or behind the first line feed that no
-/// carriage return precedes: nothing after that can be right.
+/// Where a block of lines ends, its blank line included. Without one it ends behind the first line feed
+/// that no carriage return precedes: nothing after that can be right.
 ///
 /// The first `seen` bytes are known to hold no end.
 pub(super) fn find_end(bytes: &[u8], seen: usize) -> Option<usize> {
     let mut at = seen.saturating_sub(BLANK_LINE.len() - 1);
+    // Mostly it is there, and what is wrong before it is for its parser to find.
+    if let Some(blank) = FIND_BLANK_LINE.find(&bytes[at..]) {
+        return Some(at + blank + BLANK_LINE.len());
+    }
     while let Some(found) = memchr::memchr(b'\n', &bytes[at..]) {
         let end = at + found + 1;
-        let block = &bytes[..end];
-        if block.ends_with(BLANK_LINE) || !block.ends_with(b"\r\n") {
+        if !bytes[..end].ends_with(b"\r\n") {
             return Some(end);
         }
         at = end;
@@ -88,7 +93,7 @@ pub(super) fn parse_fields(
 ) -> Result<FieldBlock, Violation> {
     // Counted, because room for many costs more than the count: the allocator keeps no large blocks
     // at hand.
-    let lines = memchr::memchr_iter(b'\n', &bytes[at..]).count();
+    let lines = count_lines(&bytes[at..]);
     let mut fields = FieldBlock {
         headers: HeaderMap::with_capacity(lines.saturating_sub(1).min(limits.fields)),
         end: bytes.len(),
@@ -190,6 +195,15 @@ pub(super) fn check_field(line: &[u8]) -> Result<(), Violation> {
     Ok(())
 }
 
+/// In sums of a byte, which take less than a search for each line.
+fn count_lines(bytes: &[u8]) -> usize {
+    let ends = |piece: &[u8]| {
+        let ends = piece.iter().map(|byte| u8::from(*byte == b'\n'));
+        usize::from(ends.sum::<u8>())
+    };
+    bytes.chunks(COUNTED_AT_ONCE).map(ends).sum()
+}
+
 /// `name: value`, the value without the blanks around it.
 fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     // A folded line begins with a blank, which no name does.
@@ -246,6 +260,21 @@ pub(super) fn push_field(bytes: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     bytes.extend_from_slice(b"\r\n");
 }
 
+/// A field whose value is a number.
+pub(super) fn push_number_field(bytes: &mut Vec<u8>, name: &[u8], mut number: u64) {
+    let mut digits = [0; NUMBER_DIGITS];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    push_field(bytes, name, &digits[first..]);
+}
+
 /// The size of a chunk that goes out, as its line.
 pub(super) fn push_chunk_line(bytes: &mut Vec<u8>, size: usize) {
     // A vector takes all that is written to it.
@@ -290,11 +319,16 @@ const fn token_table() -> [bool; 256] {
 
 static TOKEN: [bool; 256] = token_table();
 const BLANK_LINE: &[u8] = b"\r\n\r\n";
+static FIND_BLANK_LINE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(BLANK_LINE));
+/// As many as a byte can count.
+const COUNTED_AT_ONCE: usize = 255;
 /// Bytes. What is longer may well hold many requests, and is not copied for each of them.
 const USUAL_HEAD: usize = 2048;
 /// 10^19 - 1 fits 64 bits.
 const LENGTH_DIGITS: usize = 19;
 const MOST_LENGTH: u64 = u64::MAX >> 1;
+/// Of any number of 64 bits.
+const NUMBER_DIGITS: usize = 20;
 
 #[cfg(test)]
 mod tests {
@@ -324,6 +358,41 @@ mod tests {
             if line != b"\r" {
                 assert_eq!(check_field(&line), parsed, "{}", line.escape_ascii());
             }
+        }
+    }
+
+    #[test]
+    fn a_block_ends_behind_its_blank_line_or_its_first_bare_line_feed() {
+        for (bytes, end) in [
+            ("", None),
+            ("a: b\r\n", None),
+            ("a: b\r\n\r", None),
+            ("a: b\r\n\r\n", Some(8)),
+            ("a: b\r\n\r\nbody\r\n\r\n", Some(8)),
+            ("\r\n\r\n", Some(4)),
+            ("a: b\nc: d\r\n", Some(5)),
+            ("\n", Some(1)),
+        ] {
+            for seen in 0..end.unwrap_or(bytes.len()) {
+                assert_eq!(find_end(bytes.as_bytes(), seen), end, "{bytes:?} {seen}");
+            }
+        }
+    }
+
+    #[test]
+    fn lines_are_counted_however_many_there_are() {
+        for count in [0, 1, 254, 255, 256, 10_000] {
+            assert_eq!(count_lines(&b"\n".repeat(count)), count);
+            assert_eq!(count_lines(&b"a\r\n".repeat(count)), count);
+        }
+    }
+
+    #[test]
+    fn numbers_are_decimal() {
+        for number in [0, 9, 10, 64, 1_000_000, u64::MAX] {
+            let mut bytes = Vec::new();
+            push_number_field(&mut bytes, b"n", number);
+            assert_eq!(bytes, format!("n: {number}\r\n").into_bytes());
         }
     }
 

@@ -7,7 +7,7 @@
 //! A server may close an idle connection just as it is taken. [`Pool::take`] sorts out those known
 //! to be closed; the rest shows when it is used.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ use crate::stream::Stream;
 pub struct Pool {
     /// By the endpoint's place in memory, which the shelf's `Weak` keeps from being reused.
     /// Uncontended: only the tasks of one worker's thread lock it, and never across a wait.
-    shelves: Mutex<HashMap<usize, Shelf>>,
+    /// Few as they are, they are found faster than a key is hashed.
+    shelves: Mutex<BTreeMap<usize, Shelf>>,
 }
 
 #[derive(Debug)]
@@ -103,7 +104,7 @@ impl Pool {
         self.len() == 0
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Shelf>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, Shelf>> {
         self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

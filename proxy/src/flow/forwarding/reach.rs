@@ -136,9 +136,14 @@ pub(in crate::flow) async fn reach(
         };
         // A fallback on a server that is not said to speak HTTP/1.1.
         let guessed = wanted == Wanted::FreshHttp1 && endpoint.protocols() == Protocols::Http2;
-        match reach_endpoint(server, wanted, route.timeouts.connect, timer.as_mut()).await {
+        let patience = (started, route.timeouts.connect);
+        match reach_endpoint(server, wanted, patience, timer.as_mut()).await {
             Ok(reached) => {
-                let now = Instant::now();
+                let now = match reached {
+                    // Taken from the shelf, mostly without a wait.
+                    Reached::Http1 { kept: true, .. } => started,
+                    _ => Instant::now(),
+                };
                 if reached.is_new() {
                     leased.metrics.connected(now - started);
                 }
@@ -169,17 +174,17 @@ pub(in crate::flow) async fn reach(
     }
 }
 
-/// Comes by a connection to one endpoint, within `patience`; moves `timer` if that takes a wait.
+/// Comes by a connection to one endpoint, within `patience` from `now` on; moves `timer` if that takes a
+/// wait.
 pub(in crate::flow) async fn reach_endpoint(
     server: Server<'_>,
     wanted: Wanted,
-    patience: Duration,
+    (now, patience): (Instant, Duration),
     mut timer: Pin<&mut Sleep>,
 ) -> Result<Reached, Unreached> {
     let Server {
         worker, endpoint, ..
     } = server;
-    let now = Instant::now();
     if wanted != Wanted::FreshHttp1 && endpoint.protocols() != Protocols::Http1 {
         timer.as_mut().reset(now + patience);
         // Boxed: a request to an endpoint of HTTP/1.1 does not hold room for it.

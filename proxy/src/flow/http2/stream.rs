@@ -14,6 +14,7 @@ use h2::ext::Protocol;
 use h2::{Reason, RecvStream};
 use http::request::Parts;
 use http::{Method, Request};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use self::room::{Lent, Spare};
@@ -141,6 +142,10 @@ async fn answer(asked: Asked) -> Option<Accepted> {
             // Nobody waits for the client's taking it; but it is memory as long as it does not.
             sending.body_mut().finish();
             drop(member);
+            if sending.body_mut().is_kept() {
+                // The connection's task comes first: mostly it writes all of it, and there is nothing to wait for.
+                yield_now().await;
+            }
             let empty = poll_fn(|cx| sending.body_mut().poll_empty(cx));
             if let Ok(false) = timeout(patience, empty).await {
                 sending.reset(Reason::ENHANCE_YOUR_CALM);

@@ -7,7 +7,7 @@ use http::{Method, Response, StatusCode, Version};
 use thiserror::Error;
 
 use super::super::decode::{Decoder, Sender};
-use super::super::syntax::{FieldBlock, is_text, next_line, parse_fields};
+use super::super::syntax::{FieldBlock, is_text, next_line, parse_fields, push_number_field};
 use super::super::{Framing, HeadLimits, Violation};
 
 /// A request's head as it goes out, kept whole so that it may be sent again.
@@ -87,7 +87,7 @@ impl RequestHead {
         match framing {
             None => {}
             Some(Framing::Length(length)) => {
-                fields.put("content-length", length.to_string().as_bytes());
+                push_number_field(&mut fields.bytes, b"content-length", length);
             }
             Some(Framing::Chunked) => fields.put("transfer-encoding", b"chunked"),
         }

@@ -10,7 +10,9 @@ use http::{Response, StatusCode, response};
 use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
-use super::super::syntax::{names_option, push_chunk_line, push_field, push_last_chunk};
+use super::super::syntax::{
+    names_option, push_chunk_line, push_field, push_last_chunk, push_number_field,
+};
 use crate::date;
 
 /// One answer that is still to be written, wholly or in part.
@@ -335,7 +337,7 @@ fn encode_head(
     }
     match framing {
         Framing::Length(length) => {
-            push_field(&mut text, b"content-length", length.to_string().as_bytes());
+            push_number_field(&mut text, b"content-length", length);
         }
         Framing::Chunked => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         Framing::Nothing | Framing::UntilClose => {}

@@ -385,6 +385,8 @@ fn string<'a, 'b: 'a>(
         return Ok(text);
     }
     decoded.clear();
+    // No code is shorter than five bits.
+    decoded.reserve(text.len() * 8 / 5);
     huffman::decode(text, decoded).map_err(|_| Undecodable)?;
     Ok(decoded)
 }
