@@ -343,14 +343,15 @@ fn encode_head(
         Framing::Nothing | Framing::UntilClose => {}
     }
     if !switches {
-        match (goes_on, asked.old) {
-            (false, _) => text.extend_from_slice(b"connection: close\r\n"),
-            (true, true) => text.extend_from_slice(b"connection: keep-alive\r\n"),
-            (true, false) => {}
-        }
-        if offers_upgrade {
-            text.extend_from_slice(b"connection: upgrade\r\n");
-        }
+        let options: &[u8] = match (goes_on, asked.old, offers_upgrade) {
+            (false, _, false) => b"connection: close\r\n",
+            (false, _, true) => b"connection: close, upgrade\r\n",
+            (true, true, false) => b"connection: keep-alive\r\n",
+            (true, true, true) => b"connection: keep-alive, upgrade\r\n",
+            (true, false, true) => b"connection: upgrade\r\n",
+            (true, false, false) => b"",
+        };
+        text.extend_from_slice(options);
     }
     if !dated {
         push_field(&mut text, b"date", date::now().as_bytes());

@@ -123,6 +123,13 @@ async fn answers_on_the_wire() {
             true,
         ),
         (
+            "GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
+            response(426).header("upgrade", "websocket"),
+            "426 Upgrade Required\r\nupgrade: websocket\r\ncontent-length: 5\r\n\
+             connection: close, upgrade\r\n\r\nhello",
+            false,
+        ),
+        (
             get,
             response(304).header("content-length", "7"),
             "304 Not Modified\r\n\r\n",
