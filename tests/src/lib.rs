@@ -12,6 +12,7 @@ pub mod foreign;
 pub mod http2;
 pub mod languages;
 pub mod matrix;
+pub mod memory;
 pub mod modules;
 pub mod plugins;
 pub mod proxy;

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
 use sluicegate_tests::client;
 use sluicegate_tests::http2::client::Client;
 use sluicegate_tests::proxy::Proxy;
@@ -55,36 +54,6 @@ async fn start(limits: &str) -> (Proxy, Script) {
     (proxy, script)
 }
 
-/// A number among the metrics; 0 where it does not stand.
-async fn metric(proxy: &Proxy, name: &str) -> usize {
-    let (_, text) = client::get(proxy.admin(), "/metrics").await;
-    let text = String::from_utf8(text).unwrap();
-    let mut lines = text.lines();
-    let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    found.map_or(0, |value| value.parse().unwrap())
-}
-
-async fn buffered(proxy: &Proxy) -> usize {
-    metric(proxy, "sluicegate_buffered_bytes").await
-}
-
-async fn shed(proxy: &Proxy, kind: &str) -> usize {
-    let name = format!(r#"sluicegate_memory_shed_total{{kind="{kind}"}}"#);
-    metric(proxy, &name).await
-}
-
-/// Waits until those who were told, or are gone, have given back.
-async fn holds_at_most(proxy: &Proxy, most: usize) {
-    let held = || async { (buffered(proxy).await <= most).then_some(()) };
-    until("enough is given back", held).await;
-}
-
-/// Waits until so much is held.
-async fn holds(proxy: &Proxy, least: usize) {
-    let held = || async { (buffered(proxy).await >= least).then_some(()) };
-    until("the proxy holds it", held).await;
-}
-
 async fn tunnel(proxy: &Proxy, script: &Script) -> (Peer, Peer) {
     let offers = "permessage-deflate";
     Peer::pair(proxy.addr(0), "/messages/", offers, script, None).await
@@ -128,12 +97,6 @@ async fn closed_with(peer: &mut Peer<impl Leg>, code: u16) {
     }
 }
 
-/// The next `ws.close` of which this has not been said.
-async fn close_line(proxy: &Proxy) -> Value {
-    let line = proxy.access_line("ws.close", |line| line.contains("ws.close"));
-    serde_json::from_str(&line.await).unwrap()
-}
-
 async fn still_talks((client, server): &mut (Peer<impl Leg>, Peer)) {
     client
         .say(Frame::new(frame::PING, *b"here?"))
@@ -141,23 +104,6 @@ async fn still_talks((client, server): &mut (Peer<impl Leg>, Peer)) {
         .unwrap();
     let heard = soon("a ping", server.next()).await;
     assert_eq!(heard, Heard::Ping(b"here?".to_vec()));
-}
-
-/// Resident memory, in bytes.
-fn resident(proxy: &Proxy) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
-    let line = status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmRSS:"))
-        .unwrap();
-    let kib: usize = line
-        .trim()
-        .strip_suffix("kB")
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap();
-    kib << 10
 }
 
 #[tokio::test]
@@ -169,8 +115,8 @@ async fn the_costliest_message_goes_and_the_small_ones_survive() {
     }
     let mut late = tunnel(&proxy, &script).await;
     let (mut client, mut server) = half_said(&proxy, &script, 5 * MIB).await;
-    holds(&proxy, 13 * MIB / 2).await;
-    assert_eq!(shed(&proxy, "tunnel").await, 0);
+    proxy.holds(13 * MIB / 2).await;
+    assert_eq!(proxy.shed("tunnel").await, 0);
     // Two more, and it is over eight.
     let more = Frame::new(frame::BINARY, vec![7; 2 * MIB]).with_rsv(frame::COMPRESSED);
     late.0.say(more.unfinished()).await.unwrap();
@@ -178,11 +124,11 @@ async fn the_costliest_message_goes_and_the_small_ones_survive() {
     closed_with(&mut server, 1013).await;
     client.say(Frame::close(1013, "")).await.unwrap();
     server.say(Frame::close(1013, "")).await.unwrap();
-    let line = close_line(&proxy).await;
+    let line = proxy.access_event("ws.close", |_| true).await;
     assert_eq!(line["cause"], "memory", "{line}");
     assert_eq!(line["close_code"], 1013, "{line}");
-    assert_eq!(shed(&proxy, "tunnel").await, 1);
-    holds_at_most(&proxy, 4 * MIB).await;
+    assert_eq!(proxy.shed("tunnel").await, 1);
+    proxy.holds_at_most(4 * MIB).await;
     for pair in small.iter_mut().chain([&mut late]) {
         still_talks(pair).await;
     }
@@ -199,9 +145,9 @@ async fn who_does_not_read_is_cut_and_who_spoke_to_it_is_told() {
     assert_eq!(soon("the client's end", client.next()).await, Heard::End);
     // It has got a part of the message, and then the end: there is no place for a Close.
     assert_eq!(soon("the server's end", server.next()).await, Heard::End);
-    let line = close_line(&proxy).await;
+    let line = proxy.access_event("ws.close", |_| true).await;
     assert_eq!(line["cause"], "memory", "{line}");
-    holds_at_most(&proxy, 0).await;
+    proxy.holds_at_most(0).await;
     still_talks(&mut well).await;
 }
 
@@ -217,8 +163,8 @@ async fn the_costliest_of_one_connection_goes_and_the_others_on_it_stay() {
     }
     let (mut costly, mut server) = tunnel_on(&client, &script).await;
     say_half(&mut costly, 5 * MIB).await;
-    holds(&proxy, 13 * MIB / 2).await;
-    assert_eq!(shed(&proxy, "tunnel").await, 0);
+    proxy.holds(13 * MIB / 2).await;
+    assert_eq!(proxy.shed("tunnel").await, 0);
     let mut late = tunnel_on(&client, &script).await;
     say_half(&mut late.0, 2 * MIB).await;
     closed_with(&mut costly, 1013).await;
@@ -227,15 +173,15 @@ async fn the_costliest_of_one_connection_goes_and_the_others_on_it_stay() {
     server.say(Frame::close(1013, "")).await.unwrap();
     assert_eq!(soon("its stream's end", costly.next()).await, Heard::End);
     assert!(costly.receiver.broken.is_none(), "no reset");
-    let line = close_line(&proxy).await;
+    let line = proxy.access_event("ws.close", |_| true).await;
     assert_eq!(line["cause"], "memory", "{line}");
     // One that its server does not take, with what HTTP/2 has room for besides: it hears why, and is ended.
     let (mut stuck, mut server) = tunnel_on(&client, &script).await;
     throw_bomb(&mut stuck, 30 * MIB).await;
     closed_with(&mut stuck, 1013).await;
     assert_eq!(soon("the server's end", server.next()).await, Heard::End);
-    assert_eq!(shed(&proxy, "tunnel").await, 2);
-    holds_at_most(&proxy, 4 * MIB).await;
+    assert_eq!(proxy.shed("tunnel").await, 2);
+    proxy.holds_at_most(4 * MIB).await;
     for pair in small.iter_mut().chain([&mut late]) {
         still_talks(pair).await;
     }
@@ -248,40 +194,32 @@ async fn a_flood_for_readers_that_sleep_leaves_the_process_near_its_limit() {
     for _ in 0..60 {
         pairs.push(tunnel(&proxy, &script).await);
     }
-    let before = resident(&proxy);
+    let before = proxy.resident_kib();
     let mut most = 0;
     for (client, _) in &mut pairs {
         throw_bomb(client, 12 * MIB).await;
-        most = most.max(resident(&proxy));
+        most = most.max(proxy.resident_kib());
     }
     // Those who stay hold less than the limit, and take up about that.
     until("most of them are shed", || {
-        most = most.max(resident(&proxy));
-        async { (shed(&proxy, "tunnel").await >= 55).then_some(()) }
+        most = most.max(proxy.resident_kib());
+        async { (proxy.shed("tunnel").await >= 55).then_some(()) }
     })
     .await;
     let grown = most - before;
     // One message is worked on besides: inflated, encoded, and put aside, in buffers that grow by doubling.
-    assert!(grown < 96 * MIB, "the proxy has grown by {grown} bytes");
-    holds_at_most(&proxy, 32 * MIB).await;
+    assert!(grown < 96 << 10, "the proxy has grown by {grown} KiB");
+    proxy.holds_at_most(32 * MIB).await;
     drop(pairs);
-    holds_at_most(&proxy, 0).await;
+    proxy.holds_at_most(0).await;
 }
 
 #[tokio::test]
 async fn tunnels_that_nobody_looks_into_are_shed_like_others() {
     for follow in [true, false] {
         let script = Script::new().await;
-        let proxy = Proxy::start(&format!(
+        let proxy = Proxy::observed(&format!(
             r#"
-            [runtime]
-            workers = 1
-            [[listener]]
-            bind = "127.0.0.1:0"
-            [admin]
-            bind = "127.0.0.1:0"
-            [log]
-            access = "json"
             [limits]
             memory = "1MiB"
             [[route]]
@@ -319,12 +257,12 @@ async fn tunnels_that_nobody_looks_into_are_shed_like_others() {
             }));
         }
         until("some are shed", || async {
-            (shed(&proxy, "tunnel").await >= 3).then_some(())
+            (proxy.shed("tunnel").await >= 3).then_some(())
         })
         .await;
-        let line = close_line(&proxy).await;
+        let line = proxy.access_event("ws.close", |_| true).await;
         assert_eq!(line["cause"], "memory", "{line}");
-        holds_at_most(&proxy, MIB).await;
+        proxy.holds_at_most(MIB).await;
         for flood in floods {
             flood.abort();
         }
@@ -335,7 +273,7 @@ async fn tunnels_that_nobody_looks_into_are_shed_like_others() {
 async fn while_memory_is_short_nothing_new_begins() {
     let (proxy, script) = start(r#"memory = "8MiB""#).await;
     let (mut client, _server) = half_said(&proxy, &script, 15 * MIB / 2).await;
-    holds(&proxy, 15 * MIB / 2).await;
+    proxy.holds(15 * MIB / 2).await;
     let plain = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     // At once: a shortage does not last for long.
     let (answer, refused) = tokio::join!(
@@ -347,16 +285,16 @@ async fn while_memory_is_short_nothing_new_begins() {
     assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
     assert_eq!(refused.err().expect("a refusal").status(), 503);
     let reason = r#"sluicegate_requests_rejected_total{reason="overloaded"}"#;
-    assert_eq!(metric(&proxy, reason).await, 2);
+    assert_eq!(proxy.metric(reason).await, Some(2.0));
     assert!(!script.was_contacted().await);
     // The limit is not reached; but as long as somebody asks in vain, the costliest goes in the end.
     until("the shortage to end", || async {
         client::exchange(proxy.addr(0), plain).await;
-        (shed(&proxy, "tunnel").await == 1).then_some(())
+        (proxy.shed("tunnel").await == 1).then_some(())
     })
     .await;
     closed_with(&mut client, 1013).await;
-    holds_at_most(&proxy, 0).await;
+    proxy.holds_at_most(0).await;
     still_talks(&mut tunnel(&proxy, &script).await).await;
 }
 
@@ -365,13 +303,11 @@ async fn a_reload_changes_the_limit_at_once() {
     let (proxy, script) = start(r#"memory = "64MiB""#).await;
     let mut costly = half_said(&proxy, &script, 6 * MIB).await;
     let mut cheap = half_said(&proxy, &script, MIB).await;
-    holds(&proxy, 7 * MIB).await;
+    proxy.holds(7 * MIB).await;
     proxy.rewrite_config(&config(&script, r#"memory = "4MiB""#));
     assert!(proxy.reload().await);
-    assert_eq!(
-        metric(&proxy, "sluicegate_buffered_bytes_limit").await,
-        4 * MIB
-    );
+    let limit = proxy.metric("sluicegate_buffered_bytes_limit").await;
+    assert_eq!(limit, Some((4 * MIB) as f64));
     closed_with(&mut costly.0, 1013).await;
     closed_with(&mut costly.1, 1013).await;
     still_talks(&mut cheap).await;
@@ -391,8 +327,5 @@ async fn one_connection_may_hold_less_than_all() {
     still_talks(&mut fits).await;
     let limit =
         r#"sluicegate_websocket_limit_closes_total{route="/messages/",limit="connection_memory"}"#;
-    until("both are counted", || async {
-        (metric(&proxy, limit).await == 2).then_some(())
-    })
-    .await;
+    proxy.until_metric(limit, 2.0).await;
 }

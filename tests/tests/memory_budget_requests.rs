@@ -55,33 +55,10 @@ fn config(server: &str, memory: &str) -> String {
     )
 }
 
-/// A number among the metrics.
-async fn metric(proxy: &Proxy, name: &str) -> usize {
-    let (_, text) = client::get(proxy.admin(), "/metrics").await;
-    let text = String::from_utf8(text).unwrap();
-    let mut lines = text.lines();
-    let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    found.map_or(0, |value| value.parse().unwrap())
-}
-
-async fn buffered(proxy: &Proxy) -> usize {
-    metric(proxy, "sluicegate_buffered_bytes").await
-}
-
-async fn shed(proxy: &Proxy) -> usize {
-    metric(proxy, r#"sluicegate_memory_shed_total{kind="request"}"#).await
-}
-
 /// Waits until so many were told to go.
 async fn shed_at_least(proxy: &Proxy, count: usize) {
-    let are_shed = || async { (shed(proxy).await >= count).then_some(()) };
+    let are_shed = || async { (proxy.shed("request").await >= count).then_some(()) };
     until("some are shed", are_shed).await;
-}
-
-/// Waits until so much is held.
-async fn holds(proxy: &Proxy, least: usize) {
-    let is_more = || async { (buffered(proxy).await >= least).then_some(()) };
-    until("the proxy holds it", is_more).await;
 }
 
 /// Waits until so much is held, and for a hundred answers just as much.
@@ -90,18 +67,12 @@ async fn stands_still(proxy: &Proxy, least: usize) {
         let mut times = 0;
         let mut before = 0;
         while times < 100 {
-            let held = buffered(proxy).await;
+            let held = proxy.buffered().await;
             times = if held == before { times + 1 } else { 0 };
             before = held.max(least);
         }
     };
     soon("a standstill", standing).await;
-}
-
-/// Waits until those who were told have given back.
-async fn holds_at_most(proxy: &Proxy, most: usize) {
-    let is_less = || async { (buffered(proxy).await <= most).then_some(()) };
-    until("enough is given back", is_less).await;
 }
 
 fn request(method: &str) -> Request<()> {
@@ -158,10 +129,10 @@ async fn uploads_that_the_upstream_does_not_take_get_503() {
         .access_line("a refusal", |line| line.contains(r#""status":503"#))
         .await;
     assert!(line.contains(r#""overloaded""#), "{line}");
-    holds_at_most(&proxy, MIB).await;
+    proxy.holds_at_most(MIB).await;
     uploads.shutdown().await;
     drop(asleep);
-    holds_at_most(&proxy, 0).await;
+    proxy.holds_at_most(0).await;
 }
 
 #[tokio::test]
@@ -196,9 +167,9 @@ async fn answers_that_nobody_takes_are_cut() {
         .access_line("a cut", |line| line.contains(r#""overloaded""#))
         .await;
     assert!(line.contains(r#""status":200"#), "{line}");
-    holds_at_most(&proxy, MIB).await;
+    proxy.holds_at_most(MIB).await;
     drop(clients);
-    holds_at_most(&proxy, 0).await;
+    proxy.holds_at_most(0).await;
 }
 
 #[tokio::test]
@@ -232,7 +203,7 @@ async fn streams_that_are_not_read_are_reset_and_their_neighbours_are_whole() {
         answers.spawn(async move { server.write_all(&answer).await });
     }
     shed_at_least(&proxy, 10).await;
-    holds_at_most(&proxy, MIB).await;
+    proxy.holds_at_most(MIB).await;
     tokio::spawn(connection);
     let (mut whole, mut reset) = (0, 0);
     for answer in waiting {
@@ -266,8 +237,8 @@ async fn streams_that_are_not_read_are_reset_and_their_neighbours_are_whole() {
     }
     assert!(whole >= 3 && reset >= 10, "{whole} whole, {reset} reset");
     // One or the other may have gone out before it was to go.
-    assert!(reset <= shed(&proxy).await);
-    holds_at_most(&proxy, 0).await;
+    assert!(reset <= proxy.shed("request").await);
+    proxy.holds_at_most(0).await;
 }
 
 #[tokio::test]
@@ -303,7 +274,7 @@ async fn what_a_stream_may_send_ahead_counts_too() {
     }
     // At most ten can hold a queue and a window each.
     shed_at_least(&proxy, 10).await;
-    holds_at_most(&proxy, 2 * MIB).await;
+    proxy.holds_at_most(2 * MIB).await;
     let mut refused = JoinSet::new();
     for answer in waiting {
         refused.spawn(answer);
@@ -317,7 +288,7 @@ async fn what_a_stream_may_send_ahead_counts_too() {
     }
     uploads.shutdown().await;
     drop((refused, sender));
-    holds_at_most(&proxy, 0).await;
+    proxy.holds_at_most(0).await;
 }
 
 #[tokio::test]
@@ -341,7 +312,7 @@ async fn what_an_http2_server_sends_ahead_of_a_slow_client_is_given_back_behind_
         sending.send_data(vec![7; SIZE].into(), false).unwrap();
         sending.send_trailers(trailers).unwrap();
         // A window, at least.
-        holds(&proxy, 128 << 10).await;
+        proxy.holds(128 << 10).await;
         let mut taken = Vec::new();
         let end = b"0\r\nsum: 7\r\n\r\n";
         while !taken.ends_with(end) {
@@ -350,7 +321,7 @@ async fn what_an_http2_server_sends_ahead_of_a_slow_client_is_given_back_behind_
         }
         assert!(taken.len() > SIZE);
         // The connection goes on, and holds nothing.
-        holds_at_most(&proxy, 0).await;
+        proxy.holds_at_most(0).await;
     }
 }
 
@@ -376,15 +347,15 @@ async fn heads_that_do_not_end_are_cut() {
         clients.push(client);
     }
     // All that there is room for.
-    holds(&proxy, MIB / 2).await;
-    assert_eq!(shed(&proxy).await, 0);
+    proxy.holds(MIB / 2).await;
+    assert_eq!(proxy.shed("request").await, 0);
     for _ in 0..40 {
         let mut client = Bare::open(proxy.addr(0), &[]).await;
         client.send(&frame(HEADERS, END_STREAM, 1, begun)).await;
         clients.push(client);
     }
     shed_at_least(&proxy, 1).await;
-    holds_at_most(&proxy, MIB).await;
+    proxy.holds_at_most(MIB).await;
     let mut ends = JoinSet::new();
     for mut client in clients {
         // A reset may be all that comes.
@@ -392,13 +363,13 @@ async fn heads_that_do_not_end_are_cut() {
     }
     let _ = soon("an end", ends.join_next()).await;
     ends.shutdown().await;
-    holds_at_most(&proxy, MIB / 2).await;
+    proxy.holds_at_most(MIB / 2).await;
     // A head that ends goes on, and is held no more.
     modest
         .send(&frame(CONTINUATION, END_HEADERS, 1, rest))
         .await;
     asked(&script).await;
-    holds_at_most(&proxy, 0).await;
+    proxy.holds_at_most(0).await;
 }
 
 #[tokio::test]
@@ -431,8 +402,8 @@ async fn uploads_leave_nothing_on_a_connection_that_takes_nothing() {
     proxy.rewrite_config(&config(&server, "1MiB"));
     assert!(proxy.reload().await);
     shed_at_least(&proxy, 20).await;
-    holds_at_most(&proxy, MIB).await;
+    proxy.holds_at_most(MIB).await;
     uploads.shutdown().await;
     drop(stream);
-    holds_at_most(&proxy, 0).await;
+    proxy.holds_at_most(0).await;
 }
