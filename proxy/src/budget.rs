@@ -251,23 +251,27 @@ impl Budget {
             // Whoever is at it looks at this account too, or the next one that grows does.
             Err(TryLockError::WouldBlock) => return,
         };
+        // None is held on to: who goes meanwhile shall be gone.
         let mut entries = Vec::new();
         for shard in &self.holders {
-            entries.extend(lock(shard).values().filter_map(Weak::upgrade));
+            entries.extend(lock(shard).values().cloned());
         }
-        let staying = entries.iter().filter(|entry| {
-            !entry.shed.load(Ordering::Relaxed) && !entry.ownerless.load(Ordering::Relaxed)
+        let staying = entries.into_iter().filter_map(|listed| {
+            let entry = listed.upgrade()?;
+            let stays =
+                !entry.shed.load(Ordering::Relaxed) && !entry.ownerless.load(Ordering::Relaxed);
+            stays.then(|| (Reverse(entry.charged.load(Ordering::Relaxed)), listed))
         });
-        let mut staying: Vec<_> = staying
-            .map(|entry| (Reverse(entry.charged.load(Ordering::Relaxed)), entry))
-            .collect();
+        let mut staying: Vec<_> = staying.collect();
         staying.sort_unstable_by_key(|(charged, _)| *charged);
-        for (Reverse(charged), entry) in staying {
+        for (Reverse(charged), listed) in staying {
             if charged == 0 || self.staying() <= target {
                 break;
             }
-            self.shed[entry.kind as usize].fetch_add(1, Ordering::Relaxed);
-            entry.tell();
+            if let Some(entry) = listed.upgrade() {
+                self.shed[entry.kind as usize].fetch_add(1, Ordering::Relaxed);
+                entry.tell();
+            }
         }
     }
 

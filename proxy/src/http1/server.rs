@@ -212,6 +212,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut io = self.io();
         // Who was not yet told to continue is not; what the client is being told it hears first.
         io.asks = false;
+        // The answer flushes it; an upload that goes on must not take the stream's waker for that.
+        io.unflushed = false;
         let unsaid = std::mem::take(&mut io.saying);
         asked.keep_alive &= io.lent || io.skip_body();
         drop(io);

@@ -140,8 +140,12 @@ pub(in crate::flow) async fn reach(
         match reach_endpoint(server, wanted, patience, timer.as_mut()).await {
             Ok(reached) => {
                 let now = match reached {
-                    // Taken from the shelf, mostly without a wait.
-                    Reached::Http1 { kept: true, .. } => started,
+                    // Taken from the shelf, without a wait.
+                    Reached::Http1 { kept: true, .. }
+                        if endpoint.protocols() == Protocols::Http1 =>
+                    {
+                        started
+                    }
                     _ => Instant::now(),
                 };
                 if reached.is_new() {
