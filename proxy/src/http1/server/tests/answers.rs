@@ -590,3 +590,65 @@ async fn a_client_that_breaks_off_is_noticed_and_one_that_ends_is_answered() {
     let broken = poll_fn(|cx| Poll::Ready(connection.poll_broken(cx))).await;
     assert!(broken.is_pending() && connection.io().read.len() < 20_000);
 }
+
+/// A stream that gives this to read, takes everything, and never has it out.
+struct Unflushed {
+    given: &'static [u8],
+    asked: usize,
+}
+
+impl AsyncRead for Unflushed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let given = std::mem::take(&mut self.given);
+        buf.put_slice(given);
+        match given.is_empty() {
+            true => Poll::Pending,
+            false => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl AsyncWrite for Unflushed {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(buf.len()))
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.asked += 1;
+        Poll::Pending
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A stream wakes one task when it has written: that must be the one that answers.
+#[tokio::test]
+async fn an_upload_leaves_the_stream_to_the_answer() {
+    let stream = Unflushed {
+        given: b"POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n",
+        asked: 0,
+    };
+    let mut connection = Connection::new(stream, LIMITS);
+    let request = poll_fn(|cx| connection.poll_request(cx)).await;
+    let mut body = request.unwrap().unwrap().into_body();
+    let flushes = |connection: &Connection<Unflushed>| connection.io().stream.asked;
+    poll_fn(|cx| {
+        assert!(Pin::new(&mut body).poll_frame(cx).is_pending());
+        assert_eq!(flushes(&connection), 1, "it was told to continue");
+        let mut answer = connection.begin_answer(Response::new(Empty::<Bytes>::new()));
+        assert!(connection.poll_answer(&mut answer, cx).is_pending());
+        assert_eq!(flushes(&connection), 2);
+        assert!(Pin::new(&mut body).poll_frame(cx).is_pending());
+        assert_eq!(flushes(&connection), 2);
+        Poll::Ready(())
+    })
+    .await;
+}
