@@ -323,15 +323,14 @@ fn target_of(parts: &Parts, limit: usize) -> Result<(Arc<str>, Option<Arc<str>>)
     Ok((path, query.map(Arc::from)))
 }
 
+/// Empty ones are left out: behind the last crumb there is no blank (RFC 9110 §5.5).
 fn join_cookies(headers: &mut HeaderMap) -> Result<(), Rejection> {
-    let crumbs: Vec<&[u8]> = headers
-        .get_all(COOKIE)
-        .iter()
-        .map(HeaderValue::as_bytes)
-        .collect();
-    if crumbs.len() < 2 {
+    let crumbs = headers.get_all(COOKIE);
+    if crumbs.iter().nth(1).is_none() {
         return Ok(());
     }
+    let crumbs = crumbs.iter().map(HeaderValue::as_bytes);
+    let crumbs: Vec<&[u8]> = crumbs.filter(|crumb| !crumb.is_empty()).collect();
     let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
         .map_err(|_| Rejection::bad("bad_cookie"))?;
     headers.insert(COOKIE, joined);

@@ -324,7 +324,9 @@ fn fields_are_tidied() {
             ("x_forwarded_for", "1.2.3.4"),
             ("x-forwarded_for", "1.2.3.4"),
             ("cookie", "a=1"),
+            ("cookie", ""),
             ("cookie", "b=2; c=3"),
+            ("cookie", ""),
         ],
     );
     admit_from("192.0.2.1:5", &mut parts).unwrap();
