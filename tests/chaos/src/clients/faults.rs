@@ -130,18 +130,15 @@ const fn at_handshake(
     path: &'static str,
     failure: (&'static str, &'static str),
 ) -> Fault {
-    let (plugin, result) = failure;
     Fault {
-        name,
         ask: Ask::Plugin {
             route,
             path,
-            plugin,
-            result,
+            plugin: failure.0,
+            result: failure.1,
             websocket: true,
         },
-        sees: Sees::Status(500),
-        reason: Some(result),
+        ..plugin(name, route, path, failure, 500)
     }
 }
 
