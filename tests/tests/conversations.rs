@@ -124,11 +124,7 @@ async fn hold_all(scheme: &str, door: impl AsyncFnOnce(SocketAddr) -> Door) {
     let numbers = numbers();
     let mut lanes = Vec::new();
     for _ in 0..LANES {
-        let manner = Manner {
-            tls: None,
-            websocket: true,
-            streams: None,
-        };
+        let manner = Manner::WEBSOCKET;
         lanes.push(Server::new(manner).await);
     }
     let config = config(scheme, &lanes, &conversation_guest().await);

@@ -82,11 +82,7 @@ async fn quickstart_serves_sockets_requests_and_its_own_health() {
 #[tokio::test]
 async fn http2_carries_sockets_and_calls() {
     let app = Upstream::echoing("app").await;
-    let manner = Manner {
-        tls: None,
-        websocket: false,
-        streams: None,
-    };
+    let manner = Manner::PLAIN;
     let [one, two] = [Server::new(manner.clone()).await, Server::new(manner).await];
     let authority = Authority::new("http2");
     let dir = TempDir::new().unwrap();

@@ -65,11 +65,7 @@ enum Asked {
 impl Site {
     /// `route` is more of each route's table, `more` stands behind.
     async fn start(route: &str, more: &str) -> Site {
-        let manner = Manner {
-            tls: None,
-            websocket: true,
-            streams: None,
-        };
+        let manner = Manner::WEBSOCKET;
         let server = Server::new(manner).await;
         let addr = server.addr;
         let config = format!(

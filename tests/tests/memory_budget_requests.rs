@@ -294,12 +294,7 @@ async fn what_a_stream_may_send_ahead_counts_too() {
 #[tokio::test]
 async fn what_an_http2_server_sends_ahead_of_a_slow_client_is_given_back_behind_its_trailers() {
     const SIZE: usize = 16 * MIB;
-    let server = Server::new(Manner {
-        tls: None,
-        websocket: false,
-        streams: None,
-    })
-    .await;
+    let server = Server::new(Manner::PLAIN).await;
     let proxy = start_before(&format!("h2c://{}", server.addr), "64MiB").await;
     let mut client = client::tcp(proxy.addr(0)).await;
     let request = b"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n";

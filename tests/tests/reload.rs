@@ -115,12 +115,7 @@ async fn requests_under_way_go_on_and_new_ones_see_the_new_configuration() {
 /// Old connections end with what they carry; what is new goes as the new configuration says.
 #[tokio::test]
 async fn what_both_sides_speak_changes_with_a_reload() {
-    let server = Server::new(Manner {
-        tls: None,
-        websocket: true,
-        streams: None,
-    })
-    .await;
+    let server = Server::new(Manner::WEBSOCKET).await;
     let text = |client: bool, http: u8| {
         format!(
             r#"

@@ -303,12 +303,7 @@ async fn nothing_is_told_of_answers_and_messages() {
 
 #[tokio::test]
 async fn nothing_is_told_of_what_goes_on_over_http2_or_past_a_filter_of_messages() {
-    let server = Server::new(Manner {
-        tls: None,
-        websocket: true,
-        streams: None,
-    })
-    .await;
+    let server = Server::new(Manner::WEBSOCKET).await;
     let mut proxy = Proxy::start(&format!(
         "[[listener]]\nbind = \"127.0.0.1:0\"\n{LOUD}\
          [upstream.server]\nservers = [\"h2c://{}\"]\nhealth = {{ fails = 60000 }}\n\

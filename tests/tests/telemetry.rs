@@ -156,12 +156,7 @@ async fn a_websocket_is_logged_when_it_opens_and_when_it_closes() {
 /// What is sent over HTTP/2 is logged as it is, and counted apart.
 #[tokio::test]
 async fn both_ends_of_http2_are_told() {
-    let server = Server::new(Manner {
-        tls: None,
-        websocket: true,
-        streams: None,
-    })
-    .await;
+    let server = Server::new(Manner::WEBSOCKET).await;
     let proxy = Proxy::observed(&format!(
         r#"
         http2 = true

@@ -22,12 +22,6 @@ struct Site {
     authority: Authority,
 }
 
-const PLAIN: Manner = Manner {
-    tls: None,
-    websocket: false,
-    streams: None,
-};
-
 /// However often it fails.
 const NEVER_OUT: &str = "health = { fails = 60000 }";
 
@@ -149,7 +143,7 @@ async fn done<T>(request: JoinHandle<T>) -> T {
 
 #[tokio::test]
 async fn a_request_says_the_same_as_over_http1() {
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     let site = Site::before(
         &server,
         "",
@@ -209,7 +203,7 @@ async fn a_request_says_the_same_as_over_http1() {
 
 #[tokio::test]
 async fn answers_without_a_body_have_none() {
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     let site = Site::before(&server, "", "").await;
     let client = site.http2().await;
     for (method, status, length) in [
@@ -240,7 +234,10 @@ async fn answers_without_a_body_have_none() {
 #[tokio::test]
 async fn requests_share_a_connection_as_far_as_its_streams_go() {
     for (streams, ours) in [(Some(2), 100), (None, 2)] {
-        let manner = Manner { streams, ..PLAIN };
+        let manner = Manner {
+            streams,
+            ..Manner::PLAIN
+        };
         let server = Server::new(manner).await;
         let keys = format!("http2 = {{ streams = {ours}, connections = 2 }}");
         let site = Site::before(&server, &keys, "connect = \"1s\"").await;
@@ -278,7 +275,7 @@ async fn requests_share_a_connection_as_far_as_its_streams_go() {
 
 #[tokio::test]
 async fn many_at_once_wait_for_one_connection() {
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     let site = Site::before(&server, "", "").await;
     let requests: Vec<_> = (0..50)
         .map(|number| site.get(&format!("/{number}")))
@@ -294,7 +291,7 @@ async fn many_at_once_wait_for_one_connection() {
 
 #[tokio::test]
 async fn goaway_moves_new_requests_and_leaves_old_ones() {
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     let site = Site::before(&server, "", "").await;
     let first = site.get("/first");
     let (_request, mut answer) = server.asked().await.into_parts();
@@ -311,7 +308,7 @@ async fn goaway_moves_new_requests_and_leaves_old_ones() {
 
 #[tokio::test]
 async fn what_the_server_has_not_seen_is_sent_once_more() {
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     let site = Site::before(&server, "", "").await;
     let request = site.post("the body");
     server.asked().await.reset(Reason::REFUSED_STREAM);
@@ -335,7 +332,7 @@ async fn what_the_server_has_not_seen_is_sent_once_more() {
 
 #[tokio::test]
 async fn a_cut_connection_repeats_only_what_may_be_repeated() {
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     let site = Site::before(&server, "", "").await;
     let warm = site.get("/warm");
     assert_eq!(respond(&server).await, 0);
@@ -352,7 +349,7 @@ async fn a_cut_connection_repeats_only_what_may_be_repeated() {
 
 #[tokio::test]
 async fn an_old_connection_takes_no_new_streams() {
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     let site = Site::before(&server, "http2 = { max_age = \"1s\" }", "").await;
     let held = site.get("/held");
     let asked = server.asked().await;
@@ -363,7 +360,7 @@ async fn an_old_connection_takes_no_new_streams() {
 
 #[tokio::test]
 async fn a_connection_at_rest_is_closed() {
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     let site = Site::before(&server, "keep_alive = \"1s\"", "").await;
     let before = site.proxy.descriptors();
     let request = site.get("/");
@@ -394,7 +391,7 @@ async fn alpn_decides_where_the_configuration_does_not() {
         let tls = identity.server_for(offers);
         let server = Server::new(Manner {
             tls: Some(tls),
-            ..PLAIN
+            ..Manner::PLAIN
         })
         .await;
         let listening = Authority::new("test authority");
@@ -447,7 +444,7 @@ async fn a_server_may_ask_for_http1_where_it_is_allowed() {
         .server_for(&["h2", "http/1.1"]);
     let server = Server::new(Manner {
         tls: Some(tls),
-        ..PLAIN
+        ..Manner::PLAIN
     })
     .await;
     for (http, expect) in [("auto", 200), ("2", 502)] {
@@ -480,7 +477,7 @@ async fn a_server_may_ask_for_http1_where_it_is_allowed() {
 
 #[tokio::test]
 async fn faults_of_the_server_are_told() {
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     let more = "response_head = \"1s\"\nidle_timeout = \"1s\"";
     let site = Site::before(&server, "", more).await;
     // Before the head: a status.
@@ -541,7 +538,7 @@ async fn faults_of_the_server_are_told() {
 
 #[tokio::test]
 async fn a_server_that_gives_up_a_request_is_well() {
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     // With the health that is the default.
     let keys = format!("servers = [\"h2c://{}\"]", server.addr);
     let site = Site::new(&keys, "response_head = \"1s\"").await;
@@ -582,7 +579,7 @@ async fn a_server_that_gives_up_a_request_is_well() {
 
 #[tokio::test]
 async fn open_connections_are_counted() {
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     let site = Site::before(&server, "", "[admin]\nbind = \"127.0.0.3:0\"").await;
     let series = format!(
         "sluicegate_upstream_http2_connections{{upstream=\"it\",endpoint=\"{}\"}}",
@@ -601,7 +598,7 @@ async fn open_connections_are_counted() {
 async fn another_endpoint_is_tried_while_one_does_not_open_http2() {
     // It speaks HTTP/1.1, and answers the preface with 400 or an end.
     let old = Upstream::describing("old").await;
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     let servers = format!(
         "servers = [\"h2c://{}\", \"h2c://{}\"]",
         old.addr, server.addr
@@ -617,7 +614,7 @@ async fn another_endpoint_is_tried_while_one_does_not_open_http2() {
 #[tokio::test]
 async fn plugins_ask_services_over_http2() {
     let upstream = Upstream::describing("server").await;
-    let service = Server::new(PLAIN).await;
+    let service = Server::new(Manner::PLAIN).await;
     let config = format!(
         r#"
         allow  = {{ kv = true, http = ["service"] }}

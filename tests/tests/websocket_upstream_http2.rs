@@ -16,12 +16,6 @@ use sluicegate_tests::wire::Head;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
-const H2C: Manner = Manner {
-    tls: None,
-    websocket: true,
-    streams: None,
-};
-
 /// What a client's handshake came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -190,12 +184,12 @@ async fn websockets_ride_on_http2_where_the_server_takes_them() {
 #[tokio::test]
 async fn sockets_share_a_connection_up_to_half_of_its_streams() {
     for (manner, more, each) in [
-        (H2C, "", 50),
-        (H2C, "http2 = { streams = 3 }", 2),
+        (Manner::WEBSOCKET, "", 50),
+        (Manner::WEBSOCKET, "http2 = { streams = 3 }", 2),
         (
             Manner {
                 streams: Some(4),
-                ..H2C
+                ..Manner::WEBSOCKET
             },
             "",
             2,
@@ -217,7 +211,7 @@ async fn sockets_share_a_connection_up_to_half_of_its_streams() {
 
 #[tokio::test]
 async fn requests_find_room_beside_all_the_sockets_there_may_be() {
-    let server = Server::new(H2C).await;
+    let server = Server::new(Manner::WEBSOCKET).await;
     let more = "http2 = { streams = 4, connections = 1 }\n[timeouts]\nconnect = '300ms'";
     let proxy = start(&server, more).await;
     let mut sockets = vec![open(&proxy, &server).await, open(&proxy, &server).await];
@@ -274,7 +268,7 @@ async fn a_socket_that_finds_no_room_has_a_connection_of_its_own_where_it_may() 
 
 #[tokio::test]
 async fn a_place_is_given_back_when_its_socket_ends() {
-    let server = Server::new(H2C).await;
+    let server = Server::new(Manner::WEBSOCKET).await;
     let more =
         "websocket = 'h2'\nhttp2 = { streams = 1, connections = 1 }\n[timeouts]\nconnect = '300ms'";
     let proxy = start(&server, more).await;
@@ -299,7 +293,7 @@ async fn a_place_is_given_back_when_its_socket_ends() {
 
 #[tokio::test]
 async fn what_a_server_did_not_look_at_is_sent_again() {
-    let server = Server::new(H2C).await;
+    let server = Server::new(Manner::WEBSOCKET).await;
     let proxy = start(&server, "").await;
     let answering = async {
         for _ in 0..2 {
@@ -323,7 +317,7 @@ async fn what_a_server_did_not_look_at_is_sent_again() {
 
 #[tokio::test]
 async fn what_a_server_may_have_acted_on_is_not_sent_again() {
-    let server = Server::new(H2C).await;
+    let server = Server::new(Manner::WEBSOCKET).await;
     let proxy = start(&server, "").await;
     for reason in [
         Reason::CANCEL,
@@ -352,10 +346,10 @@ async fn what_a_server_may_have_acted_on_is_not_sent_again() {
 
 #[tokio::test]
 async fn who_resets_handshakes_or_has_no_websockets_is_not_put_out() {
-    let resets = Server::new(H2C).await;
+    let resets = Server::new(Manner::WEBSOCKET).await;
     let without = Server::new(Manner {
         websocket: false,
-        ..H2C
+        ..Manner::WEBSOCKET
     })
     .await;
     // With the health rules of who says nothing.
@@ -399,7 +393,7 @@ async fn who_resets_handshakes_or_has_no_websockets_is_not_put_out() {
 
 #[tokio::test]
 async fn a_server_that_wants_http1_gets_it() {
-    let server = Server::new(H2C).await;
+    let server = Server::new(Manner::WEBSOCKET).await;
     let proxy = start(&server, "").await;
     let answering = async {
         server.asked().await.reset(Reason::HTTP_1_1_REQUIRED);
@@ -422,7 +416,7 @@ async fn a_server_that_wants_http1_gets_it() {
 
 #[tokio::test]
 async fn sockets_go_on_when_their_server_leaves_and_new_ones_go_elsewhere() {
-    let server = Server::new(H2C).await;
+    let server = Server::new(Manner::WEBSOCKET).await;
     let proxy = start(&server, "").await;
     let (mut client, mut end, first) = open(&proxy, &server).await;
     server.leave(first);
@@ -442,7 +436,7 @@ async fn sockets_go_on_when_their_server_leaves_and_new_ones_go_elsewhere() {
 
 #[tokio::test]
 async fn a_connection_that_breaks_ends_its_sockets_and_no_others() {
-    let server = Server::new(H2C).await;
+    let server = Server::new(Manner::WEBSOCKET).await;
     let proxy = start(&server, "http2 = { streams = 4 }").await;
     let mut sockets = Vec::new();
     for _ in 0..4 {
@@ -466,7 +460,7 @@ async fn a_connection_that_breaks_ends_its_sockets_and_no_others() {
 
 #[tokio::test]
 async fn an_answer_that_does_not_come_or_is_not_wanted_any_more_is_taken_back() {
-    let server = Server::new(H2C).await;
+    let server = Server::new(Manner::WEBSOCKET).await;
     let proxy = start(&server, "[timeouts]\nresponse_head = '300ms'").await;
     let asking = async { server.asked().await.taken_back().await };
     let (client, reason) = tokio::join!(ask(&proxy), asking);
@@ -483,7 +477,7 @@ async fn an_answer_that_does_not_come_or_is_not_wanted_any_more_is_taken_back() 
 
 #[tokio::test]
 async fn what_a_client_sends_early_waits_for_the_acceptance() {
-    let server = Server::new(H2C).await;
+    let server = Server::new(Manner::WEBSOCKET).await;
     let proxy = start(&server, "").await;
     let on_http2 = Client::plain(proxy.addr(0)).await;
     let mut opening = on_http2.begin(on_http2.websocket("/", &[])).await.unwrap();
@@ -504,7 +498,7 @@ async fn what_a_client_sends_early_waits_for_the_acceptance() {
 
 #[tokio::test]
 async fn an_acceptance_of_what_was_not_offered_is_none() {
-    let server = Server::new(H2C).await;
+    let server = Server::new(Manner::WEBSOCKET).await;
     let proxy = start(&server, "").await;
     for (name, value) in [
         ("sec-websocket-protocol", "chat"),

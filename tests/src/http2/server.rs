@@ -71,6 +71,20 @@ enum Order {
     Cut,
 }
 
+impl Manner {
+    /// In plain, without WebSockets.
+    pub const PLAIN: Manner = Manner {
+        tls: None,
+        websocket: false,
+        streams: None,
+    };
+    /// In plain, with WebSockets.
+    pub const WEBSOCKET: Manner = Manner {
+        websocket: true,
+        ..Manner::PLAIN
+    };
+}
+
 impl Server {
     pub async fn new(manner: Manner) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

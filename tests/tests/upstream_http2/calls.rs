@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
-use sluicegate_tests::http2::server::Server;
+use sluicegate_tests::http2::server::{Manner, Server};
 use sluicegate_tests::http2::{Answer, exchange, request};
 use sluicegate_tests::{client, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::interval;
 
-use super::{PLAIN, Site, done, ok, read};
+use super::{Site, done, ok, read};
 
 #[tokio::test]
 async fn a_call_may_say_little_before_it_is_answered() {
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     let more = "body_rate = '1MiB'\n[timeouts]\nrequest_body = '2s'";
     let site = Site::before(&server, "", more).await;
     for (kind, status) in [("application/grpc+proto", 200), ("application/json", 408)] {
@@ -41,7 +41,7 @@ async fn a_call_may_say_little_before_it_is_answered() {
 
 #[tokio::test]
 async fn both_directions_stay_open_for_as_long_as_they_like() {
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     let site = Site::before(&server, "", "").await;
     let client = site.http2().await;
     let mut call = client.request("POST", "/package.Service/Chat");
@@ -96,7 +96,7 @@ async fn both_directions_stay_open_for_as_long_as_they_like() {
 
 #[tokio::test]
 async fn the_end_of_a_call_is_told_in_trailers_or_in_the_head_alone() {
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     let site = Site::before(&server, "", "").await;
     let stream = client::tls(
         site.proxy.addr(1),
@@ -153,7 +153,7 @@ async fn the_end_of_a_call_is_told_in_trailers_or_in_the_head_alone() {
 
 #[tokio::test]
 async fn a_client_that_is_silent_is_cut_only_before_the_answer() {
-    let server = Server::new(PLAIN).await;
+    let server = Server::new(Manner::PLAIN).await;
     let servers = format!(
         "servers = [\"h2c://{}\"]\n[timeouts]\nrequest_body = \"1s\"",
         server.addr
